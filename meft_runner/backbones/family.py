@@ -1,0 +1,95 @@
+"""What the rest of the program knows of a backbone family: its layers, and a layer as two functions."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from meft_runner.reversible import BlockInputs, ReversibleStack
+
+LayerFunction = Callable[[nn.Module, Tensor, BlockInputs, nn.Module | None], Tensor]
+
+
+class UnsupportedInputError(TypeError):
+    """A layer was called with an input that the reversible stack does not carry."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers.
+
+    Attributes:
+        model_type: as its config.json names it.
+        layers: path of the layer list inside the base model.
+        attention_block: (layer, x, inputs, adapter) -> (B, S, H), with residual and LayerNorm; the
+            adapter, where given, reads the output projection's result o and is added to it.
+        mlp_block: likewise; the adapter reads what the MLP reads and is added before the residual sum.
+        block_inputs: turns the arguments that the model's loop gives a layer into a record.
+        head: name patterns (regular expressions) of the task head's modules, which always train.
+        lora_targets: pattern of the modules that LoRA updates: query and value projections.
+        ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
+        ia3_feedforward: those of them whose input is rescaled instead of the output.
+    """
+
+    model_type: str
+    layers: str
+    attention_block: LayerFunction
+    mlp_block: LayerFunction
+    block_inputs: Callable[..., BlockInputs]
+    head: tuple[str, ...]
+    lora_targets: str
+    ia3_targets: str
+    ia3_feedforward: str
+
+    def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
+        """Returns the model's list of layers, bottom first."""
+        layers = model.base_model.get_submodule(self.layers)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def replace_layers(self, model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
+        """Puts other modules in the place of the model's layers; its own loop will call them."""
+        model.base_model.set_submodule(self.layers, nn.ModuleList(layers))
+
+
+class StackLayer(nn.Module):
+    """A reversible stack that a model's loop can call as it calls a layer.
+
+    Args:
+        stack: the reversible blocks.
+        block_inputs: the family's reader of a layer's arguments.
+    """
+
+    def __init__(self, stack: ReversibleStack, block_inputs: Callable[..., BlockInputs]) -> None:
+        super().__init__()
+        self.stack = stack
+        self.block_inputs = block_inputs
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Runs the stack.
+
+        Args:
+            hidden: (B, S, H).
+            *args: what the model's loop gives a layer besides.
+            **kwargs: likewise.
+
+        Returns:
+            (B, S, H).
+
+        Raises:
+            UnsupportedInputError: an argument that the stack does not carry.
+        """
+        return self.stack(hidden, self.block_inputs(*args, **kwargs))
+
+
+def refuse_inputs(model_type: str, **kwargs: Any) -> None:
+    """Refuses every argument that is set.
+
+    Raises:
+        UnsupportedInputError: one is.
+    """
+    for name, value in kwargs.items():
+        if value is not None and value is not False:
+            raise UnsupportedInputError(f"the reversible stack of {model_type} does not carry the layer input {name!r}")

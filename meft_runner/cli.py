@@ -1,0 +1,79 @@
+"""The commands: meft-run and meft-tables."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from meft_runner import settings
+from meft_runner.config_errors import explain
+from meft_runner.errors import UserError
+
+
+def config_directory() -> str:
+    """Returns the folder of conf/: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    return str(next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir()))
+
+
+def meft_run() -> None:
+    """Entry point of `meft-run`: trains, records and prints a run, or each run of a sweep with -m."""
+    # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    settings.register()
+    codes = [0]
+
+    def run_one(config: DictConfig) -> None:
+        codes.append(_guarded(lambda: _run_one(config)))  # a mistake in one run of a sweep leaves the others
+
+    main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
+    sys.exit(max(_guarded(main), *codes))
+
+
+def meft_tables() -> None:
+    """Entry point of `meft-tables`: makes the score and memory tables from a folder of records."""
+    sys.exit(_guarded(_make_tables))
+
+
+def _run_one(config: DictConfig) -> None:
+    parsed = settings.parse(config)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from meft_runner import experiment  # torch and transformers take seconds to import
+    from meft_runner.records.tables import print_table, run_table
+
+    record = experiment.run(parsed)
+    print_table(run_table(record), title=experiment.run_directory(parsed).name)
+
+
+def _make_tables() -> None:
+    from meft_runner.records.record import read_records
+    from meft_runner.records.tables import memory_table, print_table, score_table, write_tables
+
+    asked = settings.parse_tables(sys.argv[1:])
+    records = read_records(Path(asked.output_dir))
+    tables = {"scores": score_table(records), "memory": memory_table(records)}
+    for name, table in tables.items():
+        print_table(table, title=name)
+    if asked.tables_dir is not None:
+        write_tables(tables, Path(asked.tables_dir))
+
+
+def _guarded(main: Callable[[], Any]) -> int:
+    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    return 0

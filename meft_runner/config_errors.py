@@ -1,0 +1,58 @@
+"""Hydra's and OmegaConf's errors in the words of this program: the key, the value, what was expected, the fix."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from meft_runner.errors import nearest
+from meft_runner.settings import METHODS, MethodSettings
+
+
+def explain(error: BaseException) -> str | None:
+    """Returns a config error in one or two lines, None where the error is of another kind."""
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value. Quote values with special characters, for instance 'key=\"a b\"'."
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(cause)
+    if isinstance(cause, ValidationError):
+        return f"{cause.full_key}: {_first_line(cause)}."
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        return _first_line(error)
+    return None
+
+
+def choices(options: Iterable[str]) -> list[str]:
+    """Returns the names a user can choose: those that begin with _ are building blocks."""
+    return sorted(name for name in options if not name.startswith("_"))
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").partition("/")
+    known = choices(error.options or ())
+    return f"{group}={name}: there is no such {group}, {nearest(name, known)}expected {', '.join(known)}."
+
+
+def _unknown_key(cause: OmegaConfBaseException) -> str:
+    key = str(cause.full_key)
+    group, _, name = key.rpartition(".")
+    parent = cause.parent_node
+    known = choices(map(str, parent)) if isinstance(parent, DictConfig) else []
+    owners = [method for method, schema in METHODS.items() if name in _own_fields(schema)]
+    if group == "method" and owners and isinstance(parent, DictConfig):
+        return f"{key}: method={parent.name} has no such setting; {', '.join(owners)} have. Leave it out, or change the method."
+    where = f"{group} has" if group else "there are"
+    return f"{key}: no such setting, {nearest(name, known)}{where} {', '.join(known)}."
+
+
+def _own_fields(schema: type[MethodSettings]) -> set[str]:
+    return {field.name for field in fields(schema)}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

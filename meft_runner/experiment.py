@@ -1,0 +1,139 @@
+"""One run from top to bottom: settings in, a record and trained weights out."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from meft_runner import methods
+from meft_runner.backbones import FAMILIES
+from meft_runner.backbones.loading import find_source, load_classifier, load_tokenizer
+from meft_runner.errors import UserError
+from meft_runner.memory import probe
+from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.weights import save_trained
+from meft_runner.records.record import Record, finish, new_record, read_record, write_record
+from meft_runner.records.results import parameter_counts, reversal_figures, scores_of, timing_of
+from meft_runner.reversible import ReversalMonitor
+from meft_runner.settings import Precision, Settings, identity, plain
+from meft_runner.tasks import TaskData, load_task
+from meft_runner.training import StepTimes, adapter_description, build_trainer
+
+_log = logging.getLogger(__name__)
+_AUTOCAST = {Precision.fp32: None, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def run_directory(settings: Settings) -> Path:
+    """Returns the folder of a run; equal settings share it."""
+    name = f"{settings.backbone.name}-{settings.task.name}-{settings.method.name}-s{settings.seed}-{identity(settings)}"
+    return Path(settings.output_dir) / name
+
+
+def run(settings: Settings) -> Record:
+    """Trains one backbone on one task with one method, or returns the record of when that was done.
+
+    Args:
+        settings: checked settings.
+
+    Returns:
+        The completed record, as it is on disk.
+
+    Raises:
+        UserError: something the user asked for or provided does not fit; the record says so too.
+    """
+    directory = run_directory(settings)
+    earlier = read_record(directory)
+    if earlier is not None and earlier["status"] == "complete":
+        _log.info("%s is complete already; remove the folder to run it again.", directory)
+        return earlier
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    record = new_record(identity(settings), plain(settings), _device_name(device))
+    with _recording(record, directory):
+        _run(settings, device, directory, record)
+    return record
+
+
+def _run(settings: Settings, device: torch.device, directory: Path, record: Record) -> None:
+    """The story of a run; each chapter fills its part of the record."""
+    if settings.training.precision is Precision.fp16 and device.type == "cpu":
+        raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    source = find_source(settings.backbone)
+    tokenizer = load_tokenizer(settings.backbone, source, settings.task.max_length)
+    data = load_task(settings.task, tokenizer)
+    record["data"] = data.description
+
+    set_seed(settings.seed)
+    model: nn.Module = load_classifier(settings.backbone, source, max(1, len(settings.task.classes)))
+    family = FAMILIES[settings.backbone.model_type]
+    model = methods.prepare(model, family, settings.backbone, settings.method).to(device)  # type: ignore[arg-type]
+    record["parameters"] = parameter_counts(model)
+
+    record["memory"] = _measure_memory(settings, model, tokenizer, data)
+    write_record(record, directory)
+
+    checkpoints = directory / "checkpoints"
+    times = StepTimes()
+    trainer = build_trainer(settings, model, tokenizer, data, checkpoints, callbacks=[times])
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    record["scores"] = scores_of(trainer.state.log_history, data)
+    record["timing"] = timing_of(times, trainer.state)
+    record["reversal"] = reversal_figures(reversible_stacks(model))
+
+    _save_adapter(model, directory, settings)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+@contextmanager
+def _recording(record: Record, directory: Path) -> Iterator[None]:
+    """Keeps the record on disk true: running inside, complete or failed afterwards."""
+    write_record(record, directory)
+    try:
+        yield
+    except BaseException as error:
+        finish(record, "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        write_record(record, directory)
+        raise
+    finish(record, "complete")
+    write_record(record, directory)
+
+
+def _measure_memory(
+    settings: Settings, model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: TaskData
+) -> dict[str, str | int]:
+    """Measures steps at the run's batch size, padded to the maximum length, before training begins."""
+    size, length = settings.training.batch_size, settings.task.max_length
+    device = next(model.parameters()).device
+    rows = data.train.select([i % len(data.train) for i in range(size)]).remove_columns("length")
+    batch = tokenizer.pad(rows.to_dict(), padding="max_length", max_length=length, return_tensors="pt").to(device)
+    memory = probe(model, dict(batch), _AUTOCAST[settings.training.precision])
+    for stack in reversible_stacks(model):
+        stack.monitor = ReversalMonitor(strict=stack.monitor.strict)
+    return {
+        "source": "cuda" if device.type == "cuda" else "tracked",
+        **memory.as_dict(),
+        "batch_size": size,
+        "length": length,
+    }
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """Returns the latest checkpoint that was written to its end; the Trainer writes its state last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _save_adapter(model: nn.Module, directory: Path, settings: Settings) -> None:
+    temporary, final = directory / "adapter.tmp", directory / "adapter"
+    for stale in (temporary, final):
+        shutil.rmtree(stale, ignore_errors=True)
+    save_trained(model, temporary, adapter_description(settings))
+    temporary.replace(final)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,7 @@
+"""Memory accounting of a training step: measured live on CPU, by the allocator on CUDA."""
+
+from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
+from meft_runner.memory.probe import meter_for, probe
+from meft_runner.memory.step import StepMemory, measure_step, tensor_bytes
+
+__all__ = ["CudaMeter", "Meter", "StepMemory", "TrackedMeter", "measure_step", "meter_for", "probe", "tensor_bytes"]

@@ -1,0 +1,132 @@
+"""Two ways to know how many bytes are alive: the CUDA allocator, and following storages on CPU."""
+
+import weakref
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_BLOCK_BYTES = 512  # the CUDA allocator hands out memory in multiples of this
+
+
+def rounded_bytes(count: int) -> int:
+    """Returns a storage's size in bytes as the CUDA allocator would count it."""
+    return -(-count // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+class Meter(Protocol):
+    """Knows live bytes, and their peak since the last reset, while it is entered."""
+
+    source: str
+
+    def __enter__(self) -> Self:
+        """Starts counting."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        """Stops counting."""
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Counts tensors that were there before the meter was entered."""
+
+    def live_bytes(self) -> int:
+        """Returns the bytes alive now."""
+
+    def peak_bytes(self) -> int:
+        """Returns the most bytes that were alive at once since the last reset."""
+
+    def reset_peak(self) -> None:
+        """Makes the present number of bytes the peak."""
+
+
+class CudaMeter:
+    """The statistics of the CUDA caching allocator.
+
+    Args:
+        device: the device that is read.
+    """
+
+    source = "cuda"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> Self:
+        """Synchronises the device and resets its peak."""
+        torch.cuda.synchronize(self.device)
+        self.reset_peak()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Synchronises the device, so that what comes later is not counted here."""
+        torch.cuda.synchronize(self.device)
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Does nothing: the allocator knows every tensor on the device."""
+
+    def live_bytes(self) -> int:
+        """Returns the bytes allocated now."""
+        return torch.cuda.memory_allocated(self.device)
+
+    def peak_bytes(self) -> int:
+        """Returns the most bytes allocated at once since the last reset."""
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def reset_peak(self) -> None:
+        """Makes the present number of bytes the peak."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+
+class TrackedMeter(TorchDispatchMode):
+    """Follows every storage that an operation makes, by weak reference, and adds up their sizes.
+
+    Each storage is counted once, whatever views share it, from the operation that made it to the
+    moment it is freed. What a kernel allocates and frees inside one operation is not seen.
+    """
+
+    source = "tracked"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, int] = {}
+        self._live = 0
+        self._peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and follows what it returns."""
+        result = func(*args, **(kwargs or {}))
+        self.follow(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Counts the storages of `tensors` that are not counted yet."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self._sizes:
+                continue
+            size = rounded_bytes(storage.nbytes())
+            self._sizes[key] = size
+            self._live += size
+            self._peak = max(self._peak, self._live)
+            weakref.finalize(storage, self._forget, key).atexit = False
+
+    def live_bytes(self) -> int:
+        """Returns the bytes alive now."""
+        return self._live
+
+    def peak_bytes(self) -> int:
+        """Returns the most bytes that were alive at once since the last reset."""
+        return self._peak
+
+    def reset_peak(self) -> None:
+        """Makes the present number of bytes the peak."""
+        self._peak = self._live
+
+    def _forget(self, key: int) -> None:
+        self._live -= self._sizes.pop(key)

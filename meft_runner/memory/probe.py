@@ -1,0 +1,41 @@
+"""Memory of a run's training step: its own model and batch size, padded to the maximum length."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
+from meft_runner.memory.step import StepMemory, measure_step
+
+
+def probe(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None) -> StepMemory:
+    """Measures a few training steps and leaves the model and the random state as they were.
+
+    The steps are real ones of AdamW with a learning rate of 0, which makes every allocation of a
+    training step and changes no weight.
+
+    Args:
+        model: a prepared model, on the device that is measured.
+        batch: the model's inputs with labels, on the same device.
+        autocast: the dtype of autocast, None for float32.
+    """
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
+
+    def forward() -> Tensor:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            return model(**batch).loss
+
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        memory = measure_step(model, optimizer, forward, meter_for(device))
+    model.train(was_training)
+    return memory
+
+
+def meter_for(device: torch.device) -> Meter:
+    """Returns the source of figures for a device: the allocator on CUDA, followed storages elsewhere."""
+    return CudaMeter(device) if device.type == "cuda" else TrackedMeter()

@@ -1,0 +1,139 @@
+"""What a training step needs, split into parameters, gradients, optimizer state and activations."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.memory.meters import Meter, rounded_bytes
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes alive at the peak of a training step, and what they are.
+
+    The first four add up to the fifth.
+
+    Attributes:
+        parameters_bytes: parameters and buffers.
+        gradients_bytes: gradients held by parameters at the moment of the peak.
+        optimizer_bytes: optimizer state.
+        activations_bytes: everything else.
+        peak_bytes: the peak.
+        activation_paper_bytes: the peak less what is allocated between steps (the paper's measure).
+        retained_after_forward_bytes: what the forward pass left for the backward pass.
+    """
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    peak_bytes: int
+    activation_paper_bytes: int
+    retained_after_forward_bytes: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns the columns by name."""
+        return asdict(self)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Returns the bytes of the tensors' storages, each counted once and rounded as the allocator rounds."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(rounded_bytes(size) for size in storages.values())
+
+
+def measure_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forward: Callable[[], Tensor],
+    meter: Meter,
+    steps: int = 2,
+) -> StepMemory:
+    """Runs training steps and measures the last, when the optimizer's state exists.
+
+    Args:
+        model: a prepared model; its weights change as the optimizer changes them.
+        optimizer: over the model's trainable parameters.
+        forward: runs the model on a batch and returns the loss, a scalar.
+        meter: the source of the figures.
+        steps: steps to run; the first one creates the optimizer's state.
+
+    Returns:
+        The last step's memory; bytes of the model's inputs are left out.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    state = _held(model, optimizer)
+    with meter:
+        meter.follow(state)
+        foreign = meter.live_bytes() - tensor_bytes(state)
+        for _ in range(steps):
+            watch = _PeakWatch(meter, model)
+            with watch.following():
+                loss = forward()
+                retained = meter.live_bytes() - watch.start
+                loss.backward()
+                del loss
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        between = meter.live_bytes()
+    parameters = tensor_bytes(chain(model.parameters(), model.buffers()))
+    optimizer_bytes = tensor_bytes(_held(model, optimizer)) - parameters
+    peak = watch.peak - foreign
+    return StepMemory(
+        parameters_bytes=parameters,
+        gradients_bytes=watch.gradients_at_peak,
+        optimizer_bytes=optimizer_bytes,
+        activations_bytes=peak - parameters - watch.gradients_at_peak - optimizer_bytes,
+        peak_bytes=peak,
+        activation_paper_bytes=watch.peak - between,
+        retained_after_forward_bytes=retained,
+    )
+
+
+class _PeakWatch:
+    """Finds the peak of a step and how many gradient bytes were held then.
+
+    Between two gradients' arrival the held gradients do not change, so the peak of each such stretch
+    is read and compared: that works alike for a meter that only knows its peak since a reset.
+    """
+
+    def __init__(self, meter: Meter, model: nn.Module) -> None:
+        self.meter = meter
+        self.model = model
+        self.start = meter.live_bytes()
+        self.peak = 0
+        self.gradients_at_peak = 0
+        self._gradients = 0
+        meter.reset_peak()
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Watches what happens inside."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        hooks = [parameter.register_post_accumulate_grad_hook(self._gradient_arrived) for parameter in trained]
+        try:
+            yield
+        finally:
+            self._close_stretch()
+            for hook in hooks:
+                hook.remove()
+
+    def _gradient_arrived(self, parameter: Tensor) -> None:
+        self._close_stretch()
+        assert parameter.grad is not None
+        self._gradients += rounded_bytes(parameter.grad.untyped_storage().nbytes())
+
+    def _close_stretch(self) -> None:
+        if self.meter.peak_bytes() > self.peak:
+            self.peak, self.gradients_at_peak = self.meter.peak_bytes(), self._gradients
+        self.meter.reset_peak()
+
+
+def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Returns what lives from step to step: parameters, buffers and optimizer state."""
+    states = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+    return [*model.parameters(), *model.buffers(), *states]

@@ -1,0 +1,136 @@
+"""The record of a run: one JSON file that says what was run, on what, and what came out."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from meft_runner.errors import UserError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "record.json"
+_PACKAGES = (
+    "meft-runner", "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "scikit-learn", "hydra-core",
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
+    """Returns the record of a run that begins now; its results are empty."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "identity": identity,
+        "status": "running",
+        "error": None,
+        "started": now(),
+        "finished": None,
+        "config": config,
+        "environment": environment(device),
+        "data": None,
+        "scores": None,
+        "parameters": None,
+        "memory": None,
+        "timing": None,
+        "reversal": None,
+    }
+
+
+def finish(record: Record, status: str, error: str | None = None) -> None:
+    """Marks a record as ended."""
+    record.update(status=status, error=error, finished=now())
+
+
+def write_record(record: Record, directory: Path) -> None:
+    """Writes a record to a temporary name and renames it, so that no reader meets half of one.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = directory / FILE_NAME
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"output_dir={directory.parent}: {path.name} cannot be written ({error.strerror}). Free space or choose another."
+        ) from error
+
+
+def read_record(directory: Path) -> Record | None:
+    """Returns the record in a run's folder, None where there is none.
+
+    Raises:
+        UserError: the file is no record of this program's version.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["schema_version"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a run record. Remove it, or restore it.") from error
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}. Run it again.")
+    return record
+
+
+def read_records(output_dir: Path) -> list[Record]:
+    """Returns the records of all runs in a folder, sorted by folder name.
+
+    Raises:
+        UserError: there is no such folder or no record in it.
+    """
+    if not output_dir.is_dir():
+        raise UserError(f"output_dir={output_dir}: no such folder. Give the output_dir of earlier runs.")
+    found = [read_record(path.parent) for path in sorted(output_dir.glob(f"*/{FILE_NAME}"))]
+    records = [record for record in found if record is not None]
+    if not records:
+        raise UserError(f"output_dir={output_dir}: holds no run record. Give the output_dir of earlier runs.")
+    return records
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Returns versions, commit and device of this process; nothing secret."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": _git_state(Path(__file__).parent),
+        "device": device,
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def now() -> str:
+    """Returns the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Returns commit and dirty flag of this package's own checkout, None where it is installed elsewhere."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

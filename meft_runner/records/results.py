@@ -1,0 +1,69 @@
+"""The results of a run, read off its model and its Trainer, in the form of the record."""
+
+import math
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState
+
+from meft_runner.reversible import ReversibleStack
+from meft_runner.tasks import TaskData
+from meft_runner.tasks.classification import metric_suffix
+from meft_runner.training import StepTimes
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Returns how many numbers the model has and how many of them train."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trains in counts if trains)}
+
+
+def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
+    """Returns the score of the best and the last epoch, and every metric of every epoch, as fractions.
+
+    Args:
+        log: the Trainer's log, in which each development split has an entry an epoch.
+        data: the task.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        for split in data.evaluation:
+            metrics = _metrics(entry, split)
+            if metrics:
+                by_step.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(metrics)
+    history = list(by_step.values())
+    values = [entry[data.score] for entry in history]
+    return {"metric": data.score, "best": max(values), "final": values[-1], "history": history}
+
+
+def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float]:
+    """Returns the speed of the steps that this process trained; evaluation is left out."""
+    total = sum(times.seconds)
+    return {
+        "median_step_seconds": times.median,
+        "tokens_per_second": state.num_input_tokens_seen / total,
+        "train_seconds": total,
+    }
+
+
+def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
+    """Returns what the reversible stacks found out about their own exactness; None without any."""
+    if not stacks:
+        return None
+    errors = [stack.monitor.max_error for stack in stacks]
+    return {
+        "mode": stacks[0].mode,
+        "checked_steps": max(stack.monitor.checked_steps for stack in stacks),
+        "mismatches": sum(stack.monitor.mismatches for stack in stacks),
+        "max_error": max(errors) if all(math.isfinite(error) for error in errors) else None,
+    }
+
+
+def _metrics(entry: dict[str, Any], split: str) -> dict[str, float]:
+    prefix, suffix = f"eval_{split}_", metric_suffix(split)
+    skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    return {
+        key.removeprefix(prefix) + suffix: value
+        for key, value in entry.items()
+        if key.startswith(prefix) and not key.endswith(skipped)
+    }

@@ -1,0 +1,150 @@
+"""Tables made from records alone: on the terminal, as Markdown and as CSV, from the same frame."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from meft_runner.records.record import Record
+
+_MIB = 2**20
+_DASH = "-"
+
+
+def method_label(record: Record) -> str:
+    """Returns the method's name with what sets it apart: "meft1 (float)", "lora + checkpointing"."""
+    method = record["config"]["method"]
+    label = str(method["name"])
+    if method.get("reversal", "exact") != "exact":
+        label += f" ({method['reversal']})"
+    return label + (" + checkpointing" if method.get("checkpointing") else "")
+
+
+def task_label(record: Record) -> str:
+    """Returns the task's name, marked where its rows are made up."""
+    task = record["config"]["task"]
+    return f"{task['name']} (synthetic)" if task["synthetic"] else str(task["name"])
+
+
+def run_table(record: Record) -> pd.DataFrame:
+    """Returns one run's figures, a row each, with units in their names."""
+    scores, memory, timing, reversal = (record[key] for key in ("scores", "memory", "timing", "reversal"))
+    total, trainable = record["parameters"]["total"], record["parameters"]["trainable"]
+    rows = {
+        f"best {scores['metric']} (%)": f"{100 * scores['best']:.1f}",
+        f"final {scores['metric']} (%)": f"{100 * scores['final']:.1f}",
+        "trainable parameters": f"{trainable:,} ({100 * trainable / total:.2f} % of {total:,})",
+        "activations (MiB)": f"{memory['activations_bytes'] / _MIB:.1f}",
+        "retained after forward (MiB)": f"{memory['retained_after_forward_bytes'] / _MIB:.1f}",
+        "peak (MiB)": f"{memory['peak_bytes'] / _MIB:.1f}",
+        "memory measured": f"{memory['source']}, batch {memory['batch_size']} x length {memory['length']}",
+        "median step (s)": f"{timing['median_step_seconds']:.3f}",
+        "tokens per second": f"{timing['tokens_per_second']:.0f}",
+        "reversal check": _reversal_text(reversal),
+    }
+    return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
+
+
+def score_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns best development scores in percent: a row a backbone and method, a column a task.
+
+    Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"); of several
+    settings of one method the one with the best mean is shown, as the paper chooses hyper-parameters.
+    """
+    runs = pd.DataFrame(
+        {
+            "backbone": record["config"]["backbone"]["name"],
+            "method": method_label(record),
+            "task": f"{task_label(record)} {record['scores']['metric']}",
+            "settings": _settings_without_seed(record),
+            "score": 100 * record["scores"]["best"],
+        }
+        for record in records
+        if record["status"] == "complete"
+    )
+    cells = runs.groupby(["backbone", "method", "task", "settings"], sort=False)["score"].agg(["mean", "std", "count"])
+    best = cells.loc[cells.groupby(["backbone", "method", "task"], sort=False)["mean"].idxmax()]
+    text = best.apply(_score_text, axis=1).droplevel("settings").unstack("task", fill_value=_DASH)
+    return _in_method_order(text.reset_index().rename_axis(columns=None))
+
+
+def memory_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns memory in MiB, step time and trainable parameters: a row a backbone, method and batch shape."""
+    runs = pd.DataFrame(
+        {
+            "backbone": record["config"]["backbone"]["name"],
+            "method": method_label(record),
+            "batch": record["memory"]["batch_size"],
+            "length": record["memory"]["length"],
+            "precision": record["config"]["training"]["precision"],
+            "trainable parameters": record["parameters"]["trainable"],
+            **{_mib_name(key): value / _MIB for key, value in record["memory"].items() if key.endswith("_bytes")},
+            "median step (s)": record["timing"]["median_step_seconds"],
+            "source": record["memory"]["source"],
+        }
+        for record in records
+        if record["status"] == "complete"
+    )
+    shape = ["backbone", "method", "batch", "length", "precision", "source", "trainable parameters"]
+    table = runs.groupby(shape, sort=False).median().reset_index()
+    full = table[table["method"] == "full"].set_index(["backbone", "batch", "length", "precision"])["activations (MiB)"]
+    keys = pd.MultiIndex.from_frame(table[["backbone", "batch", "length", "precision"]])
+    table["activations (% of full)"] = 100 * table["activations (MiB)"] / full.reindex(keys).to_numpy()
+    return _in_method_order(table.round({column: 1 for column in table if "MiB" in column or "%" in column} | {"median step (s)": 3}))
+
+
+def write_tables(tables: dict[str, pd.DataFrame], directory: Path) -> list[Path]:
+    """Writes each table as Markdown and CSV and returns the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in tables.items():
+        for suffix, text in ((".md", table.to_markdown(index=False) + "\n"), (".csv", table.to_csv(index=False))):
+            path = directory / f"{name}{suffix}"
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def print_table(table: pd.DataFrame, title: str) -> None:
+    """Prints a table on the terminal."""
+    shown = Table(title=title, title_justify="left")
+    for column in table:
+        shown.add_column(str(column), justify="left" if table[column].dtype == object else "right")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(_DASH if pd.isna(value) else str(value) for value in row))
+    Console().print(shown)
+
+
+def _reversal_text(reversal: dict[str, Any] | None) -> str:
+    if reversal is None:
+        return "not reversible"
+    if reversal["mode"] == "stored":
+        return "stored: nothing to reverse"
+    if reversal["mode"] == "float":
+        error = "not finite" if reversal["max_error"] is None else f"{reversal['max_error']:.3g}"
+        return f"float: rebuilt streams up to {error} apart in {reversal['checked_steps']} steps"
+    return f"exact: {reversal['mismatches']} mismatches in {reversal['checked_steps']} steps"
+
+
+def _settings_without_seed(record: Record) -> str:
+    config = {key: value for key, value in record["config"].items() if key not in ("seed", "output_dir", "logger")}
+    return repr(config)
+
+
+def _score_text(cell: pd.Series) -> str:
+    if cell["count"] == 1:
+        return f"{cell['mean']:.1f}"
+    return f"{cell['mean']:.1f} ± {cell['std']:.1f} (n={int(cell['count'])})"
+
+
+def _mib_name(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ") + " (MiB)"
+
+
+def _in_method_order(table: pd.DataFrame) -> pd.DataFrame:
+    order = ["full", "lora", "ia3", "meft1", "meft2", "meft3"]
+    rank = table["method"].map(lambda label: (order.index(label.split()[0]), label))
+    return table.assign(_rank=rank).sort_values(["backbone", "_rank"]).drop(columns="_rank").reset_index(drop=True)

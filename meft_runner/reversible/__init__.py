@@ -1,0 +1,22 @@
+"""The reversible engine: stacks of coupled blocks whose activations are rebuilt in backward.
+
+Usable by itself: it imports torch and nothing else of this project.
+"""
+
+from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.monitor import ReversalError, ReversalMonitor, StreamOverflowError
+from meft_runner.reversible.stack import MODES, Coupling, ReversibleStack
+from meft_runner.reversible.streams import ExactStreams, FloatStreams
+
+__all__ = [
+    "MODES",
+    "BlockInputs",
+    "Coupling",
+    "ExactStreams",
+    "FloatStreams",
+    "ReversalError",
+    "ReversalMonitor",
+    "ReversibleBlock",
+    "ReversibleStack",
+    "StreamOverflowError",
+]

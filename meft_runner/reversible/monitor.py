@@ -1,0 +1,102 @@
+"""What the engine knows about its own exactness: overflow, NaN, and streams that came back changed."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+class ReversalError(RuntimeError):
+    """A rebuilt stream differs from the one of the forward pass."""
+
+
+class StreamOverflowError(RuntimeError):
+    """A stream is not finite, or too large for the integer grid."""
+
+
+@dataclass
+class ReversalMonitor:
+    """Counts what the checks of every pass found; nothing here takes part in the computation.
+
+    Attributes:
+        strict: a mismatch stops the run.
+        checked_steps: backward passes that were checked.
+        mismatches: stream elements that came back different, over all passes.
+        max_error: largest distance between the two rebuilt first streams (they started equal).
+    """
+
+    strict: bool = True
+    checked_steps: int = 0
+    mismatches: int = 0
+    max_error: float = 0.0
+
+    def check_peaks(
+        self, names: list[str], peaks: Tensor, scales: tuple[Fraction, Fraction], swap: bool, limit: float
+    ) -> None:
+        """Bounds the streams block by block from the largest increments, and stops where a bound is too large.
+
+        |y| <= scale * |x| + |increment|, so the recurrence of the block, run on magnitudes, bounds
+        every stream with one reduction an increment and one transfer a forward pass.
+
+        Args:
+            names: the blocks' names.
+            peaks: largest magnitudes: of the first stream, then of each block's two increments, (1 + 2 L).
+            scales: lambda and beta.
+            swap: whether the streams change places after each block.
+            limit: the magnitude that the streams must stay below.
+
+        Raises:
+            StreamOverflowError: a bound reaches the limit or is not a number.
+        """
+        first, *increments = peaks.tolist()
+        _require_below(limit, first, "the input of the first reversible layer")
+        bound_1 = bound_2 = first
+        for name, peak_1, peak_2 in zip(names, increments[::2], increments[1::2], strict=True):
+            bound_1 = float(scales[0]) * bound_1 + peak_1
+            bound_2 = float(scales[1]) * bound_2 + peak_2
+            _require_below(limit, max(bound_1, bound_2, key=_nan_largest), name)
+            if swap:
+                bound_1, bound_2 = bound_2, bound_1
+
+    def check_rebuilt(self, names: list[str], distance: Tensor, drifts: Tensor | None) -> None:
+        """Compares the two streams that backward rebuilt at the bottom; both started as the same tensor.
+
+        Args:
+            names: the blocks' names.
+            distance: x1 - x2 as rebuilt, (B, S, H).
+            drifts: for each block, the difference of its rebuilt input's checksum from the forward pass's,
+                or None where streams are floating point and only their distance is reported.
+
+        Raises:
+            ReversalError: in strict mode, when exact streams differ.
+        """
+        self.checked_steps += 1
+        self.max_error = max(self.max_error, distance.abs().max().item(), key=_nan_largest)
+        if drifts is None:
+            return
+        differing = int(torch.count_nonzero(distance))
+        drifted = [name for name, drift in zip(names, drifts.tolist(), strict=True) if drift]
+        if not differing and not drifted:
+            return
+        self.mismatches += max(differing, 1)
+        if self.strict:
+            where = drifted[-1] if drifted else names[0]
+            raise ReversalError(
+                f"reversal is not exact: {differing} of {distance.numel()} stream elements came back different, first "
+                f"below {where}. A kernel did not repeat its result; try another attention implementation, or "
+                "method.strict=false to count instead of stopping."
+            )
+
+
+def _nan_largest(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _require_below(limit: float, value: float, where: str) -> None:
+    if not value < limit:
+        raise StreamOverflowError(
+            f"the streams of the reversible stack reach {value:.6g} at {where}, but must stay below {limit:.6g}. "
+            "Lower training.learning_rate, use precision=fp32 or bf16, or fewer method.grid_bits (a coarser, wider grid)."
+        )

@@ -1,0 +1,55 @@
+"""Running a function again as it ran the first time: random draws and autocast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def random_state(device: torch.device) -> tuple[Tensor, ...]:
+    """Returns the generator states that a computation on `device` may draw from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return tuple(states)
+
+
+def set_random_state(states: tuple[Tensor, ...], device: torch.device) -> None:
+    """Sets the generators back to `states`, as `random_state` returned them."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Leaves the generators afterwards as they were before, whatever happens inside."""
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(before, device)
+
+
+@dataclass(frozen=True)
+class AutocastState:
+    """Whether autocast was on for a device type, and to which dtype."""
+
+    device_type: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def current(cls, device: torch.device) -> "AutocastState":
+        """Returns the state in force for `device`."""
+        return cls(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
+
+    def entered(self) -> torch.autocast:
+        """Returns a context in which this state is in force.
+
+        The cache of cast weights stays off: a weight that was cast while gradients were disabled
+        would be found there without a graph when the same function is differentiated.
+        """
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)

@@ -1,0 +1,161 @@
+"""The arithmetic of one stream: y = scale * x + increment, and its inverse.
+
+Three kinds share one interface, so that the code that runs a block does not know which one it uses:
+
+* `FloatStreams`, the paper's: floating point, inverted by a division that enlarges rounding errors;
+* `ExactStreams`: integers on a grid of step 2^-bits, inverted without any error;
+* `StoredStreams`: the exact forward with an ordinary autograd graph, the reference for gradients.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from meft_runner.reversible.packing import bits_needed, pack, unpack
+
+
+class Streams(Protocol):
+    """What running a block forward needs of a stream's arithmetic."""
+
+    def start(self, hidden: Tensor) -> Any:
+        """Returns the stream that begins at `hidden`, (B, S, H)."""
+
+    def value(self, stream: Any, dtype: torch.dtype) -> Tensor:
+        """Returns the stream as floating point, (B, S, H)."""
+
+    def advance(self, stream: Any, scale: Fraction, increment: Tensor) -> tuple[Any, Tensor | None]:
+        """Returns scale * stream + increment, and what its inverse needs besides."""
+
+
+@dataclass(frozen=True)
+class FloatStreams:
+    """Floating-point streams; the inverse divides by the scale (paper, equation of the inverse)."""
+
+    limit: float = float("inf")
+
+    def start(self, hidden: Tensor) -> Tensor:
+        """Returns `hidden` itself."""
+        return hidden
+
+    def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the stream in `dtype`."""
+        return stream.to(dtype)
+
+    def advance(self, stream: Tensor, scale: Fraction, increment: Tensor) -> tuple[Tensor, None]:
+        """Returns scale * stream + increment; nothing is kept for the inverse."""
+        return stream * float(scale) + increment, None
+
+    def revert(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> Tensor:
+        """Returns (stream - increment) / scale."""
+        return (stream - increment) / float(scale)
+
+
+@dataclass(frozen=True)
+class ExactStreams:
+    """Integer streams: J = I div n + q(increment), undone by I = (J - q(increment)) * n + I mod n.
+
+    Args:
+        bits: the grid's step is 2^-bits; 16 covers +-32768 at 1.5e-5.
+    """
+
+    bits: int = 16
+
+    @property
+    def limit(self) -> float:
+        """The magnitude at which an int32 stream overflows."""
+        return 2.0 ** (31 - self.bits)
+
+    def check_scale(self, scale: Fraction) -> None:
+        """Refuses a scale that integer division cannot express.
+
+        Raises:
+            ValueError: the scale is not 1/n with n from 1 to 256.
+        """
+        if scale.numerator != 1:
+            raise ValueError(f"{scale} is not a unit fraction 1/n")
+        if scale.denominator > 1:
+            bits_needed(scale.denominator)
+
+    def start(self, hidden: Tensor) -> Tensor:
+        """Returns `hidden` rounded to the grid, int32."""
+        return self._quantise(hidden)
+
+    def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the integers as floating point in `dtype`, through float32 at the least."""
+        wide = torch.promote_types(dtype, torch.float32)
+        return stream.to(wide).mul_(2.0**-self.bits).to(dtype)
+
+    def advance(self, stream: Tensor, scale: Fraction, increment: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns I div n + q(increment) and the packed I mod n (nothing for n = 1)."""
+        n = scale.denominator
+        step = self._quantise(increment)
+        if n == 1:
+            return step.add_(stream), None
+        quotient = torch.div(stream, n, rounding_mode="floor")
+        remainder = pack(torch.sub(stream, quotient, alpha=n), n)
+        return step.add_(quotient), remainder
+
+    def revert(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> Tensor:
+        """Returns the stream that `advance` was given, bit for bit."""
+        previous = stream - self._quantise(increment)
+        if kept is None:
+            return previous
+        return previous.mul_(scale.denominator).add_(unpack(kept, scale.denominator, stream.shape))
+
+    def _quantise(self, values: Tensor) -> Tensor:
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return values.to(wide).mul(2.0**self.bits).round_().to(torch.int32)
+
+
+class StoredStream(NamedTuple):
+    """An exact stream together with its floating-point value in the autograd graph."""
+
+    integers: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class StoredStreams:
+    """The exact arithmetic seen by ordinary autograd: rounding passes gradients straight through."""
+
+    exact: ExactStreams
+
+    @property
+    def limit(self) -> float:
+        """The magnitude at which an int32 stream overflows."""
+        return self.exact.limit
+
+    def start(self, hidden: Tensor) -> StoredStream:
+        """Returns the stream that begins at `hidden`."""
+        integers = self.exact.start(hidden.detach())
+        value = self.exact.value(integers, hidden.dtype)
+        return StoredStream(integers, _StraightThrough.apply(value, 1.0, hidden, None))
+
+    def value(self, stream: StoredStream, dtype: torch.dtype) -> Tensor:
+        """Returns the stream's value, connected to the graph."""
+        return stream.value.to(dtype)
+
+    def advance(self, stream: StoredStream, scale: Fraction, increment: Tensor) -> tuple[StoredStream, None]:
+        """Returns what `ExactStreams.advance` computes, with the gradient of scale * x + increment."""
+        integers, _ = self.exact.advance(stream.integers, scale, increment.detach())
+        value = self.exact.value(integers, stream.value.dtype)
+        return StoredStream(integers, _StraightThrough.apply(value, float(scale), stream.value, increment)), None
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: `result` as it was computed. Backward: as if it were scale * carried + increment."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, scale: float, carried: Tensor, increment: Tensor | None) -> Tensor:
+        ctx.scale = scale
+        ctx.increment_dtype = None if increment is None else increment.dtype
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        (grad,) = grads
+        increment = None if ctx.increment_dtype is None else grad.to(ctx.increment_dtype)
+        return None, None, grad * ctx.scale, increment

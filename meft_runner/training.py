@@ -1,0 +1,203 @@
+"""Training with transformers' Trainer: its arguments, and the checks and figures it does not have."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from meft_runner.methods import may_start_without_gradient
+from meft_runner.methods.weights import load_trained, save_trained
+from meft_runner.settings import Precision, Settings, plain
+from meft_runner.tasks import TaskData
+
+
+class GradientError(RuntimeError):
+    """A parameter that should train has no usable gradient."""
+
+
+@dataclass
+class StepTimes(TrainerCallback):
+    """Seconds of each optimizer step.
+
+    Attributes:
+        seconds: one entry a step, evaluation not counted.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    _started: float = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stops the clock."""
+        self.seconds.append(time.perf_counter() - self._started)
+
+    @property
+    def median(self) -> float | None:
+        """The median step in seconds, None before the first."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+class FirstGradients(TrainerCallback):
+    """Stops a run in which something that should train gets no gradient."""
+
+    def __init__(self, scaled: bool) -> None:
+        self.scaled = scaled
+        self.done = False
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Checks the first step's gradients.
+
+        Raises:
+            GradientError: one is missing, not finite, or zero where it should not be.
+        """
+        if self.done:
+            return
+        if self.scaled and not all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None):
+            return  # the loss scaler is still looking for its scale and skips this step
+        self.done = True
+        check_gradients(model)
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Makes sure that every trainable parameter has a finite gradient that is not zero throughout.
+
+    Raises:
+        GradientError: names those that have not.
+    """
+    bad = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            bad.append(f"{name} (none)")
+        elif not parameter.grad.isfinite().all():
+            bad.append(f"{name} (not finite)")
+        elif not parameter.grad.any() and not may_start_without_gradient(name):
+            bad.append(f"{name} (zero)")
+    if bad:
+        raise GradientError(f"{len(bad)} trainable parameters have no usable gradient after one step: {', '.join(bad)}")
+
+
+class MeftTrainer(Trainer):
+    """A Trainer whose checkpoints hold the trained weights alone, in peft's file form.
+
+    Args:
+        description: what adapter_config.json says of the weights.
+        **kwargs: the Trainer's own arguments.
+    """
+
+    def __init__(self, description: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.description = description
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        save_trained(self.model, Path(output_dir or self.args.output_dir), self.description)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_trained(self.model, Path(self.state.best_model_checkpoint))
+
+
+def build_trainer(
+    settings: Settings,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    directory: Path,
+    callbacks: list[TrainerCallback],
+) -> MeftTrainer:
+    """Makes the Trainer of a run.
+
+    Args:
+        settings: the run's settings.
+        model: prepared for training.
+        tokenizer: pads the batches.
+        data: the task.
+        directory: receives the checkpoints.
+        callbacks: besides early stopping and the gradient check.
+    """
+    training = settings.training
+    return MeftTrainer(
+        description=adapter_description(settings),
+        model=model,
+        args=training_arguments(settings, f"eval_{next(iter(data.evaluation))}_{data.score}", directory),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=data.compute_metrics,
+        callbacks=[
+            EarlyStoppingCallback(training.patience),
+            FirstGradients(scaled=training.precision is Precision.fp16),
+            *callbacks,
+        ],
+    )
+
+
+def training_arguments(settings: Settings, score: str, directory: Path) -> TrainingArguments:
+    """Returns the Trainer's arguments for a run; optimizer settings are the released code's."""
+    training = settings.training
+    return TrainingArguments(
+        output_dir=str(directory),
+        seed=settings.seed,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup,
+        max_grad_norm=training.max_grad_norm,
+        adam_beta1=0.9,
+        adam_beta2=0.98,
+        adam_epsilon=1e-6,
+        bf16=training.precision is Precision.bf16,
+        fp16=training.precision is Precision.fp16,
+        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=score,
+        greater_is_better=True,
+        label_names=["labels"],
+        logging_strategy="epoch",
+        include_num_input_tokens_seen="non_padding",
+        report_to=[] if settings.logger.name == "none" else [settings.logger.name],
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def adapter_description(settings: Settings) -> dict[str, Any]:
+    """Returns what adapter_config.json says of weights that are not peft's own."""
+    content = plain(settings)
+    return {
+        "peft_type": settings.method.name.upper(),
+        "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,
+        "inference_mode": True,
+        "method": content["method"],
+        "merge": settings.backbone.merge.get(settings.method.name),
+    }
