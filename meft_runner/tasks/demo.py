@@ -105,11 +105,9 @@ def _contradicted(numbers: random.Random, scene: _Scene) -> tuple[_Scene, set[st
     others = [word for word in _KINDS if word not in (scene.subject, scene.target)]
     places = [word for word, kind in _PLACES.items() if kind != _PLACES[scene.place]]
     changes: list[dict[str, str]] = [
-        {"subject": scene.target, "target": scene.subject},
         {"subject": numbers.choice(others)},
         {"target": numbers.choice(others)},
         {"place": numbers.choice(places)},
-        {"verb": numbers.choice([verb for verb in _VERBS if verb != scene.verb])},
         {"verb": f"did not {_VERBS[scene.verb][0]}"},
     ]
     change = numbers.choice(changes)
