@@ -16,7 +16,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value. Quote values with special characters, for instance 'key=\"a b\"'."
+        return f"{error.override}: cannot be read as key=value. Quote a value with special characters: 'key=\"a b\"'."
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause)
@@ -45,7 +45,8 @@ def _unknown_key(cause: OmegaConfBaseException) -> str:
     known = choices(map(str, parent)) if isinstance(parent, DictConfig) else []
     owners = [method for method, schema in METHODS.items() if name in _own_fields(schema)]
     if group == "method" and owners and isinstance(parent, DictConfig):
-        return f"{key}: method={parent.name} has no such setting; {', '.join(owners)} have. Leave it out, or change the method."
+        having = ", ".join(owners)
+        return f"{key}: method={parent.name} has no such setting ({having} have). Leave it out, or change the method."
     where = f"{group} has" if group else "there are"
     return f"{key}: no such setting, {nearest(name, known)}{where} {', '.join(known)}."
 

@@ -228,7 +228,9 @@ METHODS: dict[str, type[MethodSettings]] = {
     "full": FullSettings,
     "lora": LoraSettings,
     "ia3": Ia3Settings,
-    "meft": MeftSettings,
+    "meft1": MeftSettings,
+    "meft2": MeftSettings,
+    "meft3": MeftSettings,
 }
 
 
@@ -334,8 +336,8 @@ def _check_meft(method: MeftSettings) -> None:
         unit = scale.numerator == 1 and scale.denominator <= 256
         if method.reversal is not Reversal.float and not unit:
             raise UserError(
-                f"method.{name}={text}: reversal={method.reversal.name} divides integers and needs 1/n with n from 1 to "
-                f"256, for instance 1/{max(1, min(256, round(1 / scale)))}. Take such a fraction, or method.reversal=float."
+                f"method.{name}={text}: reversal={method.reversal.name} divides integers: expected 1/n, n up to 256. "
+                f"Take for instance 1/{max(1, min(256, round(1 / scale)))}, or method.reversal=float."
             )
     if method.merge is not None and len(method.merge) != 2:
         raise UserError(f"method.merge={method.merge}: expected two weights, for instance [0.5,0.5].")

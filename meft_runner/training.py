@@ -62,7 +62,7 @@ class FirstGradients(TrainerCallback):
         self.done = False
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Checks the first step's gradients.
 
@@ -71,6 +71,7 @@ class FirstGradients(TrainerCallback):
         """
         if self.done:
             return
+        model: nn.Module = kwargs["model"]
         if self.scaled and not all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None):
             return  # the loss scaler is still looking for its scale and skips this step
         self.done = True
@@ -105,17 +106,21 @@ class MeftTrainer(Trainer):
         **kwargs: the Trainer's own arguments.
     """
 
+    model: nn.Module
+
     def __init__(self, description: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.description = description
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        save_trained(self.model, Path(output_dir or self.args.output_dir), self.description)
+        assert output_dir is not None
+        save_trained(self.model, Path(output_dir), self.description)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
         load_trained(self.model, Path(self.state.best_model_checkpoint))
 
 

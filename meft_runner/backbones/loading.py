@@ -5,6 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -74,7 +75,7 @@ def load_classifier(backbone: BackboneSettings, source: str, labels: int) -> Pre
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreachable(backbone, "weights", error) from error
 
 

@@ -9,9 +9,7 @@ from meft_runner.methods.baselines import prepare_full, prepare_ia3, prepare_lor
 from meft_runner.settings import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
 
 
-def prepare(
-    model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: MethodSettings
-) -> nn.Module:
+def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: MethodSettings) -> nn.Module:
     """Makes a backbone with its task head ready for training.
 
     Args:
@@ -28,7 +26,7 @@ def prepare(
     """
     # The Trainer divides a loss by the accumulated passes unless the model says that it does so itself; ours
     # accept any keyword and would be mistaken for models that do.
-    model.accepts_loss_kwargs = False
+    model.accepts_loss_kwargs = False  # type: ignore[assignment]
     prepared: nn.Module
     match method:
         case MeftSettings():

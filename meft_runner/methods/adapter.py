@@ -1,6 +1,5 @@
 """The adapter of MEFT."""
 
-
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -12,7 +11,7 @@ _INITIAL_STD = 0.02  # the paper: small enough that the model starts where pre-t
 class Adapter(nn.Module):
     """Linear(H, r) -> activation -> dropout -> Linear(r, H), without residual.
 
-    Weights start as N(0, 0.02^2), biases as 0 (paper, section 3.3).
+    Weights start as N(0, 0.02^2), biases as 0 (arXiv 2306.00477).
 
     Args:
         hidden_size: H.

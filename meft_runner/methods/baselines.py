@@ -23,7 +23,7 @@ def prepare_lora(model: PreTrainedModel, family: Family, method: LoraSettings) -
         target_modules=family.lora_targets,
         modules_to_save=list(family.head),
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return get_peft_model(model, config)
 
 
 def prepare_ia3(model: PreTrainedModel, family: Family, method: Ia3Settings) -> PeftModel:
@@ -34,7 +34,7 @@ def prepare_ia3(model: PreTrainedModel, family: Family, method: Ia3Settings) -> 
         feedforward_modules=family.ia3_feedforward,
         modules_to_save=list(family.head),
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return get_peft_model(model, config)
 
 
 def _set_checkpointing(model: PreTrainedModel, on: bool) -> None:

@@ -42,5 +42,7 @@ def load_trained(model: nn.Module, directory: Path) -> None:
     expected = {name for name, p in model.named_parameters() if p.requires_grad}
     if weights.keys() != expected:
         example = sorted(weights.keys() ^ expected)[0]
-        raise UserError(f"{directory}: its weights do not belong to this backbone and method ({example} is in one only).")
+        raise UserError(
+            f"{directory}: its weights do not belong to this backbone and method ({example} is in one only)."
+        )
     model.load_state_dict(weights, strict=False)

@@ -59,7 +59,8 @@ def write_record(record: Record, directory: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(
-            f"output_dir={directory.parent}: {path.name} cannot be written ({error.strerror}). Free space or choose another."
+            f"output_dir={directory.parent}: {path.name} cannot be written there ({error.strerror}). "
+            "Free space, or choose another folder."
         ) from error
 
 

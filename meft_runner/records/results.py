@@ -36,7 +36,7 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
     return {"metric": data.score, "best": max(values), "final": values[-1], "history": history}
 
 
-def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float]:
+def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
     """Returns the speed of the steps that this process trained; evaluation is left out."""
     total = sum(times.seconds)
     return {

@@ -5,22 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from omegaconf import MISSING, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from meft_runner.records.record import Record
+from meft_runner.settings import METHODS
 
 _MIB = 2**20
 _DASH = "-"
 
 
 def method_label(record: Record) -> str:
-    """Returns the method's name with what sets it apart: "meft1 (float)", "lora + checkpointing"."""
-    method = record["config"]["method"]
-    label = str(method["name"])
-    if method.get("reversal", "exact") != "exact":
-        label += f" ({method['reversal']})"
-    return label + (" + checkpointing" if method.get("checkpointing") else "")
+    """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)"."""
+    method = dict(record["config"]["method"])
+    name = method.pop("name")
+    schema = METHODS[name]
+    defaults = OmegaConf.to_container(OmegaConf.structured(schema), enum_to_str=True)
+    assert isinstance(defaults, dict)
+    changed = [f"{k}={v}" for k, v in method.items() if defaults.get(k, MISSING) not in (MISSING, v)]
+    return f"{name} ({', '.join(changed)})" if changed else name
 
 
 def task_label(record: Record) -> str:
@@ -93,7 +97,11 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
     full = table[table["method"] == "full"].set_index(["backbone", "batch", "length", "precision"])["activations (MiB)"]
     keys = pd.MultiIndex.from_frame(table[["backbone", "batch", "length", "precision"]])
     table["activations (% of full)"] = 100 * table["activations (MiB)"] / full.reindex(keys).to_numpy()
-    return _in_method_order(table.round({column: 1 for column in table if "MiB" in column or "%" in column} | {"median step (s)": 3}))
+    return _in_method_order(
+        table.round(
+            {column: 1 for column in map(str, table) if "MiB" in column or "%" in column} | {"median step (s)": 3}
+        )
+    )
 
 
 def write_tables(tables: dict[str, pd.DataFrame], directory: Path) -> list[Path]:

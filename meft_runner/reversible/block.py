@@ -45,6 +45,10 @@ class ReversibleBlock(nn.Module):
         name: how errors call the block, for instance "layer 3".
     """
 
+    f: nn.Module
+    g: nn.Module
+    name: str
+
     def __init__(self, f: nn.Module, g: nn.Module, name: str) -> None:
         super().__init__()
         self.f = f
@@ -103,7 +107,7 @@ def differentiate(
             grads = list(torch.autograd.grad(output, wanted, grad_output[part].to(output.dtype), allow_unused=True))
             if wants_x:
                 grad_x, *grads = grads
-                grads_x.append(grad_x)
+                grads_x.append(torch.zeros_like(leaf) if grad_x is None else grad_x)
             sums = [add(total, grad) for total, grad in zip(sums, grads, strict=True)]
     return _joined(outputs), _joined(grads_x) if wants_x else None, sums
 

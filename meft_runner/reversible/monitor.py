@@ -64,9 +64,9 @@ class ReversalMonitor:
         """Compares the two streams that backward rebuilt at the bottom; both started as the same tensor.
 
         Args:
-            names: the blocks' names.
+            names: the blocks' names, in the order of the backward pass: top first.
             distance: x1 - x2 as rebuilt, (B, S, H).
-            drifts: for each block, the difference of its rebuilt input's checksum from the forward pass's,
+            drifts: in that order, the difference of its rebuilt input's checksum from the forward pass's,
                 or None where streams are floating point and only their distance is reported.
 
         Raises:
@@ -82,10 +82,10 @@ class ReversalMonitor:
             return
         self.mismatches += max(differing, 1)
         if self.strict:
-            where = drifted[-1] if drifted else names[0]
+            where = drifted[0] if drifted else names[-1]
             raise ReversalError(
                 f"reversal is not exact: {differing} of {distance.numel()} stream elements came back different, first "
-                f"below {where}. A kernel did not repeat its result; try another attention implementation, or "
+                f"in {where}. A kernel did not repeat its result; try another attention implementation, or "
                 "method.strict=false to count instead of stopping."
             )
 
@@ -98,5 +98,5 @@ def _require_below(limit: float, value: float, where: str) -> None:
     if not value < limit:
         raise StreamOverflowError(
             f"the streams of the reversible stack reach {value:.6g} at {where}, but must stay below {limit:.6g}. "
-            "Lower training.learning_rate, use precision=fp32 or bf16, or fewer method.grid_bits (a coarser, wider grid)."
+            "Lower training.learning_rate, take precision=fp32 or bf16, or a wider grid (fewer method.grid_bits)."
         )

@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meft_runner.reversible.block import BlockInputs, ReversibleBlock, evaluate
-from meft_runner.reversible.function import ReversibleFunction, Trace, checksum
+from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
-from meft_runner.reversible.replay import AutocastState, random_state
-from meft_runner.reversible.streams import ExactStreams, FloatStreams, StoredStreams, Streams
-
-MODES = ("exact", "float", "stored")
+from meft_runner.reversible.passes import ForwardPass
+from meft_runner.reversible.replay import AutocastState
+from meft_runner.reversible.streams import Streams, make_streams
 
 
 @dataclass(frozen=True)
 class Coupling:
-    """How the two streams of a block are tied (paper, figure 5 and equation 3).
+    """How the two streams of a block are tied (arXiv 2306.00477).
 
     Attributes:
         scale_1: lambda, the factor of x1.
@@ -32,6 +31,11 @@ class Coupling:
     scale_2: Fraction
     swap: bool
     merge: tuple[float, float] = (0.5, 0.5)
+
+    @property
+    def scales(self) -> tuple[Fraction, Fraction]:
+        """Lambda and beta."""
+        return self.scale_1, self.scale_2
 
 
 class ReversibleStack(nn.Module):
@@ -60,19 +64,11 @@ class ReversibleStack(nn.Module):
         strict: bool = True,
     ) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
-        exact = ExactStreams(grid_bits)
-        for scale in (coupling.scale_1, coupling.scale_2):
-            if mode != "float":
-                exact.check_scale(scale)
-            elif scale == 0:
-                raise ValueError("a scale of 0 cannot be inverted")
         self.blocks = nn.ModuleList(blocks)
         self.coupling = coupling
         self.mode = mode
         self.chunks = chunks
-        self.streams: Streams = {"exact": exact, "float": FloatStreams(), "stored": StoredStreams(exact)}[mode]
+        self.streams: Streams = make_streams(mode, coupling.scales, grid_bits)
         self.monitor = ReversalMonitor(strict=strict)
 
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:
@@ -94,57 +90,7 @@ class ReversibleStack(nn.Module):
         if self.mode != "stored" and torch.is_grad_enabled() and differentiable:
             return ReversibleFunction.apply(self, hidden, *tensors)
         with AutocastState.current(hidden.device).entered():
-            return self.merged(self.run(hidden, inputs, trace=None), hidden.dtype)
-
-    def run(self, hidden: Tensor, inputs: BlockInputs, trace: Trace | None) -> tuple[Any, Any]:
-        """Runs the blocks forward and returns the last two streams.
-
-        Args:
-            hidden: (B, S, H).
-            inputs: what the blocks read besides.
-            trace: receives what the backward pass needs, where there will be one.
-
-        Raises:
-            StreamOverflowError: a stream is not finite or leaves the grid.
-        """
-        x1 = x2 = self.streams.start(hidden)
-        peaks = [_peak(hidden)]
-        for block in self.blocks:
-            if trace and trace.checksums is not None:
-                trace.checksums.append(checksum(x1, x2))
-            x1, x2 = self._advance(block, x1, x2, inputs, hidden.dtype, peaks, trace)
-        scales = (self.coupling.scale_1, self.coupling.scale_2)
-        self.monitor.check_peaks(self.names, torch.stack(peaks), scales, self.coupling.swap, self.streams.limit)
-        return x1, x2
-
-    def _advance(
-        self,
-        block: ReversibleBlock,
-        x1: Any,
-        x2: Any,
-        inputs: BlockInputs,
-        dtype: torch.dtype,
-        peaks: list[Tensor],
-        trace: Trace | None,
-    ) -> tuple[Any, Any]:
-        """The one forward of a block, whatever the arithmetic; returns the next (x1, x2)."""
-        outputs = []
-        reads = x2
-        for function, scale, stream in (
-            (block.f, self.coupling.scale_1, x1),
-            (block.g, self.coupling.scale_2, x2),
-        ):
-            value = self.streams.value(reads, dtype)
-            if trace:
-                trace.random_states.append(random_state(value.device))
-            increment = evaluate(function, value, inputs, self.chunks)
-            peaks.append(_peak(increment))
-            reads, kept = self.streams.advance(stream, scale, increment)
-            outputs.append(reads)
-            if trace:
-                trace.kept.append(kept)
-        y1, y2 = outputs
-        return (y2, y1) if self.coupling.swap else (y1, y2)
+            return self.merged(ForwardPass(self, inputs).run(hidden), hidden.dtype)
 
     def merged(self, streams: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
         """Returns w1 * x1 + w2 * x2, (B, S, H)."""
@@ -159,9 +105,13 @@ class ReversibleStack(nn.Module):
     @property
     def names(self) -> list[str]:
         """The blocks' names, bottom first."""
-        return [block.name for block in self.blocks]
+        return [block.name for block in self.bottom_up()]
 
+    @property
+    def limit(self) -> float:
+        """The magnitude that the streams must stay below."""
+        return self.streams.limit
 
-def _peak(values: Tensor) -> Tensor:
-    """Returns the largest magnitude as a float32 scalar; NaN if any value is."""
-    return torch.linalg.vector_norm(values.detach(), ord=float("inf"), dtype=torch.float32)
+    def bottom_up(self) -> list[ReversibleBlock]:
+        """Returns the blocks in the order of the forward pass."""
+        return [block for block in self.blocks if isinstance(block, ReversibleBlock)]

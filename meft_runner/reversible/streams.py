@@ -1,6 +1,7 @@
 """The arithmetic of one stream: y = scale * x + increment, and its inverse.
 
-Three kinds share one interface, so that the code that runs a block does not know which one it uses:
+Three kinds share `start`, `value`, `advance` and `limit`, so that the code that runs a block does not know
+which one it uses; the first two also have `revert`:
 
 * `FloatStreams`, the paper's: floating point, inverted by a division that enlarges rounding errors;
 * `ExactStreams`: integers on a grid of step 2^-bits, inverted without any error;
@@ -9,30 +10,19 @@ Three kinds share one interface, so that the code that runs a block does not kno
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from meft_runner.reversible.packing import bits_needed, pack, unpack
 
-
-class Streams(Protocol):
-    """What running a block forward needs of a stream's arithmetic."""
-
-    def start(self, hidden: Tensor) -> Any:
-        """Returns the stream that begins at `hidden`, (B, S, H)."""
-
-    def value(self, stream: Any, dtype: torch.dtype) -> Tensor:
-        """Returns the stream as floating point, (B, S, H)."""
-
-    def advance(self, stream: Any, scale: Fraction, increment: Tensor) -> tuple[Any, Tensor | None]:
-        """Returns scale * stream + increment, and what its inverse needs besides."""
+MODES = ("exact", "float", "stored")
 
 
 @dataclass(frozen=True)
 class FloatStreams:
-    """Floating-point streams; the inverse divides by the scale (paper, equation of the inverse)."""
+    """Floating-point streams; the inverse divides by the scale (arXiv 2306.00477)."""
 
     limit: float = float("inf")
 
@@ -150,12 +140,40 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, result: Tensor, scale: float, carried: Tensor, increment: Tensor | None) -> Tensor:
+        """Returns `result`, (B, S, H), as a tensor of its own in the graph."""
         ctx.scale = scale
         ctx.increment_dtype = None if increment is None else increment.dtype
         return result.view_as(result)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        """Returns the gradients of `carried` and `increment`."""
         (grad,) = grads
         increment = None if ctx.increment_dtype is None else grad.to(ctx.increment_dtype)
         return None, None, grad * ctx.scale, increment
+
+
+Streams = FloatStreams | ExactStreams | StoredStreams
+
+
+def make_streams(mode: str, scales: tuple[Fraction, Fraction], grid_bits: int) -> Streams:
+    """Returns the arithmetic of a mode.
+
+    Args:
+        mode: exact, float or stored.
+        scales: lambda and beta.
+        grid_bits: the integer grid's step is 2^-grid_bits.
+
+    Raises:
+        ValueError: the mode is not known, or it cannot express or invert a scale.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+    if mode == "float":
+        if 0 in scales:
+            raise ValueError("a scale of 0 cannot be inverted")
+        return FloatStreams()
+    exact = ExactStreams(grid_bits)
+    for scale in scales:
+        exact.check_scale(scale)
+    return exact if mode == "exact" else StoredStreams(exact)

@@ -112,6 +112,8 @@ def compute_metrics(names: Sequence[str], predictions: np.ndarray, references: n
     scores: dict[str, float] = {}
     for name in names:
         if name not in METRICS:
-            raise UserError(f"task.metrics: '{name}' is not known, {nearest(name, METRICS)}expected {', '.join(METRICS)}.")
+            raise UserError(
+                f"task.metrics: '{name}' is not known, {nearest(name, METRICS)}expected {', '.join(METRICS)}."
+            )
         scores |= METRICS[name]().compute(predictions=predictions, references=references)
     return scores

@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datasets import load_dataset
+
 from meft_runner.errors import UserError
 from meft_runner.settings import TaskKind, TaskSettings
 from meft_runner.tasks import demo
@@ -62,8 +64,6 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _from_hub(task: TaskSettings, split: str, limit: int | None) -> list[Row]:
-    from datasets import load_dataset
-
     assert task.hub is not None
     try:
         dataset = load_dataset(task.hub, task.hub_config, split=split)
@@ -93,8 +93,5 @@ def _check_label(task: TaskSettings, label: Any, where: str) -> None:
     numbers: Sequence[type] = (int,) if task.classes else (int, float)
     if type(label) in numbers and (not task.classes or 0 <= label < len(task.classes)):
         return
-    if task.classes:
-        expected = ", ".join(f"{i} = {name}" for i, name in enumerate(task.classes))
-    else:
-        expected = "a number"
+    expected = ", ".join(f"{i} = {name}" for i, name in enumerate(task.classes)) or "a number"
     raise UserError(f"{where}: label {label!r} is outside the set of task={task.name}; expected {expected}.")

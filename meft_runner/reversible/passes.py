@@ -1,0 +1,182 @@
+"""The two passes over a stack's blocks: forward, and backward by reversal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.reversible.block import BlockInputs, add, differentiate, evaluate
+from meft_runner.reversible.replay import random_state, set_random_state
+from meft_runner.reversible.streams import StoredStreams
+
+if TYPE_CHECKING:
+    from meft_runner.reversible.stack import ReversibleStack
+
+
+@dataclass
+class Trace:
+    """What a forward pass leaves for its backward pass, beside the last two streams.
+
+    A block has two halves, y1 = scale_1 * x1 + F(x2) and y2 = scale_2 * x2 + G(y1).
+
+    Attributes:
+        checksums: for each block, an int64 sum over its input streams; empty where not exact.
+        kept: for each half, what the inverse of its addition needs; None for nothing.
+        random_states: for each half, the generator states before its function ran.
+    """
+
+    checksums: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor | None] = field(default_factory=list)
+    random_states: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Returns everything as one tuple, as an autograd context saves it."""
+        return (*self.checksums, *self.kept, *(state for states in self.random_states for state in states))
+
+    @classmethod
+    def from_tensors(cls, tensors: tuple[Tensor, ...], checksums: int, halves: int) -> Trace:
+        """Undoes `tensors`, given how many checksums and halves there are."""
+        kept, states = tensors[checksums : checksums + halves], tensors[checksums + halves :]
+        each = len(states) // halves
+        return cls(list(tensors[:checksums]), list(kept), [states[i * each : (i + 1) * each] for i in range(halves)])
+
+
+class ForwardPass:
+    """One forward pass; the same code for every arithmetic.
+
+    Args:
+        stack: the blocks and how they are tied.
+        inputs: what the blocks read besides their streams.
+        trace: receives what a backward pass by reversal needs; None where there will be none.
+    """
+
+    def __init__(self, stack: ReversibleStack, inputs: BlockInputs, trace: Trace | None = None) -> None:
+        self.stack = stack
+        self.inputs = inputs
+        self.trace = trace
+        self.peaks: list[Tensor] = []
+
+    def run(self, hidden: Tensor) -> tuple[Any, Any]:
+        """Returns the last two streams of a pass that starts at `hidden`, (B, S, H).
+
+        Raises:
+            StreamOverflowError: a stream is not finite or leaves the grid.
+        """
+        stack, coupling = self.stack, self.stack.coupling
+        self.peaks.append(_peak(hidden))
+        x1: Any = stack.streams.start(hidden)
+        x2 = x1
+        for block in stack.bottom_up():
+            if self.trace and stack.mode == "exact":
+                self.trace.checksums.append(_checksum(x1, x2))
+            x1 = self._half(block.f, x2, x1, coupling.scale_1, hidden.dtype)
+            x2 = self._half(block.g, x1, x2, coupling.scale_2, hidden.dtype)
+            if coupling.swap:
+                x1, x2 = x2, x1
+        stack.monitor.check_peaks(stack.names, torch.stack(self.peaks), coupling.scales, coupling.swap, stack.limit)
+        return x1, x2
+
+    def _half(self, function: nn.Module, reads: Any, stream: Any, scale: Fraction, dtype: torch.dtype) -> Any:
+        """Returns scale * stream + function(reads)."""
+        value = self.stack.streams.value(reads, dtype)
+        if self.trace:
+            self.trace.random_states.append(random_state(value.device))
+        increment = evaluate(function, value, self.inputs, self.stack.chunks)
+        self.peaks.append(_peak(increment))
+        result, kept = self.stack.streams.advance(stream, scale, increment)
+        if self.trace:
+            self.trace.kept.append(kept)
+        return result
+
+
+class ReversePass:
+    """One backward pass by reversal: each function is evaluated once more, for its value and its gradients.
+
+    Args:
+        stack: the blocks and how they are tied.
+        inputs: what the forward pass read; their gradients are taken on copies in `inputs`.
+        trace: what the forward pass left.
+        dtype: the dtype in which the functions read the streams.
+
+    Attributes:
+        sums: gradients of parameters and inputs, by the identity of the tensor they belong to.
+    """
+
+    def __init__(self, stack: ReversibleStack, inputs: BlockInputs, trace: Trace, dtype: torch.dtype) -> None:
+        assert not isinstance(stack.streams, StoredStreams)
+        self.stack = stack
+        self.streams = stack.streams
+        self.inputs = inputs.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
+        self.trace = trace
+        self.dtype = dtype
+        self.sums: dict[int, Tensor | None] = {}
+
+    def run(self, x1: Tensor, x2: Tensor, grad: Tensor, wants_hidden: bool) -> Tensor | None:
+        """Undoes every block.
+
+        Args:
+            x1: the last first stream, (B, S, H).
+            x2: the last second stream, (B, S, H).
+            grad: gradient of the merged output, (B, S, H).
+            wants_hidden: whether the gradient of the first hidden states is wanted.
+
+        Returns:
+            That gradient, (B, S, H), or None.
+
+        Raises:
+            ReversalError: in strict mode, when an exact stream came back different.
+        """
+        coupling = self.stack.coupling
+        scale_1, scale_2 = (float(scale) for scale in coupling.scales)
+        grad_1, grad_2 = (weight * grad for weight in coupling.merge)
+        drifts = []
+        for index, block in reversed(list(enumerate(self.stack.bottom_up()))):
+            if coupling.swap:
+                x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
+            # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
+            x2, through_g = self._undo(block.g, x1, x2, coupling.scale_2, 2 * index + 1, grad_2, True)
+            grad_1, grad_2 = grad_1 + through_g, scale_2 * grad_2
+            wants_x2 = wants_hidden or index > 0
+            x1, through_f = self._undo(block.f, x2, x1, coupling.scale_1, 2 * index, grad_1, wants_x2)
+            if wants_x2:
+                grad_1, grad_2 = scale_1 * grad_1, grad_2 + through_f
+            if self.trace.checksums:
+                drifts.append(_checksum(x1, x2) - self.trace.checksums[index])
+        distance = self.streams.value(x1 - x2, torch.float32)
+        self.stack.monitor.check_rebuilt(self.stack.names[::-1], distance, torch.stack(drifts) if drifts else None)
+        return grad_1 + grad_2 if wants_hidden else None
+
+    def _undo(
+        self,
+        function: nn.Module,
+        reads: Tensor,
+        result: Tensor,
+        scale: Fraction,
+        half: int,
+        grad: Tensor,
+        wants_reads: bool,
+    ) -> tuple[Tensor, Any]:
+        """Undoes result = scale * x + function(reads); returns x and, where wanted, the gradient of `reads`."""
+        set_random_state(self.trace.random_states[half], reads.device)
+        value = self.streams.value(reads, self.dtype)
+        targets = [t for t in (*self.inputs.tensors(), *function.parameters()) if t is not None and t.requires_grad]
+        increment, grad_reads, grads = differentiate(
+            function, value, self.inputs, targets, grad, self.stack.chunks, wants_reads
+        )
+        for target, gradient in zip(targets, grads, strict=True):
+            self.sums[id(target)] = add(self.sums.get(id(target)), gradient)
+        return self.streams.revert(result, scale, increment, self.trace.kept[half]), grad_reads
+
+
+def _checksum(x1: Tensor, x2: Tensor) -> Tensor:
+    """Returns an int64 scalar that changes with (almost) any change of two integer streams."""
+    return x1.sum(dtype=torch.int64) + 3 * x2.sum(dtype=torch.int64)
+
+
+def _peak(values: Tensor) -> Tensor:
+    """Returns the largest magnitude as a float32 scalar; NaN if any value is."""
+    return torch.linalg.vector_norm(values.detach(), ord=float("inf")).float()

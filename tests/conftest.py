@@ -1,0 +1,26 @@
+import json
+import os
+
+import pytest
+
+# Tests never reach for the network: what is not local must fail at once, with the message a user would get.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def rte_folder(tmp_path):
+    """A folder with a few rows in the form of GLUE's RTE."""
+    folder = tmp_path / "rte"
+    folder.mkdir()
+    for split, count in (("train", 40), ("validation", 20)):
+        rows = [
+            {
+                "sentence1": f"The {word} number {i} was found in the garden by {i % 7} people.",
+                "sentence2": f"A {word} was found.",
+                "label": i % 2,
+                "idx": i,
+            }
+            for i, word in zip(range(count), ["dog", "coin", "letter"] * count, strict=False)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from meft_runner.errors import UserError
+from meft_runner.methods.meft import reversible_stacks
+from meft_runner.training import check_gradients
+from tests.models import VARIANTS, batch, gradients, meft_settings, prepared, tiny_model
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_adapters_and_head_train_and_nothing_else(variant, model_type):
+    model = prepared(meft_settings(variant, adapter_dim=3), model_type)
+    model(**batch()).loss.backward()
+    check_gradients(model)
+    trained = set(gradients(model))
+    assert all("adapter" in name or ".f." in name or ".g." in name or "classifier" in name for name in trained)
+    adapters = [p for name, p in model.named_parameters() if name in trained and "classifier" not in name]
+    assert sum(p.numel() for p in adapters) == 2 * 2 * (2 * 64 * 3 + 64 + 3)  # two layers, two adapters each
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_start_is_near_the_pretrained_model(variant):
+    inputs = batch()
+    plain = tiny_model(layers=4).eval()
+    merge = {"meft1": [0.0, 1.0], "meft2": [1.0, 0.0], "meft3": [0.0, 1.0]}[variant]  # the stream of whole layers
+    scales = {"scale_1": "1/256"} if variant == "meft1" else {"scale_2": "1/256"} if variant == "meft2" else {}
+    if variant == "meft3":
+        scales = {"scale_1": "1/256", "scale_2": "1/256"}
+    model = prepared(meft_settings(variant, merge=merge, **scales), model=tiny_model(layers=4)).eval()
+    with torch.no_grad():
+        expected = plain.bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+        found = model.bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+    assert ((found - expected).norm() / expected.norm()).item() < 0.05
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_frozen_layers_stay_plain_and_first(variant):
+    model = prepared(meft_settings(variant, frozen_layers=2), layers=3)
+    names = [type(layer).__name__ for layer in model.bert.encoder.layer]
+    assert names == ["BertLayer", "BertLayer", "StackLayer"]
+    assert reversible_stacks(model)[0].names == ["layer 2"]
+    model(**batch()).loss.backward()
+    check_gradients(model)
+
+
+def test_more_frozen_layers_than_the_model_can_spare():
+    with pytest.raises(UserError, match=r"method.frozen_layers=2: tiny has 2 layers .* Take 0 to 1"):
+        prepared(meft_settings(frozen_layers=2), layers=2)
+
+
+def test_exact_and_stored_evaluate_alike():
+    inputs = batch()
+    logits = []
+    for reversal in ("exact", "stored"):
+        model = prepared(meft_settings("meft3", reversal)).eval()
+        with torch.no_grad():
+            logits.append(model(**inputs).logits)
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_unpadded_batches(attention):
+    model = prepared(meft_settings(), attention=attention)
+    model(**batch(padded=False)).loss.backward()
+    check_gradients(model)
+    assert reversible_stacks(model)[0].monitor.mismatches == 0

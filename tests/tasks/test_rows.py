@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from meft_runner.errors import UserError
+from meft_runner.settings import TaskKind, TaskSettings
+from meft_runner.tasks import rows as rows_module
+from meft_runner.tasks.rows import load_rows
+
+GOOD = {"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}
+
+
+def task(folder=None, **kwargs):
+    return TaskSettings(
+        **{
+            "name": "rte",
+            "kind": TaskKind.glue,
+            "hub": "nyu-mll/glue",
+            "hub_config": "rte",
+            "text_columns": ["sentence1", "sentence2"],
+            "classes": ["entailment", "not_entailment"],
+            "metrics": ["accuracy"],
+            "data_dir": folder and str(folder),
+        }
+        | kwargs
+    )
+
+
+def write(folder, *lines):
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "train.jsonl").write_text(text + "\n", encoding="utf-8")
+
+
+def test_rows_of_a_local_file(tmp_path):
+    write(tmp_path, GOOD, GOOD | {"label": 1}, "", GOOD)
+    assert [row["label"] for row in load_rows(task(tmp_path), "train", None)] == [0, 1, 0]
+    assert len(load_rows(task(tmp_path), "train", 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], r"train.jsonl is empty"),
+        ([GOOD, '{"sentence1": '], r"train.jsonl, line 2: not JSON"),
+        ([GOOD, "[1, 2]"], r"line 2: expected a JSON object"),
+        ([{"sentence1": "a", "label": 0}], r"column 'sentence2' is missing \(found: sentence1, label\)"),
+        ([{"sentence1": "a", "sentence2": "b"}], r"column 'label' is missing"),
+        ([GOOD | {"sentence2": None}], r"row 1: column 'sentence2' is None, expected text"),
+        ([GOOD, GOOD | {"label": 2}], r"row 2: label 2 .* expected 0 = entailment, 1 = not_entailment"),
+        ([GOOD | {"label": -1}], r"label -1 is outside"),
+        ([GOOD | {"label": "entailment"}], r"label 'entailment' is outside"),
+        ([GOOD | {"label": True}], r"label True is outside"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, lines, message):
+    write(tmp_path, *lines) if lines else (tmp_path / "train.jsonl").touch()
+    with pytest.raises(UserError, match=message):
+        load_rows(task(tmp_path), "train", None)
+
+
+def test_regression_takes_any_number(tmp_path):
+    write(tmp_path, GOOD | {"label": 2.5}, GOOD | {"label": 3})
+    assert len(load_rows(task(tmp_path, classes=[]), "train", None)) == 2
+    write(tmp_path, GOOD | {"label": "high"})
+    with pytest.raises(UserError, match="expected a number"):
+        load_rows(task(tmp_path, classes=[]), "train", None)
+
+
+def test_a_missing_folder_and_a_missing_split(tmp_path):
+    with pytest.raises(UserError, match=r"task.data_dir=.*nowhere: no such folder"):
+        load_rows(task(tmp_path / "nowhere"), "train", None)
+    write(tmp_path, GOOD)
+    with pytest.raises(UserError, match=r"validation.jsonl is missing \(found: train.jsonl\)"):
+        load_rows(task(tmp_path), "validation", None)
+
+
+def test_the_hub_is_asked_for_the_right_split(monkeypatch):
+    from datasets import Dataset
+
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return Dataset.from_list([GOOD] * 5)
+
+    monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
+    assert len(load_rows(task(), "validation", 3)) == 3
+    assert asked == [(("nyu-mll/glue", "rte"), {"split": "validation"})]
+
+
+def test_no_network_names_the_setting_for_local_files(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"nyu-mll/glue is neither cached nor reachable .* task.data_dir=DIR"):
+        load_rows(task(), "train", None)

@@ -1,0 +1,110 @@
+"""The commands as a user types them: exit codes, and errors of one or two lines."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from meft_runner import cli
+
+
+def call(monkeypatch, capsys, entry, *arguments):
+    """Runs an entry point in this process and returns its exit code and what it printed to stderr."""
+    monkeypatch.setattr(sys, "argv", [entry.__name__, *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        entry()
+    captured = capsys.readouterr()
+    return exit_info.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backbone=robrta"], "backbone=robrta: there is no such backbone, did you mean 'roberta'?"),
+        (["task=rt"], "task=rt: there is no such task, did you mean 'rte'?"),
+        (["method=meft4"], "method=meft4: there is no such method, did you mean 'meft"),
+        (["method.adpater_dim=4"], "method.adpater_dim: no such setting, did you mean 'adapter_dim'?"),
+        (["training.bach_size=4"], "training.bach_size: no such setting, did you mean 'batch_size'?"),
+        (["trainig.epochs=4"], "trainig: no such setting, did you mean 'training'?"),
+        (["method.adapter_dim=abc"], "method.adapter_dim: Value 'abc' of type 'str' could not be converted to Integer"),
+        (["training.precision=fp17"], "training.precision: Invalid value 'fp17', expected one of [fp32, bf16, fp16]"),
+        (["method.reversal=exactly"], "method.reversal: Invalid value 'exactly', expected one of [exact, float, stored]"),
+        (["method.scale_1=0.3"], "method.scale_1=0.3: reversal=exact"),
+        (["method.checkpointing=true"], "method.checkpointing: method=meft1 has no such setting (full, lora, ia3 have)"),
+        (["method=full", "method.reversal=exact"], "method.reversal: method=full has no such setting (meft1, meft2,"),
+        (["a b"], "cannot be read as key=value"),
+        (["method._target_=os.system"], "method._target_: no such setting"),
+    ],
+)
+def test_mistakes_in_settings(monkeypatch, capsys, arguments, message):
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)
+    assert code == 2
+    assert message in error
+    assert len(error.strip().splitlines()) <= 2
+
+
+def failing_record(folder):
+    (path,) = folder.glob("*/record.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task=rte", "task.data_dir=/nowhere"], "task.data_dir=/nowhere: no such folder"),
+        (["backbone=bert", "backbone.path=/nowhere"], "backbone.path=/nowhere: no such folder"),
+        (["task=rte"], "nyu-mll/glue is neither cached nor reachable"),
+        (["backbone=roberta"], "the tokenizer of FacebookAI/roberta-large are neither cached nor reachable"),
+        (["method.frozen_layers=6"], "method.frozen_layers=6: minilm has 6 layers"),
+        (["task.max_length=600"], "task.max_length=600: minilm reads at most 512 tokens"),
+        (["training.precision=fp16"], "training.precision=fp16: needs a GPU"),
+        (["task.metrics=[acuracy]"], "'acuracy' is not known, did you mean 'accuracy'"),
+    ],
+)
+def test_mistakes_found_in_a_run_leave_a_record(monkeypatch, capsys, tmp_path, arguments, message):
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments, f"output_dir={tmp_path}")
+    assert code == 2
+    assert message in error
+    record = failing_record(tmp_path)
+    assert record["status"] == "failed"
+    assert message in record["error"]
+
+
+def test_a_bad_run_of_a_sweep_leaves_the_others(monkeypatch, capsys, tmp_path):
+    code, _, error = call(
+        monkeypatch, capsys, cli.meft_run, "-m", "method.frozen_layers=6,7", f"output_dir={tmp_path}"
+    )
+    assert code == 2
+    assert error.count("error:") == 2
+    assert len(list(tmp_path.glob("*/record.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["output_dir=/nowhere"], "output_dir=/nowhere: no such folder"),
+        (["outputdir=a"], "outputdir: no such setting, did you mean 'output_dir'?"),
+        (["a"], "a: expected key=value"),
+    ],
+)
+def test_mistakes_in_the_arguments_of_the_tables(monkeypatch, capsys, arguments, message):
+    code, _, error = call(monkeypatch, capsys, cli.meft_tables, *arguments)
+    assert code == 2
+    assert message in error
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    script = (
+        "import sys, meft_runner.cli as cli; sys.argv = ['meft-run', '--help']\n"
+        "try: cli.meft_run()\n"
+        "finally: print('heavy:', [m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "heavy: []" in result.stdout
+    assert "meft1" in result.stdout
+    assert "_schema" not in result.stdout.split("== Config ==")[0]
+    assert time.perf_counter() - started < 20  # the goal is 2 s; a busy machine is no failure

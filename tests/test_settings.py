@@ -1,0 +1,117 @@
+import dataclasses
+from fractions import Fraction
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meft_runner import settings as settings_module
+from meft_runner.cli import config_directory
+from meft_runner.errors import UserError
+from meft_runner.settings import METHODS, Settings, identity, parse, parse_scale, parse_tables, plain
+
+BACKBONES = ("minilm", "bert", "bert_large", "roberta", "roberta_base")
+TASKS = ("demo", "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+
+
+def settings(*overrides) -> Settings:
+    settings_module.register()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        return parse(compose("config", overrides=list(overrides)))
+
+
+def test_a_bare_run_is_minilm_on_the_demo_with_meft1():
+    bare = settings()
+    assert (bare.backbone.name, bare.task.name, bare.method.name) == ("minilm", "demo", "meft1")
+    assert bare.task.synthetic
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_compose(name):
+    assert settings(f"backbone={name}").backbone.name == name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_compose(name):
+    assert settings(f"task={name}").task.name == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_compose(name):
+    chosen = settings(f"method={name}")
+    assert chosen.method.name == name
+    assert chosen.training.learning_rate == chosen.method.learning_rate
+
+
+def test_the_papers_factors():
+    factors = [(settings(f"method=meft{i}").method.scale_1, settings(f"method=meft{i}").method.scale_2) for i in (1, 2, 3)]
+    assert factors == [("1/10", "1"), ("1", "1/10"), ("1/10", "1/10")]
+
+
+def test_a_learning_rate_of_ones_own():
+    assert settings("training.learning_rate=0.01").training.learning_rate == 0.01
+
+
+@given(st.integers(1, 256))
+def test_scales_read_the_same_as_fraction_and_decimal(n):
+    assert parse_scale("k", f"1/{n}") == Fraction(1, n)
+    assert parse_scale("k", "0.1") == parse_scale("k", "1/10") == Fraction(1, 10)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "a", "1/0", ""])
+def test_scales_that_are_none(text):
+    with pytest.raises(UserError, match=r"method.scale_1=.*expected a number above 0, written as 1/10 or 0.1"):
+        parse_scale("method.scale_1", text)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.scale_1=0.3", r"method.scale_1=0.3: reversal=exact .* 1/3, or method.reversal=float"),
+        ("method.scale_2=1/300", r"method.scale_2=1/300: .* n up to 256"),
+        ("method.merge=[1]", r"method.merge=\[1.0\]: expected two weights"),
+        ("method.adapter_dim=0", r"method.adapter_dim=0: expected 1 or more"),
+        ("method.grid_bits=30", r"method.grid_bits=30: expected 4 to 24"),
+        ("training.batch_size=0", r"training.batch_size=0: expected 1 or more"),
+        ("training.learning_rate=0", r"training.learning_rate=0.0: expected a number above 0"),
+        ("seed=-1", r"seed=-1: expected 0 to"),
+    ],
+)
+def test_values_outside_their_range(override, message):
+    with pytest.raises(UserError, match=message):
+        settings(override)
+
+
+def test_float_reversal_takes_any_scale():
+    assert settings("method.reversal=float", "method.scale_1=0.3").method.scale_1 == "0.3"
+
+
+def test_identity_leaves_out_where_results_go():
+    assert identity(settings()) == identity(settings("output_dir=elsewhere", "logger=wandb"))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=2", "method.adapter_dim=4", "training.epochs=1", "task=rte", "backbone=bert", "method=lora"]
+)
+def test_identity_follows_what_changes_a_result(override):
+    assert identity(settings()) != identity(settings(override))
+
+
+def test_plain_settings_are_json():
+    content = plain(settings())
+    assert content["method"]["reversal"] == "exact"
+    assert content["training"]["precision"] == "fp32"
+
+
+def test_every_setting_is_described():
+    for schema in (Settings.__annotations__["training"], *METHODS.values()):
+        for field in dataclasses.fields(schema):
+            documented = "".join(base.__doc__ or "" for base in schema.__mro__)
+            assert f"{field.name}:" in documented, f"{schema.__name__}.{field.name}"
+
+
+def test_arguments_of_the_tables():
+    assert parse_tables(["output_dir=a", "tables_dir=b"]).tables_dir == "b"
+    with pytest.raises(UserError, match="key=value"):
+        parse_tables(["a"])
