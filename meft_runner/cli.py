@@ -51,11 +51,11 @@ def _run_one(config: DictConfig) -> None:
 
 
 def _make_tables() -> None:
-    from meft_runner.records.record import read_records
+    from meft_runner.records.record import read_complete_records
     from meft_runner.records.tables import memory_table, print_table, score_table, write_tables
 
     asked = settings.parse_tables(sys.argv[1:])
-    records = read_records(Path(asked.output_dir))
+    records = read_complete_records(Path(asked.output_dir))
     tables = {"scores": score_table(records), "memory": memory_table(records)}
     for name, table in tables.items():
         print_table(table, title=name)

@@ -1,5 +1,6 @@
 """One run from top to bottom: settings in, a record and trained weights out."""
 
+import importlib.util
 import logging
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
 from meft_runner.records.results import parameter_counts, reversal_figures, scores_of, timing_of
 from meft_runner.reversible import ReversalMonitor
-from meft_runner.settings import Precision, Settings, identity, plain
+from meft_runner.settings import Logger, Precision, Settings, identity, plain
 from meft_runner.tasks import TaskData, load_task
 from meft_runner.training import StepTimes, adapter_description, build_trainer
 
@@ -62,6 +63,10 @@ def _run(settings: Settings, device: torch.device, directory: Path, record: Reco
     """The story of a run; each chapter fills its part of the record."""
     if settings.training.precision is Precision.fp16 and device.type == "cpu":
         raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    if settings.logger is not Logger.none and importlib.util.find_spec(settings.logger.name) is None:
+        raise UserError(
+            f"logger={settings.logger.name}: not installed. pip install meft-runner[{settings.logger.name}]."
+        )
     source = find_source(settings.backbone)
     tokenizer = load_tokenizer(settings.backbone, source, settings.task.max_length)
     data = load_task(settings.task, tokenizer)

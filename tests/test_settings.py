@@ -45,7 +45,9 @@ def test_methods_compose(name):
 
 
 def test_the_papers_factors():
-    factors = [(settings(f"method=meft{i}").method.scale_1, settings(f"method=meft{i}").method.scale_2) for i in (1, 2, 3)]
+    factors = [
+        (settings(f"method=meft{i}").method.scale_1, settings(f"method=meft{i}").method.scale_2) for i in (1, 2, 3)
+    ]
     assert factors == [("1/10", "1"), ("1", "1/10"), ("1/10", "1/10")]
 
 

@@ -83,19 +83,21 @@ def read_record(directory: Path) -> Record | None:
     return record
 
 
-def read_records(output_dir: Path) -> list[Record]:
-    """Returns the records of all runs in a folder, sorted by folder name.
+def read_complete_records(output_dir: Path) -> list[Record]:
+    """Returns the records of all complete runs in a folder, sorted by folder name.
 
     Raises:
-        UserError: there is no such folder or no record in it.
+        UserError: there is no such folder or no complete run in it.
     """
     if not output_dir.is_dir():
         raise UserError(f"output_dir={output_dir}: no such folder. Give the output_dir of earlier runs.")
     found = [read_record(path.parent) for path in sorted(output_dir.glob(f"*/{FILE_NAME}"))]
-    records = [record for record in found if record is not None]
-    if not records:
-        raise UserError(f"output_dir={output_dir}: holds no run record. Give the output_dir of earlier runs.")
-    return records
+    complete = [record for record in found if record is not None and record["status"] == "complete"]
+    if not complete:
+        raise UserError(
+            f"output_dir={output_dir}: none of its {len(found)} runs is complete. Give the output_dir of complete runs."
+        )
+    return complete
 
 
 def environment(device: str) -> dict[str, Any]:

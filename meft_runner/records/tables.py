@@ -53,7 +53,7 @@ def run_table(record: Record) -> pd.DataFrame:
 
 
 def score_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Returns best development scores in percent: a row a backbone and method, a column a task.
+    """Returns best development scores of complete runs in percent: a row a method, a column a task.
 
     Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"); of several
     settings of one method the one with the best mean is shown, as the paper chooses hyper-parameters.
@@ -67,7 +67,6 @@ def score_table(records: Sequence[Record]) -> pd.DataFrame:
             "score": 100 * record["scores"]["best"],
         }
         for record in records
-        if record["status"] == "complete"
     )
     cells = runs.groupby(["backbone", "method", "task", "settings"], sort=False)["score"].agg(["mean", "std", "count"])
     best = cells.loc[cells.groupby(["backbone", "method", "task"], sort=False)["mean"].idxmax()]
@@ -76,7 +75,7 @@ def score_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def memory_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Returns memory in MiB, step time and trainable parameters: a row a backbone, method and batch shape."""
+    """Returns memory in MiB and step time of complete runs: a row a backbone, method and batch shape."""
     runs = pd.DataFrame(
         {
             "backbone": record["config"]["backbone"]["name"],
@@ -90,7 +89,6 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
             "source": record["memory"]["source"],
         }
         for record in records
-        if record["status"] == "complete"
     )
     shape = ["backbone", "method", "batch", "length", "precision", "source", "trainable parameters"]
     table = runs.groupby(shape, sort=False).median().reset_index()

@@ -14,7 +14,7 @@ def test_two_processes_give_the_gradients_of_one(method):
     script = "tests/reversible/gradients_of_two_processes.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [*command, script, method], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [*command, script, method], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("gradients agree") == 2

@@ -40,7 +40,12 @@ def test_value_keeps_the_dtype_and_double_precision():
 
 @pytest.mark.parametrize(
     ("mode", "scale", "message"),
-    [("exact", "3/10", "unit fraction"), ("stored", "2", "unit fraction"), ("exact", "1/257", "257"), ("float", "0", "0")],
+    [
+        ("exact", "3/10", "unit fraction"),
+        ("stored", "2", "unit fraction"),
+        ("exact", "1/257", "257"),
+        ("float", "0", "0"),
+    ],
 )
 def test_scales_that_cannot_be_inverted_are_refused(mode, scale, message):
     with pytest.raises(ValueError, match=message):

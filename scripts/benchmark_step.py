@@ -1,0 +1,117 @@
+"""Step time and activation memory of every method, interleaved in one process and printed as ratios.
+
+    python scripts/benchmark_step.py                    # a BERT of 12 layers, hidden 512, batch 8, length 128
+    python scripts/benchmark_step.py --hidden 768       # the shape of BERT-base
+
+Weights are random: neither time nor memory depends on them. Every round runs one step of each method in turn,
+so a machine that slows down slows all of them; the median over the rounds is taken, and ratios are what counts.
+Memory is tracked on two steps of each method before the clock starts.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from meft_runner import methods
+from meft_runner.backbones import FAMILIES
+from meft_runner.memory import measure_step, meter_for
+from meft_runner.records.tables import print_table, write_tables
+from meft_runner.settings import BackboneSettings, FullSettings, LoraSettings, MeftSettings, MethodSettings, Reversal
+
+SCALES = {"meft1": ("1/10", "1"), "meft2": ("1", "1/10"), "meft3": ("1/10", "1/10")}
+REFERENCE = "lora + checkpointing"
+
+
+def method_settings(chunks: int) -> dict[str, MethodSettings]:
+    """Returns the methods that are compared, by the name they get in the table."""
+    found: dict[str, MethodSettings] = {}
+    for checkpointing in (False, True):
+        suffix = " + checkpointing" if checkpointing else ""
+        found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
+        found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
+    for reversal in Reversal:
+        for name, (scale_1, scale_2) in SCALES.items():
+            found[f"{name} {reversal.name}"] = MeftSettings(
+                name, 1e-4, reversal=reversal, scale_1=scale_1, scale_2=scale_2, chunks=chunks
+            )
+    return found
+
+
+def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Returns a prepared model with random weights, and its optimizer."""
+    torch.manual_seed(0)
+    merge = {name: [0.5, 0.5] for name in SCALES}
+    backbone = BackboneSettings(name="random", model_type="bert", hub="-", merge=merge)
+    model = methods.prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+
+
+def run_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:
+    """Runs one step and returns its seconds."""
+    started = time.perf_counter()
+    model(**batch).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - started
+
+
+def benchmark(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Returns the table: a row a method."""
+    config = BertConfig(
+        hidden_size=arguments.hidden,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=arguments.hidden // 64,
+        intermediate_size=4 * arguments.hidden,
+    )
+    rows, length = arguments.batch, arguments.length
+    batch = {
+        "input_ids": torch.randint(1000, 30000, (rows, length)),
+        "attention_mask": torch.ones(rows, length, dtype=torch.long),
+        "labels": torch.randint(0, 2, (rows,)),
+    }
+    runs = {name: build(config, method) for name, method in method_settings(arguments.chunks).items()}
+    memory = {
+        name: measure_step(model, optimizer, lambda model=model: model(**batch).loss, meter_for(torch.device("cpu")))
+        for name, (model, optimizer) in runs.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(arguments.rounds):
+        for name, (model, optimizer) in runs.items():
+            seconds[name].append(run_step(model, optimizer, batch))
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return pd.DataFrame(
+        {
+            "method": name,
+            "median step (s)": round(median[name], 3),
+            "time / full": round(median[name] / median["full"], 3),
+            f"time / {REFERENCE}": round(median[name] / median[REFERENCE], 3),
+            "activations (MiB)": round(memory[name].activations_bytes / 2**20, 1),
+            "activations / full": round(memory[name].activations_bytes / memory["full"].activations_bytes, 3),
+            "retained after forward (MiB)": round(memory[name].retained_after_forward_bytes / 2**20, 1),
+        }
+        for name in runs
+    )
+
+
+def main() -> None:
+    """Runs the benchmark, prints its table and writes it beside the other results."""
+    parser = argparse.ArgumentParser(description="Step time and activation memory of every method, as ratios.")
+    for name, default in (("hidden", 512), ("layers", 12), ("batch", 8), ("length", 128), ("chunks", 1), ("rounds", 9)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--output", type=Path, default=Path("results/step"), help="folder of the table's files")
+    arguments = parser.parse_args()
+    table = benchmark(arguments)
+    name = f"hidden{arguments.hidden}-batch{arguments.batch}x{arguments.length}-chunks{arguments.chunks}"
+    print_table(table, title=f"{name}, {arguments.layers} layers, torch {torch.__version__}, {platform.machine()}")
+    write_tables({name: table}, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

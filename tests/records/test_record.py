@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from meft_runner.errors import UserError
+from meft_runner.records.record import finish, new_record, read_complete_records, read_record, write_record
+
+
+@pytest.fixture
+def record():
+    return new_record("abc", {"seed": 1}, "cpu")
+
+
+def test_a_record_reads_back(record, tmp_path):
+    write_record(record, tmp_path / "run")
+    assert read_record(tmp_path / "run") == record
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["record.json"]
+
+
+def test_the_contract_of_a_new_record(record):
+    assert list(record) == [
+        "schema_version", "identity", "status", "error", "started", "finished", "config", "environment", "data",
+        "scores", "parameters", "memory", "timing", "reversal",
+    ]  # fmt: skip
+    assert record["status"] == "running"
+    finish(record, "failed", "why")
+    assert (record["status"], record["error"]) == ("failed", "why")
+    assert record["finished"] >= record["started"]
+
+
+def test_the_environment_names_versions_and_commit(record):
+    environment = record["environment"]
+    assert environment["packages"]["torch"]
+    assert environment["device"] == "cpu"
+    assert environment["git"] is None or set(environment["git"]) == {"commit", "dirty"}
+
+
+def test_an_old_record_survives_a_failed_write(record, tmp_path):
+    write_record(record, tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(record | {"scores": float("nan")}, tmp_path)
+    assert read_record(tmp_path) == record
+
+
+def test_a_folder_that_cannot_be_written(record, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output_dir=.* cannot be written there"):
+        write_record(record, tmp_path / "file" / "run")
+
+
+def test_no_record():
+    assert read_record(Path("/nowhere")) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not a run record"), ("[]", "not a run record"), ('{"schema_version": 9}', "version 9")],
+)
+def test_files_that_are_no_records(content, message, tmp_path):
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_record(tmp_path)
+
+
+def test_records_of_a_folder(record, tmp_path):
+    write_record(record | {"status": "failed"}, tmp_path / "c")
+    with pytest.raises(UserError, match="none of its 1 runs is complete"):
+        read_complete_records(tmp_path)
+    for name in ("b", "a"):
+        write_record(record | {"identity": name, "status": "complete"}, tmp_path / name)
+    (tmp_path / "multirun.yaml").write_text(json.dumps({}))
+    assert [found["identity"] for found in read_complete_records(tmp_path)] == ["a", "b"]
