@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from meft_runner import settings
+from meft_runner import checks, settings
 from meft_runner.config_errors import explain
 from meft_runner.errors import UserError
 
@@ -41,7 +41,7 @@ def meft_tables() -> None:
 
 
 def _run_one(config: DictConfig) -> None:
-    parsed = settings.parse(config)
+    parsed = checks.parse(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from meft_runner import experiment  # torch and transformers take seconds to import
     from meft_runner.records.tables import print_table, run_table
@@ -54,7 +54,7 @@ def _make_tables() -> None:
     from meft_runner.records.record import read_complete_records
     from meft_runner.records.tables import memory_table, print_table, score_table, write_tables
 
-    asked = settings.parse_tables(sys.argv[1:])
+    asked = checks.parse_tables(sys.argv[1:])
     records = read_complete_records(Path(asked.output_dir))
     tables = {"scores": score_table(records), "memory": memory_table(records)}
     for name, table in tables.items():

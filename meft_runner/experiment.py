@@ -20,7 +20,6 @@ from meft_runner.methods.meft import reversible_stacks
 from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
 from meft_runner.records.results import parameter_counts, reversal_figures, scores_of, timing_of
-from meft_runner.reversible import ReversalMonitor
 from meft_runner.settings import Logger, Precision, Settings, identity, plain
 from meft_runner.tasks import TaskData, load_task
 from meft_runner.training import StepTimes, adapter_description, build_trainer
@@ -81,16 +80,16 @@ def _run(settings: Settings, device: torch.device, directory: Path, record: Reco
     record["memory"] = _measure_memory(settings, model, tokenizer, data)
     write_record(record, directory)
 
-    checkpoints = directory / "checkpoints"
     times = StepTimes()
-    trainer = build_trainer(settings, model, tokenizer, data, checkpoints, callbacks=[times])
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trainer = build_trainer(settings, model, tokenizer, data, directory, callbacks=[times])
+    trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
     record["scores"] = scores_of(trainer.state.log_history, data)
     record["timing"] = timing_of(times, trainer.state)
     record["reversal"] = reversal_figures(reversible_stacks(model))
 
     _save_adapter(model, directory, settings)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 @contextmanager
@@ -117,7 +116,7 @@ def _measure_memory(
     batch = tokenizer.pad(rows.to_dict(), padding="max_length", max_length=length, return_tensors="pt").to(device)
     memory = probe(model, dict(batch), _AUTOCAST[settings.training.precision])
     for stack in reversible_stacks(model):
-        stack.monitor = ReversalMonitor(strict=stack.monitor.strict)
+        stack.monitor.reset()
     return {
         "source": "cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
@@ -126,9 +125,9 @@ def _measure_memory(
     }
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _last_checkpoint(directory: Path) -> str | None:
     """Returns the latest checkpoint that was written to its end; the Trainer writes its state last."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 

@@ -139,7 +139,7 @@ def build_trainer(
         model: prepared for training.
         tokenizer: pads the batches.
         data: the task.
-        directory: receives the checkpoints.
+        directory: receives the checkpoints, and the logger's files.
         callbacks: besides early stopping and the gradient check.
     """
     training = settings.training

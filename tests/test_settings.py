@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meft_runner import settings as settings_module
+from meft_runner.checks import parse, parse_scale, parse_tables
 from meft_runner.cli import config_directory
 from meft_runner.errors import UserError
-from meft_runner.settings import METHODS, Settings, identity, parse, parse_scale, parse_tables, plain
+from meft_runner.settings import METHODS, Settings, identity, plain
 
 BACKBONES = ("minilm", "bert", "bert_large", "roberta", "roberta_base")
 TASKS = ("demo", "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")

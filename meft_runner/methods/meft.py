@@ -4,10 +4,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, StackLayer
+from meft_runner.checks import parse_scale
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack
-from meft_runner.settings import BackboneSettings, MeftSettings, parse_scale
+from meft_runner.settings import BackboneSettings, MeftSettings
 
 
 class LayerWithAdapter(nn.Module):

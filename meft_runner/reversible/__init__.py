@@ -5,7 +5,8 @@ Usable by itself: it imports torch and nothing else of this project.
 
 from meft_runner.reversible.block import BlockInputs, ReversibleBlock
 from meft_runner.reversible.monitor import ReversalError, ReversalMonitor, StreamOverflowError
-from meft_runner.reversible.stack import Coupling, ReversibleStack
+from meft_runner.reversible.plan import Coupling
+from meft_runner.reversible.stack import ReversibleStack
 from meft_runner.reversible.streams import MODES, ExactStreams, FloatStreams
 
 __all__ = [

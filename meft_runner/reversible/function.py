@@ -1,8 +1,6 @@
 """The one autograd function of a reversible stack."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function
@@ -10,10 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from meft_runner.reversible.block import BlockInputs
 from meft_runner.reversible.passes import ForwardPass, ReversePass, Trace
+from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import AutocastState, random_state_kept
-
-if TYPE_CHECKING:
-    from meft_runner.reversible.stack import ReversibleStack
 
 _INPUTS = len(BlockInputs().tensors())
 
@@ -27,14 +23,14 @@ class ReversibleFunction(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, stack: ReversibleStack, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, plan: Plan, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
         """Runs the blocks and returns the merged streams, (B, S, H)."""
         trace = Trace()
-        ctx.stack, ctx.dtype, ctx.arguments = stack, hidden.dtype, len(tensors)
+        ctx.plan, ctx.dtype, ctx.arguments = plan, hidden.dtype, len(tensors)
         ctx.autocast = AutocastState.current(hidden.device)
         with ctx.autocast.entered():
-            streams = ForwardPass(stack, BlockInputs(*tensors[:_INPUTS]), trace).run(hidden)
-            merged = stack.merged(streams, hidden.dtype)
+            streams = ForwardPass(plan, BlockInputs(*tensors[:_INPUTS]), trace).run(hidden)
+            merged = plan.merged(*streams, hidden.dtype)
         ctx.checksums = len(trace.checksums)
         ctx.save_for_backward(*tensors, *streams, *trace.tensors())
         return merged
@@ -43,11 +39,11 @@ class ReversibleFunction(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of forward's arguments, in their order."""
-        stack = ctx.stack
+        plan = ctx.plan
         arguments, (x1, x2, *left) = ctx.saved_tensors[: ctx.arguments], ctx.saved_tensors[ctx.arguments :]
-        trace = Trace.from_tensors(tuple(left), ctx.checksums, halves=2 * len(stack.blocks))
-        reverse = ReversePass(stack, BlockInputs(*arguments[:_INPUTS]), trace, ctx.dtype)
+        trace = Trace.from_tensors(tuple(left), ctx.checksums, halves=2 * len(plan.blocks))
+        reverse = ReversePass(plan, BlockInputs(*arguments[:_INPUTS]), trace, ctx.dtype)
         with random_state_kept(x1.device), ctx.autocast.entered():
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
-        leaves = (*reverse.inputs.tensors(), *stack.trainable_parameters())
+        leaves = (*reverse.inputs.tensors(), *plan.trainable_parameters())
         return None, grad_hidden, *(reverse.sums.get(id(leaf)) for leaf in leaves)

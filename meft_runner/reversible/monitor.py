@@ -32,6 +32,10 @@ class ReversalMonitor:
     mismatches: int = 0
     max_error: float = 0.0
 
+    def reset(self) -> None:
+        """Forgets what was found so far."""
+        self.checked_steps, self.mismatches, self.max_error = 0, 0, 0.0
+
     def check_peaks(
         self, names: list[str], peaks: Tensor, scales: tuple[Fraction, Fraction], swap: bool, limit: float
     ) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, add, differentiate, evaluate
+from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
-from meft_runner.reversible.streams import StoredStreams
-
-if TYPE_CHECKING:
-    from meft_runner.reversible.stack import ReversibleStack
+from meft_runner.reversible.streams import ExactStreams, StoredStreams
 
 
 @dataclass
@@ -49,13 +47,13 @@ class ForwardPass:
     """One forward pass; the same code for every arithmetic.
 
     Args:
-        stack: the blocks and how they are tied.
+        plan: the blocks and how they are run.
         inputs: what the blocks read besides their streams.
         trace: receives what a backward pass by reversal needs; None where there will be none.
     """
 
-    def __init__(self, stack: ReversibleStack, inputs: BlockInputs, trace: Trace | None = None) -> None:
-        self.stack = stack
+    def __init__(self, plan: Plan, inputs: BlockInputs, trace: Trace | None = None) -> None:
+        self.plan = plan
         self.inputs = inputs
         self.trace = trace
         self.peaks: list[Tensor] = []
@@ -66,28 +64,30 @@ class ForwardPass:
         Raises:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
-        stack, coupling = self.stack, self.stack.coupling
+        plan, coupling = self.plan, self.plan.coupling
         self.peaks.append(_peak(hidden))
-        x1: Any = stack.streams.start(hidden)
+        x1: Any = plan.streams.start(hidden)
         x2 = x1
-        for block in stack.bottom_up():
-            if self.trace and stack.mode == "exact":
+        for block in plan.blocks:
+            if self.trace and isinstance(plan.streams, ExactStreams):
                 self.trace.checksums.append(_checksum(x1, x2))
             x1 = self._half(block.f, x2, x1, coupling.scale_1, hidden.dtype)
             x2 = self._half(block.g, x1, x2, coupling.scale_2, hidden.dtype)
             if coupling.swap:
                 x1, x2 = x2, x1
-        stack.monitor.check_peaks(stack.names, torch.stack(self.peaks), coupling.scales, coupling.swap, stack.limit)
+        plan.monitor.check_peaks(
+            plan.names, torch.stack(self.peaks), coupling.scales, coupling.swap, plan.streams.limit
+        )
         return x1, x2
 
     def _half(self, function: nn.Module, reads: Any, stream: Any, scale: Fraction, dtype: torch.dtype) -> Any:
         """Returns scale * stream + function(reads)."""
-        value = self.stack.streams.value(reads, dtype)
+        value = self.plan.streams.value(reads, dtype)
         if self.trace:
             self.trace.random_states.append(random_state(value.device))
-        increment = evaluate(function, value, self.inputs, self.stack.chunks)
+        increment = evaluate(function, value, self.inputs, self.plan.chunks)
         self.peaks.append(_peak(increment))
-        result, kept = self.stack.streams.advance(stream, scale, increment)
+        result, kept = self.plan.streams.advance(stream, scale, increment)
         if self.trace:
             self.trace.kept.append(kept)
         return result
@@ -97,7 +97,7 @@ class ReversePass:
     """One backward pass by reversal: each function is evaluated once more, for its value and its gradients.
 
     Args:
-        stack: the blocks and how they are tied.
+        plan: the blocks and how they are run.
         inputs: what the forward pass read; their gradients are taken on copies in `inputs`.
         trace: what the forward pass left.
         dtype: the dtype in which the functions read the streams.
@@ -106,10 +106,10 @@ class ReversePass:
         sums: gradients of parameters and inputs, by the identity of the tensor they belong to.
     """
 
-    def __init__(self, stack: ReversibleStack, inputs: BlockInputs, trace: Trace, dtype: torch.dtype) -> None:
-        assert not isinstance(stack.streams, StoredStreams)
-        self.stack = stack
-        self.streams = stack.streams
+    def __init__(self, plan: Plan, inputs: BlockInputs, trace: Trace, dtype: torch.dtype) -> None:
+        assert not isinstance(plan.streams, StoredStreams)
+        self.plan = plan
+        self.streams = plan.streams
         self.inputs = inputs.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
         self.trace = trace
         self.dtype = dtype
@@ -130,11 +130,11 @@ class ReversePass:
         Raises:
             ReversalError: in strict mode, when an exact stream came back different.
         """
-        coupling = self.stack.coupling
+        coupling = self.plan.coupling
         scale_1, scale_2 = (float(scale) for scale in coupling.scales)
         grad_1, grad_2 = (weight * grad for weight in coupling.merge)
         drifts = []
-        for index, block in reversed(list(enumerate(self.stack.bottom_up()))):
+        for index, block in reversed(list(enumerate(self.plan.blocks))):
             if coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
             # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
@@ -147,7 +147,7 @@ class ReversePass:
             if self.trace.checksums:
                 drifts.append(_checksum(x1, x2) - self.trace.checksums[index])
         distance = self.streams.value(x1 - x2, torch.float32)
-        self.stack.monitor.check_rebuilt(self.stack.names[::-1], distance, torch.stack(drifts) if drifts else None)
+        self.plan.monitor.check_rebuilt(self.plan.names[::-1], distance, torch.stack(drifts) if drifts else None)
         return grad_1 + grad_2 if wants_hidden else None
 
     def _undo(
@@ -165,7 +165,7 @@ class ReversePass:
         value = self.streams.value(reads, self.dtype)
         targets = [t for t in (*self.inputs.tensors(), *function.parameters()) if t is not None and t.requires_grad]
         increment, grad_reads, grads = differentiate(
-            function, value, self.inputs, targets, grad, self.stack.chunks, wants_reads
+            function, value, self.inputs, targets, grad, self.plan.chunks, wants_reads
         )
         for target, gradient in zip(targets, grads, strict=True):
             self.sums[id(target)] = add(self.sums.get(id(target)), gradient)

@@ -39,7 +39,7 @@ def test_frozen_layers_stay_plain_and_first(variant):
     model = prepared(meft_settings(variant, frozen_layers=2), layers=3)
     names = [type(layer).__name__ for layer in model.bert.encoder.layer]
     assert names == ["BertLayer", "BertLayer", "StackLayer"]
-    assert reversible_stacks(model)[0].names == ["layer 2"]
+    assert reversible_stacks(model)[0].plan.names == ["layer 2"]
     model(**batch()).loss.backward()
     check_gradients(model)
 

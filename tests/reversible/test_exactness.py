@@ -11,12 +11,13 @@ BOUNDS = {None: 5e-6, torch.bfloat16: 2e-2}
 PRECISIONS = pytest.mark.parametrize("precision", BOUNDS, ids=["fp32", "bf16"])
 
 
-def train_once(variant, reversal, layers, precision, **kwargs):
+def train_once(variant, reversal, layers, precision, device="cpu", **kwargs):
     """Returns loss, gradients by layer and the model after one forward and backward pass."""
-    model = prepared(meft_settings(variant, reversal, **kwargs), layers=layers)
+    model = prepared(meft_settings(variant, reversal, **kwargs), layers=layers).to(device)
+    inputs = {name: tensor.to(device) for name, tensor in batch().items()}
     torch.manual_seed(3)
-    with torch.autocast("cpu", dtype=precision or torch.bfloat16, enabled=precision is not None):
-        loss = model(**batch()).loss
+    with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
+        loss = model(**inputs).loss
     loss.backward()
     by_layer: dict[str, list[torch.Tensor]] = {}
     for name, gradient in gradients(model).items():
@@ -92,3 +93,14 @@ def test_fp16_with_a_loss_scaler(variant):
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 1024.0  # no overflow was found, so the step was taken
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_exact_reversal_on_cuda(variant, precision):
+    reference_loss, reference, _ = train_once(variant, "stored", 12, precision, device="cuda")
+    loss, found, model = train_once(variant, "exact", 12, precision, device="cuda")
+    assert loss == reference_loss
+    assert max(relative_errors(found, reference).values()) <= (5e-6 if precision is None else 2e-2)
+    assert reversible_stacks(model)[0].monitor.mismatches == 0
