@@ -1,13 +1,16 @@
 """Checks of settings that types alone cannot make: ranges, and values that must go together."""
 
+import math
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from meft_runner.errors import UserError
-from meft_runner.settings import MeftSettings, Reversal, Settings, TablesSettings
+from meft_runner.errors import UserError, nearest
+from meft_runner.settings import BackboneSettings, MeftSettings, Reversal, Settings, TablesSettings
+
+_LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
 
 def parse(config: Any) -> Settings:
@@ -22,7 +25,7 @@ def parse(config: Any) -> Settings:
     settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
     _check_ranges(settings)
     if isinstance(settings.method, MeftSettings):
-        _check_meft(settings.method)
+        _check_meft(settings, settings.method)
     return settings
 
 
@@ -32,11 +35,21 @@ def parse_tables(overrides: list[str]) -> TablesSettings:
     Raises:
         UserError: an argument has another form.
     """
+    asked = TablesSettings()
+    known = [field.name for field in fields(TablesSettings)]
     for override in overrides:
-        if "=" not in override:
-            raise UserError(f"{override}: expected key=value with one of output_dir, tables_dir.")
-    defaults = OmegaConf.structured(TablesSettings)
-    return OmegaConf.to_object(OmegaConf.merge(defaults, OmegaConf.from_dotlist(overrides)))  # type: ignore[return-value]
+        key, equals, value = override.partition("=")
+        if not equals or not value:
+            raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
+        if key not in known:
+            raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
+        setattr(asked, key, value)
+    return asked
+
+
+def effective_merge(backbone: BackboneSettings, method: MeftSettings) -> list[float]:
+    """Returns the weights of the two streams after the last block: the method's own, or the backbone's."""
+    return backbone.merge.get(method.name, []) if method.merge is None else method.merge
 
 
 def parse_scale(key: str, text: str) -> Fraction:
@@ -54,45 +67,62 @@ def parse_scale(key: str, text: str) -> Fraction:
     return scale
 
 
-_SMALLEST = {
-    "backbone": {},
-    "task": {"max_train_rows": 1, "max_eval_rows": 1, "max_length": 4},
-    "method": {"adapter_dim": 1, "frozen_layers": 0, "grid_bits": 4, "chunks": 1, "rank": 1, "alpha": 1},
+_LARGEST_COUNT = 10**9
+_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "task": {"max_train_rows": (1, _LARGEST_COUNT), "max_eval_rows": (1, _LARGEST_COUNT), "max_length": (4, 10**6)},
+    "method": {
+        "learning_rate": (1e-12, 1e3),
+        "adapter_dim": (1, 10**6),
+        "adapter_dropout": (0, 0.99),
+        "frozen_layers": (0, 10**6),
+        "grid_bits": (4, 24),
+        "chunks": (1, _LARGEST_COUNT),
+        "rank": (1, 10**6),
+        "alpha": (1, 10**6),
+        "dropout": (0, 0.99),
+    },
     "training": {
-        "epochs": 1,
-        "max_steps": 1,
-        "batch_size": 1,
-        "eval_batch_size": 1,
-        "gradient_accumulation": 1,
-        "patience": 1,
+        "epochs": (1, 10**6),
+        "max_steps": (1, _LARGEST_COUNT),
+        "batch_size": (1, 10**6),
+        "eval_batch_size": (1, 10**6),
+        "learning_rate": (1e-12, 1e3),
+        "gradient_accumulation": (1, 10**6),
+        "patience": (1, 10**6),
+        "weight_decay": (0, 1e3),
+        "warmup": (0, 0.99),
+        "max_grad_norm": (1e-12, 1e12),
     },
 }
 
 
 def _check_ranges(settings: Settings) -> None:
-    for group, limits in _SMALLEST.items():
+    for group, ranges in _RANGES.items():
         section = getattr(settings, group)
-        for name in {f.name for f in fields(section)} & limits.keys():
-            value = getattr(section, name)
-            if value is not None and value < limits[name]:
-                raise UserError(f"{group}.{name}={value}: expected {limits[name]} or more.")
-    if settings.training.learning_rate <= 0:
-        raise UserError(f"training.learning_rate={settings.training.learning_rate}: expected a number above 0.")
+        for name in [f.name for f in fields(section) if f.name in ranges]:
+            value, (low, high) = getattr(section, name), ranges[name]
+            if value is not None and not low <= value <= high:  # not a number fails this too
+                raise UserError(f"{group}.{name}={value}: expected {low} to {high}.")
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed}: expected 0 to 4294967295.")
+    if not settings.task.eval_splits or settings.task.train_split in settings.task.eval_splits:
+        raise UserError(
+            f"task.eval_splits={settings.task.eval_splits}: expected at least one split other than "
+            f"{settings.task.train_split}."
+        )
 
 
-def _check_meft(method: MeftSettings) -> None:
+def _check_meft(settings: Settings, method: MeftSettings) -> None:
     for name in ("scale_1", "scale_2"):
         text = getattr(method, name)
         scale = parse_scale(f"method.{name}", text)
-        unit = scale.numerator == 1 and scale.denominator <= 256
+        unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
         if method.reversal is not Reversal.float and not unit:
+            near = max(1, min(_LARGEST_DENOMINATOR, round(1 / scale)))
             raise UserError(
-                f"method.{name}={text}: reversal={method.reversal.name} divides integers: expected 1/n, n up to 256. "
-                f"Take for instance 1/{max(1, min(256, round(1 / scale)))}, or method.reversal=float."
+                f"method.{name}={text}: reversal={method.reversal.name} divides integers: expected 1/n, n up to "
+                f"{_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
             )
-    if method.merge is not None and len(method.merge) != 2:
-        raise UserError(f"method.merge={method.merge}: expected two weights, for instance [0.5,0.5].")
-    if method.grid_bits > 24:
-        raise UserError(f"method.grid_bits={method.grid_bits}: expected 4 to 24.")
+    merge = effective_merge(settings.backbone, method)
+    if len(merge) != 2 or not all(math.isfinite(weight) for weight in merge):
+        raise UserError(f"method.merge={merge}: expected two weights, for instance [0.5,0.5].")

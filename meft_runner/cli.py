@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from omegaconf import DictConfig
 
 from meft_runner import checks, settings
 from meft_runner.config_errors import explain
-from meft_runner.errors import UserError
 
 
 def config_directory() -> str:
@@ -26,6 +26,7 @@ def meft_run() -> None:
     # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     settings.register()
+    sys.argv[1:] = _sweepable(sys.argv[1:])
     codes = [0]
 
     def run_one(config: DictConfig) -> None:
@@ -63,13 +64,24 @@ def _make_tables() -> None:
         write_tables(tables, Path(asked.tables_dir))
 
 
+def _sweepable(arguments: list[str]) -> list[str]:
+    """Makes settings of a group part of a sweep over that group.
+
+    Hydra first composes a sweep without its swept overrides; `-m method=full,lora method.checkpointing=true`
+    would then be held against the default method, which has no such setting. As choices of one value
+    they are left out there too.
+    """
+    if "-m" not in arguments and "--multirun" not in arguments:
+        return arguments
+    setting = re.compile(r"((?:backbone|task|method)\.[\w.]+)=([^,()]+|\[[^()]*\])")
+    matches = [(argument, setting.fullmatch(argument)) for argument in arguments]
+    return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in matches]
+
+
 def _guarded(main: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else."""
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
         message = explain(error)
         if message is None:

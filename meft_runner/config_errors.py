@@ -1,19 +1,29 @@
-"""Hydra's and OmegaConf's errors in the words of this program: the key, the value, what was expected, the fix."""
+"""Errors that are the user's to mend, in one or two lines: the key, the value, what was expected, the fix."""
 
 from collections.abc import Iterable
 from dataclasses import fields
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from meft_runner.errors import nearest
+from meft_runner.errors import UserError, nearest
 from meft_runner.settings import METHODS, MethodSettings
 
 
 def explain(error: BaseException) -> str | None:
-    """Returns a config error in one or two lines, None where the error is of another kind."""
-    if isinstance(error, MissingConfigException):
+    """Returns an error that is the user's to mend in one or two lines, None where it is of another kind."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_config(error)
+    if isinstance(error, OSError):
+        return f"{error}. A file or folder is in the way, missing or not readable."
+    return None
+
+
+def _explain_config(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value. Quote a value with special characters: 'key=\"a b\"'."
@@ -22,9 +32,7 @@ def explain(error: BaseException) -> str | None:
         return _unknown_key(cause)
     if isinstance(cause, ValidationError):
         return f"{cause.full_key}: {_first_line(cause)}."
-    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        return _first_line(error)
-    return None
+    return _first_line(error)
 
 
 def choices(options: Iterable[str]) -> list[str]:

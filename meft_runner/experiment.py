@@ -114,7 +114,8 @@ def _measure_memory(
     device = next(model.parameters()).device
     rows = data.train.select([i % len(data.train) for i in range(size)]).remove_columns("length")
     batch = tokenizer.pad(rows.to_dict(), padding="max_length", max_length=length, return_tensors="pt").to(device)
-    memory = probe(model, dict(batch), _AUTOCAST[settings.training.precision])
+    accumulating = settings.training.gradient_accumulation > 1
+    memory = probe(model, dict(batch), _AUTOCAST[settings.training.precision], accumulating)
     for stack in reversible_stacks(model):
         stack.monitor.reset()
     return {

@@ -168,7 +168,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training rows.
-        max_steps: optimizer steps at the most; None for no such limit.
+        max_steps: optimizer steps to train, whatever `epochs` says; None for epochs.
         batch_size: rows in one forward pass.
         eval_batch_size: rows in one forward pass of evaluation.
         learning_rate: peak learning rate; the method's own unless set.

@@ -19,9 +19,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from meft_runner.checks import effective_merge
 from meft_runner.methods import may_start_without_gradient
 from meft_runner.methods.weights import load_trained, save_trained
-from meft_runner.settings import Precision, Settings, plain
+from meft_runner.settings import MeftSettings, Precision, Settings, plain
 from meft_runner.tasks import TaskData
 
 
@@ -35,10 +36,18 @@ class StepTimes(TrainerCallback):
 
     Attributes:
         seconds: one entry a step, evaluation not counted.
+        tokens_before: tokens that an earlier process had trained on, where a run is resumed.
     """
 
     seconds: list[float] = field(default_factory=list)
+    tokens_before: int = 0
     _started: float = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Notes what was trained on before."""
+        self.tokens_before = state.num_input_tokens_seen
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock."""
@@ -183,6 +192,7 @@ def training_arguments(settings: Settings, score: str, directory: Path) -> Train
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
+        restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=True,
         metric_for_best_model=score,
         greater_is_better=True,
@@ -198,11 +208,11 @@ def training_arguments(settings: Settings, score: str, directory: Path) -> Train
 
 def adapter_description(settings: Settings) -> dict[str, Any]:
     """Returns what adapter_config.json says of weights that are not peft's own."""
-    content = plain(settings)
+    content, method = plain(settings), settings.method
     return {
         "peft_type": settings.method.name.upper(),
         "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,
         "inference_mode": True,
         "method": content["method"],
-        "merge": settings.backbone.merge.get(settings.method.name),
+        "merge": effective_merge(settings.backbone, method) if isinstance(method, MeftSettings) else None,
     }

@@ -52,6 +52,22 @@ def test_mistakes_in_settings(monkeypatch, capsys, arguments, message):
     assert len(error.strip().splitlines()) <= 2
 
 
+def test_a_sweep_over_methods_takes_settings_that_the_default_method_lacks(monkeypatch, capsys, tmp_path):
+    arguments = ["-m", "method=lora,ia3", "method.checkpointing=true", "task.max_length=600", f"output_dir={tmp_path}"]
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)
+    assert code == 2
+    assert error.count("task.max_length=600: minilm reads at most 512") == 2  # both got as far as their data
+    assert len(list(tmp_path.glob("minilm-demo-*/record.json"))) == 2
+
+
+def test_an_output_folder_below_a_file(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for flags in ([], ["-m"]):
+        code, _, error = call(monkeypatch, capsys, cli.meft_run, *flags, "seed=1", f"output_dir={tmp_path}/file/runs")
+        assert code == 2
+        assert "Not a directory" in error
+
+
 def failing_record(folder):
     (path,) = folder.glob("*/record.json")
     return json.loads(path.read_text())

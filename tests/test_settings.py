@@ -74,10 +74,15 @@ def test_scales_that_are_none(text):
         ("method.scale_1=0.3", r"method.scale_1=0.3: reversal=exact .* 1/3, or method.reversal=float"),
         ("method.scale_2=1/300", r"method.scale_2=1/300: .* n up to 256"),
         ("method.merge=[1]", r"method.merge=\[1.0\]: expected two weights"),
-        ("method.adapter_dim=0", r"method.adapter_dim=0: expected 1 or more"),
+        ("method.adapter_dim=0", r"method.adapter_dim=0: expected 1 to"),
         ("method.grid_bits=30", r"method.grid_bits=30: expected 4 to 24"),
-        ("training.batch_size=0", r"training.batch_size=0: expected 1 or more"),
-        ("training.learning_rate=0", r"training.learning_rate=0.0: expected a number above 0"),
+        ("training.batch_size=0", r"training.batch_size=0: expected 1 to"),
+        ("training.learning_rate=0", r"training.learning_rate=0.0: expected 1e-12 to"),
+        ("training.learning_rate=nan", r"training.learning_rate=nan: expected"),
+        ("training.warmup=2", r"training.warmup=2.0: expected 0 to 0.99"),
+        ("method.merge=[nan,1]", r"method.merge=\[nan, 1.0\]: expected two weights"),
+        ("backbone.merge.meft1=[1]", r"method.merge=\[1.0\]: expected two weights"),
+        ("task.eval_splits=[]", r"task.eval_splits=\[\]: expected at least one split other than train"),
         ("seed=-1", r"seed=-1: expected 0 to"),
     ],
 )
@@ -118,3 +123,4 @@ def test_arguments_of_the_tables():
     assert parse_tables(["output_dir=a", "tables_dir=b"]).tables_dir == "b"
     with pytest.raises(UserError, match="key=value"):
         parse_tables(["a"])
+    assert parse_tables(["output_dir=[a"]).output_dir == "[a"

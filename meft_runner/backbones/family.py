@@ -27,7 +27,7 @@ class Family:
             adapter, where given, reads the output projection's result o and is added to it.
         mlp_block: likewise; the adapter reads what the MLP reads and is added before the residual sum.
         block_inputs: turns the arguments that the model's loop gives a layer into a record.
-        head: name patterns (regular expressions) of the task head's modules, which always train.
+        head: names of the task head's modules, which always train.
         lora_targets: pattern of the modules that LoRA updates: query and value projections.
         ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
         ia3_feedforward: those of them whose input is rescaled instead of the output.

@@ -18,6 +18,7 @@ from transformers import (
 from meft_runner.errors import UserError
 from meft_runner.settings import BackboneSettings
 
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -47,7 +48,7 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         positions = _readable_positions(AutoConfig.from_pretrained(source, trust_remote_code=False))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise _unreachable(backbone, "tokenizer", error) from error
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
@@ -66,7 +67,7 @@ def load_classifier(backbone: BackboneSettings, source: str, labels: int) -> Pre
         UserError: the weights cannot be reached.
     """
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=labels,
             problem_type="regression" if labels == 1 else "single_label_classification",
@@ -74,9 +75,17 @@ def load_classifier(backbone: BackboneSettings, source: str, labels: int) -> Pre
             dtype="float32",
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreachable(backbone, "weights", error) from error
+    missing = [name for name in report["missing_keys"] if not name.startswith("classifier") and "pooler" not in name]
+    if missing:
+        raise UserError(
+            f"backbone={backbone.name}: {len(missing)} weights are missing in {source}, {missing[0]} among them. "
+            f"Give the {backbone.model_type} model's own weights by backbone.path=DIR."
+        )
+    return model
 
 
 def _readable_positions(config: PreTrainedConfig) -> int:
@@ -94,7 +103,7 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
         raise UserError(f"{key}: config.json is missing. Give a folder as save_pretrained writes it.")
     try:
         model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{key}: config.json is not a JSON object ({error}). Restore it.") from error
     if model_type != backbone.model_type:
         raise UserError(
@@ -104,6 +113,10 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UserError(
             f"{key}: {_WEIGHTS[0]} is missing. Only safetensors are loaded; save the model with save_pretrained first."
+        )
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise UserError(
+            f"{key}: no tokenizer there ({' or '.join(_VOCABULARIES)}). Save the model's tokenizer into it."
         )
 
 

@@ -86,7 +86,8 @@ class TrackedMeter(TorchDispatchMode):
     """Follows every storage that an operation makes, by weak reference, and adds up their sizes.
 
     Each storage is counted once, whatever views share it, from the operation that made it to the
-    moment it is freed. What a kernel allocates and frees inside one operation is not seen.
+    moment it is freed. What a kernel allocates and frees inside one operation is not seen, nor are
+    generator states (5 kB each), which are no operation's result.
     """
 
     source = "tracked"

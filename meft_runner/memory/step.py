@@ -1,5 +1,6 @@
 """What a training step needs, split into parameters, gradients, optimizer state and activations."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,44 +52,48 @@ def measure_step(
     optimizer: torch.optim.Optimizer,
     forward: Callable[[], Tensor],
     meter: Meter,
-    steps: int = 2,
+    accumulating: bool = False,
 ) -> StepMemory:
-    """Runs training steps and measures the last, when the optimizer's state exists.
+    """Runs two training steps and measures the second, when the optimizer's state exists.
 
     Args:
         model: a prepared model; its weights change as the optimizer changes them.
         optimizer: over the model's trainable parameters.
         forward: runs the model on a batch and returns the loss, a scalar.
         meter: the source of the figures.
-        steps: steps to run; the first one creates the optimizer's state.
+        accumulating: measure a step whose gradients are added to those of an earlier pass.
 
     Returns:
-        The last step's memory; bytes of the model's inputs are left out.
+        The second step's memory; what is not the model's, such as the batch, is left out.
     """
+    gc.collect()
     optimizer.zero_grad(set_to_none=True)
-    state = _held(model, optimizer)
     with meter:
-        meter.follow(state)
-        foreign = meter.live_bytes() - tensor_bytes(state)
-        for _ in range(steps):
-            watch = _PeakWatch(meter, model)
-            with watch.following():
-                loss = forward()
-                retained = meter.live_bytes() - watch.start
-                loss.backward()
-                del loss
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        meter.follow(_held(model, optimizer))
+        forward().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         between = meter.live_bytes()
+        held = tensor_bytes(_held(model, optimizer))
+        if accumulating:
+            forward().backward()
+        watch = _PeakWatch(meter, model)
+        with watch.following():
+            before = meter.live_bytes()
+            loss = forward()
+            retained = meter.live_bytes() - before
+            loss.backward()
+            del loss
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     parameters = tensor_bytes(chain(model.parameters(), model.buffers()))
-    optimizer_bytes = tensor_bytes(_held(model, optimizer)) - parameters
-    peak = watch.peak - foreign
+    activations = watch.peak - between - watch.gradients_at_peak
     return StepMemory(
         parameters_bytes=parameters,
         gradients_bytes=watch.gradients_at_peak,
-        optimizer_bytes=optimizer_bytes,
-        activations_bytes=peak - parameters - watch.gradients_at_peak - optimizer_bytes,
-        peak_bytes=peak,
+        optimizer_bytes=held - parameters,
+        activations_bytes=activations,
+        peak_bytes=held + watch.gradients_at_peak + activations,
         activation_paper_bytes=watch.peak - between,
         retained_after_forward_bytes=retained,
     )
@@ -104,10 +109,9 @@ class _PeakWatch:
     def __init__(self, meter: Meter, model: nn.Module) -> None:
         self.meter = meter
         self.model = model
-        self.start = meter.live_bytes()
         self.peak = 0
         self.gradients_at_peak = 0
-        self._gradients = 0
+        self._gradients = {id(p): _gradient_bytes(p) for p in model.parameters() if p.grad is not None}
         meter.reset_peak()
 
     @contextmanager
@@ -124,13 +128,17 @@ class _PeakWatch:
 
     def _gradient_arrived(self, parameter: Tensor) -> None:
         self._close_stretch()
-        assert parameter.grad is not None
-        self._gradients += rounded_bytes(parameter.grad.untyped_storage().nbytes())
+        self._gradients[id(parameter)] = _gradient_bytes(parameter)
 
     def _close_stretch(self) -> None:
         if self.meter.peak_bytes() > self.peak:
-            self.peak, self.gradients_at_peak = self.meter.peak_bytes(), self._gradients
+            self.peak, self.gradients_at_peak = self.meter.peak_bytes(), sum(self._gradients.values())
         self.meter.reset_peak()
+
+
+def _gradient_bytes(parameter: Tensor) -> int:
+    assert parameter.grad is not None
+    return rounded_bytes(parameter.grad.untyped_storage().nbytes())
 
 
 def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:

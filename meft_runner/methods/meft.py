@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, StackLayer
-from meft_runner.checks import parse_scale
+from meft_runner.checks import effective_merge, parse_scale
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack
@@ -101,7 +101,7 @@ def _block(
 
 
 def _coupling(backbone: BackboneSettings, method: MeftSettings) -> Coupling:
-    merge = backbone.merge[method.name] if method.merge is None else method.merge
+    merge = effective_merge(backbone, method)
     return Coupling(
         scale_1=parse_scale("method.scale_1", method.scale_1),
         scale_2=parse_scale("method.scale_2", method.scale_2),

@@ -75,8 +75,8 @@ def read_record(directory: Path) -> Record | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["schema_version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        version, _, _ = record["schema_version"], record["status"], record["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a run record. Remove it, or restore it.") from error
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}. Run it again.")

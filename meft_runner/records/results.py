@@ -41,7 +41,7 @@ def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
     total = sum(times.seconds)
     return {
         "median_step_seconds": times.median,
-        "tokens_per_second": state.num_input_tokens_seen / total,
+        "tokens_per_second": (state.num_input_tokens_seen - times.tokens_before) / total if total else None,
         "train_seconds": total,
     }
 
@@ -59,11 +59,11 @@ def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
     }
 
 
-def _metrics(entry: dict[str, Any], split: str) -> dict[str, float]:
+def _metrics(entry: dict[str, Any], split: str) -> dict[str, float | None]:
     prefix, suffix = f"eval_{split}_", metric_suffix(split)
     skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     return {
-        key.removeprefix(prefix) + suffix: value
+        key.removeprefix(prefix) + suffix: value if math.isfinite(value) else None
         for key, value in entry.items()
         if key.startswith(prefix) and not key.endswith(skipped)
     }

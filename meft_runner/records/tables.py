@@ -45,8 +45,8 @@ def run_table(record: Record) -> pd.DataFrame:
         "retained after forward (MiB)": f"{memory['retained_after_forward_bytes'] / _MIB:.1f}",
         "peak (MiB)": f"{memory['peak_bytes'] / _MIB:.1f}",
         "memory measured": f"{memory['source']}, batch {memory['batch_size']} x length {memory['length']}",
-        "median step (s)": f"{timing['median_step_seconds']:.3f}",
-        "tokens per second": f"{timing['tokens_per_second']:.0f}",
+        "median step (s)": _DASH if timing["median_step_seconds"] is None else f"{timing['median_step_seconds']:.3f}",
+        "tokens per second": _DASH if timing["tokens_per_second"] is None else f"{timing['tokens_per_second']:.0f}",
         "reversal check": _reversal_text(reversal),
     }
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
@@ -83,18 +83,20 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
             "batch": record["memory"]["batch_size"],
             "length": record["memory"]["length"],
             "precision": record["config"]["training"]["precision"],
+            "attention": record["config"]["backbone"]["attention"],
+            "source": record["memory"]["source"],
             "trainable parameters": record["parameters"]["trainable"],
             **{_mib_name(key): value / _MIB for key, value in record["memory"].items() if key.endswith("_bytes")},
             "median step (s)": record["timing"]["median_step_seconds"],
-            "source": record["memory"]["source"],
         }
         for record in records
     )
-    shape = ["backbone", "method", "batch", "length", "precision", "source", "trainable parameters"]
-    table = runs.groupby(shape, sort=False).median().reset_index()
-    full = table[table["method"] == "full"].set_index(["backbone", "batch", "length", "precision"])["activations (MiB)"]
-    keys = pd.MultiIndex.from_frame(table[["backbone", "batch", "length", "precision"]])
-    table["activations (% of full)"] = 100 * table["activations (MiB)"] / full.reindex(keys).to_numpy()
+    setting = ["backbone", "batch", "length", "precision", "attention", "source"]
+    table = runs.groupby(["method", *setting], sort=False).median().reset_index()
+    full = table[table["method"] == "full"].set_index(setting)["activations (MiB)"]
+    of_full = full.reindex(pd.MultiIndex.from_frame(table[setting])).to_numpy()
+    table["activations (% of full)"] = 100 * table["activations (MiB)"] / of_full
+    table["trainable parameters"] = table["trainable parameters"].astype(int)
     return _in_method_order(
         table.round(
             {column: 1 for column in map(str, table) if "MiB" in column or "%" in column} | {"median step (s)": 3}

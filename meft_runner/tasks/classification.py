@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.settings import TaskSettings
-from meft_runner.tasks.metrics import compute_metrics
+from meft_runner.tasks.metrics import check_metrics, compute_metrics
 from meft_runner.tasks.rows import Row, load_rows
 
 
@@ -39,8 +39,9 @@ def load_task(task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> TaskDat
     """Reads, checks and tokenises a task's rows.
 
     Raises:
-        UserError: rows are missing, unreachable or not as the task needs them.
+        UserError: a metric is not known, or rows are missing, unreachable or not as the task needs them.
     """
+    check_metrics(task.metrics)
     limits = {task.train_split: task.max_train_rows} | dict.fromkeys(task.eval_splits, task.max_eval_rows)
     rows = {split: load_rows(task, split, limit) for split, limit in limits.items()}
     tokenised = {split: _tokenised(task, tokenizer, part) for split, part in rows.items()}

@@ -2,7 +2,7 @@
 
 A premise such as "the young doctor thanked the tall singer in the kitchen" is followed by a hypothesis
 that either follows from it (details dropped, words replaced by more general ones or synonyms) or does
-not (roles exchanged, a word replaced by an unrelated one, the verb negated). It serves to try the
+not (a word replaced by an unrelated one, or the verb negated). It serves to try the
 program out; its scores say nothing about language.
 """
 

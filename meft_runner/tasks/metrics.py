@@ -95,25 +95,32 @@ def _defined(correlation: Callable[..., Any], references: Any, predictions: Any)
 METRICS: dict[str, type[GlueMetric]] = {m.name: m for m in (Accuracy, F1, Matthews, Pearson, Spearman)}
 
 
+def check_metrics(names: Sequence[str]) -> None:
+    """Makes sure that there are metrics and that every one is known.
+
+    Raises:
+        UserError: there is none, or one is not known.
+    """
+    known = ", ".join(METRICS)
+    if not names:
+        raise UserError(f"task.metrics=[]: expected at least one of {known}.")
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"task.metrics: '{name}' is not known, {nearest(name, METRICS)}expected {known}.")
+
+
 def compute_metrics(names: Sequence[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Computes several metrics of the same answers.
 
     Args:
-        names: metrics to compute.
+        names: metrics to compute, known ones.
         predictions: (N,) class numbers or values.
         references: (N,) likewise.
 
     Returns:
         Each metric by name, as a fraction.
-
-    Raises:
-        UserError: a metric is not known.
     """
     scores: dict[str, float] = {}
     for name in names:
-        if name not in METRICS:
-            raise UserError(
-                f"task.metrics: '{name}' is not known, {nearest(name, METRICS)}expected {', '.join(METRICS)}."
-            )
         scores |= METRICS[name]().compute(predictions=predictions, references=references)
     return scores

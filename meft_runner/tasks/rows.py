@@ -1,7 +1,8 @@
 """Reading and checking the rows of a data set: from the hub, from local files, or generated."""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from meft_runner.settings import TaskKind, TaskSettings
 from meft_runner.tasks import demo
 
 Row = dict[str, Any]
+_LARGEST_LABEL = 1e6  # beyond any scale that sentences are graded on
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can write it, UTF-8 cannot
 
 
 def load_rows(task: TaskSettings, split: str, limit: int | None) -> list[Row]:
@@ -50,14 +53,14 @@ def _split_file(task: TaskSettings, split: str) -> Path:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg}). Mend or remove that line.") from error
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error}). Mend or remove that line.") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected a JSON object with the columns as keys.")
             yield row
@@ -84,14 +87,17 @@ def _check_row(task: TaskSettings, row: Row, where: str) -> None:
                 f"task={task.name} reads {', '.join(needed)}."
             )
     for column in task.text_columns:
-        if not isinstance(row[column], str):
+        if not isinstance(row[column], str) or _LONE_SURROGATE.search(row[column]):
             raise UserError(f"{where}: column '{column}' is {row[column]!r}, expected text.")
     _check_label(task, row["label"], where)
 
 
 def _check_label(task: TaskSettings, label: Any, where: str) -> None:
-    numbers: Sequence[type] = (int,) if task.classes else (int, float)
-    if type(label) in numbers and (not task.classes or 0 <= label < len(task.classes)):
+    if task.classes:
+        fits = type(label) is int and 0 <= label < len(task.classes)
+    else:
+        fits = type(label) in (int, float) and abs(label) < _LARGEST_LABEL  # false for NaN
+    if fits:
         return
     expected = ", ".join(f"{i} = {name}" for i, name in enumerate(task.classes)) or "a number"
     raise UserError(f"{where}: label {label!r} is outside the set of task={task.name}; expected {expected}.")

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from meft_runner.backbones import loading
 from meft_runner.backbones.loading import find_source, load_classifier, load_tokenizer
@@ -12,6 +14,7 @@ from tests.models import tiny_model
 @pytest.fixture
 def folder(tmp_path):
     tiny_model().base_model.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     return tmp_path
 
 
@@ -41,6 +44,7 @@ def other_architecture(folder):
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (broken_config, "not a JSON object"),
         (other_architecture, "holds a gpt2 model, backbone=bert expects bert"),
+        (lambda f: (f / "vocab.txt").unlink(), "no tokenizer there"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing. Only safetensors"),
     ],
 )
@@ -59,6 +63,13 @@ def test_a_broken_weight_file_is_refused(folder):
     (folder / "model.safetensors").write_bytes(b"\x10" * 100)
     backbone = settings(path=str(folder))
     with pytest.raises(UserError, match=r"backbone.path=.*weights cannot be loaded"):
+        load_classifier(backbone, find_source(backbone), labels=2)
+
+
+def test_weights_of_something_else_are_refused(folder):
+    save_file({"foo": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    backbone = settings(path=str(folder))
+    with pytest.raises(UserError, match=r"37 weights are missing in .* backbone.path=DIR"):
         load_classifier(backbone, find_source(backbone), labels=2)
 
 

@@ -42,6 +42,23 @@ def test_columns_of_a_tower():
     assert memory.activation_paper_bytes == memory.peak_bytes - held
 
 
+def test_the_batch_is_left_out():
+    model, x = Tower(), torch.randn(ROWS, WIDTH)
+    optimizer = torch.optim.SGD(model.parameters())
+    plain = measure_step(model, optimizer, lambda: model(x), TrackedMeter())
+    viewed = measure_step(model, optimizer, lambda: model(x.view(ROWS, WIDTH)), TrackedMeter())
+    assert plain == viewed
+
+
+def test_accumulated_gradients_are_there_from_the_start():
+    model, x = Tower(), torch.randn(ROWS, WIDTH)
+    optimizer = torch.optim.SGD(model.parameters())
+    one = measure_step(model, optimizer, lambda: model(x), TrackedMeter())
+    more = measure_step(model, optimizer, lambda: model(x), TrackedMeter(), accumulating=True)
+    assert more.gradients_bytes == more.parameters_bytes
+    assert more.peak_bytes > one.peak_bytes
+
+
 def test_an_optimizer_without_state():
     memory = measured(Tower(), torch.optim.SGD, lr=1e-3)
     assert memory.optimizer_bytes == 0
@@ -90,6 +107,6 @@ def test_cuda_and_tracked_figures_agree():
         model = Tower().to(device)
         x = torch.randn(ROWS, WIDTH, device=device)
         optimizer = torch.optim.AdamW(model.parameters())
-        figures.append(measure_step(model, optimizer, lambda model=model, x=x: model(x), meter, steps=3))
+        figures.append(measure_step(model, optimizer, lambda model=model, x=x: model(x), meter))
     assert figures[0].parameters_bytes == figures[1].parameters_bytes
     assert figures[0].retained_after_forward_bytes == pytest.approx(figures[1].retained_after_forward_bytes, rel=0.05)

@@ -55,7 +55,12 @@ def test_no_record():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not a run record"), ("[]", "not a run record"), ('{"schema_version": 9}', "version 9")],
+    [
+        ("{", "not a run record"),
+        ("[]", "not a run record"),
+        ('{"schema_version": 9, "status": "", "config": {}}', "version 9"),
+        ('{"schema_version": 1}', "not a run"),
+    ],
 )
 def test_files_that_are_no_records(content, message, tmp_path):
     (tmp_path / "record.json").write_text(content)

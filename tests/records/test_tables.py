@@ -71,6 +71,13 @@ def test_memory_is_compared_with_full_fine_tuning():
     assert table["activations (% of full)"].tolist() == [100.0, 25.0]
 
 
+def test_tasks_with_other_numbers_of_classes_share_a_row():
+    two, three = record(0.6, "method=full"), record(0.6, "method=full", "task=mnli")
+    three["parameters"]["trainable"] = 11
+    table = memory_table([two, three, record(0.7)])
+    assert table["method"].tolist() == ["full", "meft1"]
+
+
 def test_memory_without_full_fine_tuning_has_no_percentage():
     assert pd.isna(memory_table([record(0.7)])["activations (% of full)"][0])
 

@@ -49,6 +49,8 @@ def test_rows_of_a_local_file(tmp_path):
         ([GOOD, GOOD | {"label": 2}], r"row 2: label 2 .* expected 0 = entailment, 1 = not_entailment"),
         ([GOOD | {"label": -1}], r"label -1 is outside"),
         ([GOOD | {"label": "entailment"}], r"label 'entailment' is outside"),
+        ([GOOD, '{"label": ' + "9" * 5000 + "}"], r"line 2: not JSON"),
+        ([GOOD | {"sentence1": "\ud800"}], r"column 'sentence1' is .* expected text"),
         ([GOOD | {"label": True}], r"label True is outside"),
     ],
 )
@@ -61,9 +63,16 @@ def test_bad_files_are_refused(tmp_path, lines, message):
 def test_regression_takes_any_number(tmp_path):
     write(tmp_path, GOOD | {"label": 2.5}, GOOD | {"label": 3})
     assert len(load_rows(task(tmp_path, classes=[]), "train", None)) == 2
-    write(tmp_path, GOOD | {"label": "high"})
-    with pytest.raises(UserError, match="expected a number"):
-        load_rows(task(tmp_path, classes=[]), "train", None)
+    for label in ('"high"', "NaN", "1e400", "9" * 400):
+        write(tmp_path, f'{{"sentence1": "a", "sentence2": "b", "label": {label}}}')
+        with pytest.raises(UserError, match="expected a number"):
+            load_rows(task(tmp_path, classes=[]), "train", None)
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(b'{"sentence1": "\xff"}\n')
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        load_rows(task(tmp_path), "train", None)
 
 
 def test_a_missing_folder_and_a_missing_split(tmp_path):
