@@ -92,7 +92,7 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
         for record in records
     )
     setting = ["backbone", "batch", "length", "precision", "attention", "source"]
-    table = runs.groupby(["method", *setting], sort=False).median().reset_index()
+    table = runs.groupby(["backbone", "method", *setting[1:]], sort=False).median().reset_index()
     full = table[table["method"] == "full"].set_index(setting)["activations (MiB)"]
     of_full = full.reindex(pd.MultiIndex.from_frame(table[setting])).to_numpy()
     table["activations (% of full)"] = 100 * table["activations (MiB)"] / of_full
