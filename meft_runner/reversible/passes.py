@@ -179,4 +179,5 @@ def _checksum(x1: Tensor, x2: Tensor) -> Tensor:
 
 def _peak(values: Tensor) -> Tensor:
     """Returns the largest magnitude as a float32 scalar; NaN if any value is."""
-    return torch.linalg.vector_norm(values.detach(), ord=float("inf")).float()
+    low, high = torch.aminmax(values.detach())
+    return torch.maximum(-low, high).float()

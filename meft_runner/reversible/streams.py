@@ -97,7 +97,10 @@ class ExactStreams:
 
     def _quantise(self, values: Tensor) -> Tensor:
         wide = torch.promote_types(values.dtype, torch.float32)
-        return values.to(wide).mul(2.0**self.bits).round_().to(torch.int32)
+        scaled = values.to(wide).mul(2.0**self.bits).round_()
+        if scaled.dtype != torch.float32:
+            return scaled.to(torch.int32)
+        return scaled.view(torch.int32).copy_(scaled)  # each integer takes the place of its float
 
 
 class StoredStream(NamedTuple):
