@@ -53,13 +53,13 @@ def _run_one(config: DictConfig) -> None:
 
 def _make_tables() -> None:
     from meft_runner.records.record import read_complete_records
-    from meft_runner.records.tables import memory_table, print_table, score_table, write_tables
+    from meft_runner.records.tables import brief, memory_table, print_table, score_table, write_tables
 
     asked = checks.parse_tables(sys.argv[1:])
     records = read_complete_records(Path(asked.output_dir))
     tables = {"scores": score_table(records), "memory": memory_table(records)}
-    for name, table in tables.items():
-        print_table(table, title=name)
+    print_table(tables["scores"], title="best development scores (%)")
+    print_table(brief(tables["memory"]), title="memory of a training step")
     if asked.tables_dir is not None:
         write_tables(tables, Path(asked.tables_dir))
 

@@ -1,5 +1,6 @@
 """Tables made from records alone: on the terminal, as Markdown and as CSV, from the same frame."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from meft_runner.settings import METHODS
 
 _MIB = 2**20
 _DASH = "-"
+_FILE_WIDTH = 160  # characters a line where output does not go to a terminal
 
 
 def method_label(record: Record) -> str:
@@ -104,6 +106,22 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the columns of a memory table that a terminal has room for."""
+    return table[
+        [
+            "backbone",
+            "method",
+            "batch",
+            "length",
+            "activations (MiB)",
+            "activations (% of full)",
+            "retained after forward (MiB)",
+            "peak (MiB)",
+        ]
+    ]
+
+
 def write_tables(tables: dict[str, pd.DataFrame], directory: Path) -> list[Path]:
     """Writes each table as Markdown and CSV and returns the files."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -120,10 +138,10 @@ def print_table(table: pd.DataFrame, title: str) -> None:
     """Prints a table on the terminal."""
     shown = Table(title=title, title_justify="left")
     for column in table:
-        shown.add_column(str(column), justify="left" if table[column].dtype == object else "right")
+        shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
     for row in table.itertuples(index=False):
         shown.add_row(*(_DASH if pd.isna(value) else str(value) for value in row))
-    Console().print(shown)
+    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(shown)
 
 
 def _reversal_text(reversal: dict[str, Any] | None) -> str:
