@@ -29,6 +29,7 @@ def tiny_config(model_type="bert", layers=2, dropout=0.1, attention="sdpa", hidd
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         attn_implementation=attention,
+        type_vocab_size=2 if model_type == "bert" else 1,
         num_labels=2,
     )
 

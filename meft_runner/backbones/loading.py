@@ -47,9 +47,12 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        positions = _readable_positions(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _unreachable(backbone, "tokenizer", error) from error
+    if config.type_vocab_size < 2:  # a BERT tokenizer beside a RoBERTa-type model would number the second sentence 1
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    positions = _readable_positions(config)
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
     return tokenizer

