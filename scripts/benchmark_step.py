@@ -50,7 +50,7 @@ def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.
     merge = {name: [0.5, 0.5] for name in SCALES}
     backbone = BackboneSettings(name="random", model_type="bert", hub="-", merge=merge)
     model = methods.prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
-    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 
 
 def run_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:

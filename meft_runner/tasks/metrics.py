@@ -70,7 +70,7 @@ class Pearson(GlueMetric):
 
     @staticmethod
     def score(references: Any, predictions: Any) -> float:
-        """Returns the coefficient; 0 for constant predictions, whose correlation is not defined."""
+        """Returns the coefficient; 0 where the correlation is not defined: constant or non-finite predictions."""
         return _defined(stats.pearsonr, references, predictions)
 
 
@@ -82,12 +82,12 @@ class Spearman(GlueMetric):
 
     @staticmethod
     def score(references: Any, predictions: Any) -> float:
-        """Returns the coefficient; 0 for constant predictions, whose correlation is not defined."""
+        """Returns the coefficient; 0 where the correlation is not defined: constant or non-finite predictions."""
         return _defined(stats.spearmanr, references, predictions)
 
 
 def _defined(correlation: Callable[..., Any], references: Any, predictions: Any) -> float:
-    if np.ptp(references) == 0 or np.ptp(predictions) == 0:
+    if not np.isfinite(predictions).all() or np.ptp(references) == 0 or np.ptp(predictions) == 0:
         return 0.0
     return float(correlation(references, predictions).statistic)
 

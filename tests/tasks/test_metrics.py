@@ -38,6 +38,11 @@ def test_constant_predictions_score_nothing(metric):
     assert compute_metrics([metric], np.zeros(4), np.arange(4.0)) == {metric: 0.0}
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_predictions_that_are_not_finite_score_nothing(metric):
+    assert compute_metrics([metric], np.array([1.0, np.nan, 2.0]), np.arange(3.0)) == {metric: 0.0}
+
+
 def test_unknown_metric():
     with pytest.raises(UserError, match="'matthew' is not known, did you mean 'matthews'"):
         check_metrics(["matthew"])
