@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from meft_runner.compatibility import check_compatible
 from meft_runner.errors import UserError, nearest
-from meft_runner.settings import BackboneSettings, MeftSettings, Reversal, Settings, TablesSettings
+from meft_runner.settings import BackboneSettings, MeftSettings, Reversal, Settings, SplitSettings, TablesSettings
 
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
@@ -23,7 +24,10 @@ def parse(config: Any) -> Settings:
         UserError: a value is outside its range, or two values do not go together.
     """
     settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
+    check_compatible(settings.backbone.name, settings.task.name)
     _check_ranges(settings)
+    if isinstance(settings.task, SplitSettings):
+        _check_splits(settings.task)
     if isinstance(settings.method, MeftSettings):
         _check_meft(settings, settings.method)
     return settings
@@ -69,7 +73,15 @@ def parse_scale(key: str, text: str) -> Fraction:
 
 _LARGEST_COUNT = 10**9
 _RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    "task": {"max_train_rows": (1, _LARGEST_COUNT), "max_eval_rows": (1, _LARGEST_COUNT), "max_length": (4, 10**6)},
+    "task": {
+        "max_train_rows": (1, _LARGEST_COUNT),
+        "max_eval_rows": (1, _LARGEST_COUNT),
+        "max_length": (4, 10**6),
+        "stride": (0, 10**6),
+        "n_best": (1, 1000),
+        "max_answer_length": (1, 10**6),
+        "null_threshold": (-1e6, 1e6),
+    },
     "method": {
         "learning_rate": (1e-12, 1e3),
         "adapter_dim": (1, 10**6),
@@ -105,10 +117,12 @@ def _check_ranges(settings: Settings) -> None:
                 raise UserError(f"{group}.{name}={value}: expected {low} to {high}.")
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed}: expected 0 to 4294967295.")
-    if not settings.task.eval_splits or settings.task.train_split in settings.task.eval_splits:
+
+
+def _check_splits(task: SplitSettings) -> None:
+    if not task.eval_splits or task.train_split in task.eval_splits:
         raise UserError(
-            f"task.eval_splits={settings.task.eval_splits}: expected at least one split other than "
-            f"{settings.task.train_split}."
+            f"task.eval_splits={task.eval_splits}: expected at least one split other than {task.train_split}."
         )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from meft_runner import checks, settings
+from meft_runner.compatibility import help_text
 from meft_runner.config_errors import explain
 
 
@@ -26,6 +27,7 @@ def meft_run() -> None:
     # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     settings.register()
+    OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
     sys.argv[1:] = _sweepable(sys.argv[1:])
     codes = [0]
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from meft_runner.errors import UserError, nearest
-from meft_runner.settings import METHODS, MethodSettings
+from meft_runner.settings import METHODS, TASKS
 
 
 def explain(error: BaseException) -> str | None:
@@ -51,16 +51,13 @@ def _unknown_key(cause: OmegaConfBaseException) -> str:
     group, _, name = key.rpartition(".")
     parent = cause.parent_node
     known = choices(map(str, parent)) if isinstance(parent, DictConfig) else []
-    owners = [method for method, schema in METHODS.items() if name in _own_fields(schema)]
-    if group == "method" and owners and isinstance(parent, DictConfig):
-        having = ", ".join(owners)
-        return f"{key}: method={parent.name} has no such setting ({having} have). Leave it out, or change the method."
+    schemas: dict[str, type] = {"method": METHODS, "task": TASKS}.get(group, {})  # type: ignore[assignment]
+    owners = [owner for owner, schema in schemas.items() if name in {field.name for field in fields(schema)}]
+    if owners and isinstance(parent, DictConfig):
+        having = ", ".join(owners) + (" tasks" if group == "task" else "")
+        return f"{key}: {group}={parent.name} has no such setting ({having} have). Leave it out, or change the {group}."
     where = f"{group} has" if group else "there are"
     return f"{key}: no such setting, {nearest(name, known)}{where} {', '.join(known)}."
-
-
-def _own_fields(schema: type[MethodSettings]) -> set[str]:
-    return {field.name for field in fields(schema)}
 
 
 def _first_line(error: BaseException) -> str:

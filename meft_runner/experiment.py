@@ -6,23 +6,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_classifier, load_tokenizer
+from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
 from meft_runner.errors import UserError
 from meft_runner.memory import probe
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
 from meft_runner.records.results import parameter_counts, reversal_figures, scores_of, timing_of
-from meft_runner.settings import Logger, Precision, Settings, identity, plain
+from meft_runner.settings import ImageSettings, Logger, Precision, Settings, identity, plain
 from meft_runner.tasks import TaskData, load_task
-from meft_runner.training import StepTimes, adapter_description, build_trainer
+from meft_runner.training import MeftTrainer, StepTimes, adapter_description, build_trainer
 
 _log = logging.getLogger(__name__)
 _AUTOCAST = {Precision.fp32: None, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -67,26 +68,26 @@ def _run(settings: Settings, device: torch.device, directory: Path, record: Reco
             f"logger={settings.logger.name}: not installed. pip install meft-runner[{settings.logger.name}]."
         )
     source = find_source(settings.backbone)
-    tokenizer = load_tokenizer(settings.backbone, source, settings.task.max_length)
-    data = load_task(settings.task, tokenizer)
+    data = load_task(settings.task, _load_processor(settings, source))
     record["data"] = data.description
 
     set_seed(settings.seed)
-    model: nn.Module = load_classifier(settings.backbone, source, max(1, len(settings.task.classes)))
-    family = FAMILIES[settings.backbone.model_type]
-    model = methods.prepare(model, family, settings.backbone, settings.method).to(device)  # type: ignore[arg-type]
+    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
+    family = FAMILIES[loaded.config.model_type]
+    model = methods.prepare(loaded, family, settings.backbone, settings.method).to(device)
     record["parameters"] = parameter_counts(model)
 
-    record["memory"] = _measure_memory(settings, model, tokenizer, data)
+    record["memory"] = _measure_memory(settings, model, data)
     write_record(record, directory)
 
     times = StepTimes()
-    trainer = build_trainer(settings, model, tokenizer, data, directory, callbacks=[times])
+    trainer = build_trainer(settings, model, data, directory, callbacks=[times])
     trainer.train(resume_from_checkpoint=_last_checkpoint(directory))
     record["scores"] = scores_of(trainer.state.log_history, data)
     record["timing"] = timing_of(times, trainer.state)
     record["reversal"] = reversal_figures(reversible_stacks(model))
 
+    _write_answers(trainer, data, directory / "predictions")
     _save_adapter(model, directory, settings)
     for checkpoint in directory.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -106,24 +107,46 @@ def _recording(record: Record, directory: Path) -> Iterator[None]:
     write_record(record, directory)
 
 
-def _measure_memory(
-    settings: Settings, model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: TaskData
-) -> dict[str, str | int]:
+def _load_processor(settings: Settings, source: str) -> Any:
+    """Loads what turns rows into model inputs: the tokenizer, or the image processor."""
+    task = settings.task
+    if isinstance(task, ImageSettings):
+        return load_image_processor(settings.backbone, source)
+    return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it
+
+
+def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dict[str, str | int]:
     """Measures steps at the run's batch size, padded to the maximum length, before training begins."""
-    size, length = settings.training.batch_size, settings.task.max_length
+    size = settings.training.batch_size
     device = next(model.parameters()).device
-    rows = data.train.select([i % len(data.train) for i in range(size)]).remove_columns("length")
-    batch = tokenizer.pad(rows.to_dict(), padding="max_length", max_length=length, return_tensors="pt").to(device)
+    rows = [dict(data.train[i % len(data.train)]) for i in range(size)]
+    for row in rows:
+        row.pop("length", None)
+    batch = {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=True).items()}
     accumulating = settings.training.gradient_accumulation > 1
-    memory = probe(model, dict(batch), _AUTOCAST[settings.training.precision], accumulating)
+    memory = probe(model, batch, _AUTOCAST[settings.training.precision], accumulating)
     for stack in reversible_stacks(model):
         stack.monitor.reset()
     return {
         "source": "cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
         "batch_size": size,
-        "length": length,
+        "length": batch["input_ids"].shape[1] if "input_ids" in batch else _image_length(model.config),
     }
+
+
+def _image_length(config: Any) -> int:
+    """Returns how many positions an image takes: its patches and the class token."""
+    return (config.image_size // config.patch_size) ** 2 + 1
+
+
+def _write_answers(trainer: MeftTrainer, data: TaskData, folder: Path) -> None:
+    """Writes the files of answers that a task leaves, by the weights of the best epoch."""
+    for file in data.answer_files:
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f"{file.name}.tmp"
+        temporary.write_text(file.text(trainer.predict(file.rows).predictions), encoding="utf-8")
+        temporary.replace(folder / file.name)
 
 
 def _last_checkpoint(directory: Path) -> str | None:

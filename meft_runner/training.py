@@ -2,28 +2,29 @@
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import EvalLoopOutput
 
 from meft_runner.checks import effective_merge
 from meft_runner.methods import may_start_without_gradient
 from meft_runner.methods.weights import load_trained, save_trained
 from meft_runner.settings import MeftSettings, Precision, Settings, plain
-from meft_runner.tasks import TaskData
+from meft_runner.tasks import EvalSplit, TaskData
 
 
 class GradientError(RuntimeError):
@@ -110,16 +111,39 @@ def check_gradients(model: nn.Module) -> None:
 class MeftTrainer(Trainer):
     """A Trainer whose checkpoints hold the trained weights alone, in peft's file form.
 
+    Each development split has a score of its own, and is predicted in its own order, which the score knows.
+
     Args:
         description: what adapter_config.json says of the weights.
+        splits: the development splits by name.
         **kwargs: the Trainer's own arguments.
     """
 
     model: nn.Module
 
-    def __init__(self, description: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, description: dict[str, Any], splits: Mapping[str, EvalSplit], **kwargs: Any) -> None:
+        rows = {name: split.rows for name, split in splits.items()}
+        super().__init__(eval_dataset=rows, **kwargs)
         self.description = description
+        self.splits = splits
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None  # the Trainer's "not grouped"
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Predicts a split, and scores it where it is a development split."""
+        split = self.splits.get(metric_key_prefix.removeprefix("eval_")) if metric_key_prefix != "test" else None
+        self.compute_metrics = split.score if split else None
+        # BART returns its encoder's states besides, which would be gathered over the whole split.
+        ignored = ["past_key_values", "encoder_last_hidden_state"]
+        return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
@@ -136,7 +160,6 @@ class MeftTrainer(Trainer):
 def build_trainer(
     settings: Settings,
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
     directory: Path,
     callbacks: list[TrainerCallback],
@@ -146,7 +169,6 @@ def build_trainer(
     Args:
         settings: the run's settings.
         model: prepared for training.
-        tokenizer: pads the batches.
         data: the task.
         directory: receives the checkpoints, and the logger's files.
         callbacks: besides early stopping and the gradient check.
@@ -155,11 +177,10 @@ def build_trainer(
     return MeftTrainer(
         description=adapter_description(settings),
         model=model,
-        args=training_arguments(settings, f"eval_{next(iter(data.evaluation))}_{data.score}", directory),
+        splits=data.evaluation,
+        args=training_arguments(settings, data, directory),
         train_dataset=data.train,
-        eval_dataset=data.evaluation,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=data.compute_metrics,
+        data_collator=data.collate,
         callbacks=[
             EarlyStoppingCallback(training.patience),
             FirstGradients(scaled=training.precision is Precision.fp16),
@@ -168,9 +189,10 @@ def build_trainer(
     )
 
 
-def training_arguments(settings: Settings, score: str, directory: Path) -> TrainingArguments:
+def training_arguments(settings: Settings, data: TaskData, directory: Path) -> TrainingArguments:
     """Returns the Trainer's arguments for a run; optimizer settings are the released code's."""
     training = settings.training
+    by_length = training.group_by_length and "length" in data.train.column_names
     return TrainingArguments(
         output_dir=str(directory),
         seed=settings.seed,
@@ -188,15 +210,15 @@ def training_arguments(settings: Settings, score: str, directory: Path) -> Train
         adam_epsilon=1e-6,
         bf16=training.precision is Precision.bf16,
         fp16=training.precision is Precision.fp16,
-        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
+        train_sampling_strategy="group_by_length" if by_length else "random",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
         restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=True,
-        metric_for_best_model=score,
+        metric_for_best_model=f"eval_{next(iter(data.evaluation))}_{data.metric}",
         greater_is_better=True,
-        label_names=["labels"],
+        label_names=list(data.label_names),
         logging_strategy="epoch",
         include_num_input_tokens_seen="non_padding",
         report_to=[] if settings.logger.name == "none" else [settings.logger.name],

@@ -48,7 +48,7 @@ def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.
     """Returns a prepared model with random weights, and its optimizer."""
     torch.manual_seed(0)
     merge = {name: [0.5, 0.5] for name in SCALES}
-    backbone = BackboneSettings(name="random", model_type="bert", hub="-", merge=merge)
+    backbone = BackboneSettings(name="random", model_types=["bert"], hub="-", merge=merge)
     model = methods.prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 

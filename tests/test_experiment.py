@@ -8,9 +8,9 @@ import torch
 
 from meft_runner import experiment, methods
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_classifier, load_tokenizer
+from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
 from meft_runner.methods.weights import load_trained
-from meft_runner.settings import METHODS
+from meft_runner.settings import METHODS, Head
 from meft_runner.training import MeftTrainer
 from tests.test_settings import settings
 
@@ -43,7 +43,7 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
         "timing": {"median_step_seconds", "tokens_per_second", "train_seconds"},
     }  # fmt: skip
     (entry,) = record["scores"]["history"]
-    assert entry.keys() == {"epoch", "step", "loss", "accuracy"}
+    assert entry.keys() == {"epoch", "step", "train_loss", "loss", "accuracy"}
     assert record["scores"]["best"] == entry["accuracy"]
     assert (record["memory"]["batch_size"], record["memory"]["length"]) == (8, 24)
     assert 0 < record["memory"]["activations_bytes"] < record["memory"]["peak_bytes"]
@@ -63,7 +63,9 @@ def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder,
     experiment.run(chosen)
     source = find_source(chosen.backbone)
     torch.manual_seed(123)
-    fresh = prepare(load_classifier(chosen.backbone, source, 2), FAMILIES["bert"], chosen.backbone, chosen.method)
+    fresh = prepare(
+        load_model(chosen.backbone, source, Head.classification, 2), FAMILIES["bert"], chosen.backbone, chosen.method
+    )
     load_trained(fresh, experiment.run_directory(chosen) / "adapter")
     inputs = load_tokenizer(chosen.backbone, source, 24)(["a dog"], ["a cat"], return_tensors="pt")
     with torch.no_grad():

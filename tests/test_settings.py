@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from meft_runner import settings as settings_module
 from meft_runner.checks import parse, parse_scale, parse_tables
 from meft_runner.cli import config_directory
+from meft_runner.compatibility import COMPATIBILITY
 from meft_runner.errors import UserError
-from meft_runner.settings import METHODS, Settings, identity, plain
+from meft_runner.settings import METHODS, BackboneSettings, Settings, identity, plain
+from meft_runner.settings import TASKS as TASK_SCHEMAS
 
-BACKBONES = ("minilm", "bert", "bert_large", "roberta", "roberta_base")
-TASKS = ("demo", "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+BACKBONES = tuple(dict.fromkeys(name for service in COMPATIBILITY for name in service.backbones))
+TASKS = {name: service.backbones[0] for service in COMPATIBILITY for name in service.tasks}
 
 
 def settings(*overrides) -> Settings:
@@ -25,17 +27,17 @@ def settings(*overrides) -> Settings:
 def test_a_bare_run_is_minilm_on_the_demo_with_meft1():
     bare = settings()
     assert (bare.backbone.name, bare.task.name, bare.method.name) == ("minilm", "demo", "meft1")
-    assert bare.task.synthetic
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbones_compose(name):
-    assert settings(f"backbone={name}").backbone.name == name
+    task = next(service.tasks[0] for service in COMPATIBILITY if name in service.backbones)
+    assert settings(f"backbone={name}", f"task={task}").backbone.name == name
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks_compose(name):
-    assert settings(f"task={name}").task.name == name
+    assert settings(f"task={name}", f"backbone={TASKS[name]}").task.name == name
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -82,13 +84,18 @@ def test_scales_that_are_none(text):
         ("training.warmup=2", r"training.warmup=2.0: expected 0 to 0.99"),
         ("method.merge=[nan,1]", r"method.merge=\[nan, 1.0\]: expected two weights"),
         ("backbone.merge.meft1=[1]", r"method.merge=\[1.0\]: expected two weights"),
-        ("task.eval_splits=[]", r"task.eval_splits=\[\]: expected at least one split other than train"),
         ("seed=-1", r"seed=-1: expected 0 to"),
     ],
 )
 def test_values_outside_their_range(override, message):
     with pytest.raises(UserError, match=message):
         settings(override)
+
+
+@pytest.mark.parametrize("splits", ["[]", "[train]"])
+def test_splits_to_evaluate_on(splits):
+    with pytest.raises(UserError, match=r"task.eval_splits=\[.*\]: expected at least one split other than train"):
+        settings("task=rte", f"task.eval_splits={splits}")
 
 
 def test_float_reversal_takes_any_scale():
@@ -113,7 +120,7 @@ def test_plain_settings_are_json():
 
 
 def test_every_setting_is_described():
-    for schema in (Settings.__annotations__["training"], *METHODS.values()):
+    for schema in (Settings.__annotations__["training"], BackboneSettings, *METHODS.values(), *TASK_SCHEMAS.values()):
         for field in dataclasses.fields(schema):
             documented = "".join(base.__doc__ or "" for base in schema.__mro__)
             assert f"{field.name}:" in documented, f"{schema.__name__}.{field.name}"

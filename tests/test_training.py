@@ -5,7 +5,8 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, default_data_collator
 
-from meft_runner.settings import LoraSettings
+from meft_runner.settings import Head, LoraSettings
+from meft_runner.tasks import EvalSplit, TaskData
 from meft_runner.training import FirstGradients, GradientError, MeftTrainer, training_arguments
 from tests.models import batch, meft_settings, prepared
 from tests.test_settings import settings
@@ -17,8 +18,9 @@ class Capture(TrainerCallback):
 
 
 def step_gradients(method, tmp_path, batch_size, accumulation):
-    inputs = batch(rows=16, padded=False)
+    inputs = batch(rows=16, padding=None)
     data = Dataset.from_dict({name: tensor.tolist() for name, tensor in inputs.items()})
+    task = TaskData(Head.classification, (), data, {"validation": EvalSplit(data, None)}, "accuracy", None, {})
     chosen = settings(
         f"training.batch_size={batch_size}",
         f"training.gradient_accumulation={accumulation}",
@@ -29,13 +31,14 @@ def step_gradients(method, tmp_path, batch_size, accumulation):
     capture = Capture()
     trainer = MeftTrainer(
         description={},
+        splits={},
         model=prepared(method, dropout=0.0),
-        args=training_arguments(chosen, "eval_loss", tmp_path),
+        args=training_arguments(chosen, task, tmp_path),
         train_dataset=data,
-        eval_dataset=data,
         data_collator=default_data_collator,
         callbacks=[capture],
     )
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.train()
     return capture.gradients
 

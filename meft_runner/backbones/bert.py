@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.family import Family, refuse_inputs
+from meft_runner.backbones.family import Family, LayerView, refuse_inputs
 from meft_runner.reversible import BlockInputs
 
 
@@ -55,14 +55,14 @@ def block_inputs(
 
 BERT = Family(
     model_type="bert",
-    layers="encoder.layer",
-    attention_block=attention_block,
-    mlp_block=mlp_block,
-    block_inputs=partial(block_inputs, "bert"),
-    head=("classifier",),
+    views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "bert")),),
     lora_targets=r".*\.attention\.self\.(query|value)",
     ia3_targets=r".*\.attention\.self\.(key|value)|.*\.layer\.\d+\.output\.dense",
     ia3_feedforward=r".*\.layer\.\d+\.output\.dense",
 )
 
-ROBERTA = replace(BERT, model_type="roberta", block_inputs=partial(block_inputs, "roberta"))
+ROBERTA = replace(
+    BERT,
+    model_type="roberta",
+    views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "roberta")),),
+)

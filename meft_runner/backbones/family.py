@@ -17,41 +17,56 @@ class UnsupportedInputError(TypeError):
 
 
 @dataclass(frozen=True)
-class Family:
-    """One architecture of transformers.
+class LayerView:
+    """One list of layers in a model, and its layers as two functions.
 
     Attributes:
-        model_type: as its config.json names it.
-        layers: path of the layer list inside the base model.
+        path: of the layer list inside the base model.
         attention_block: (layer, x, inputs, adapter) -> (B, S, H), with residual and LayerNorm; the
             adapter, where given, reads the output projection's result o and is added to it.
         mlp_block: likewise; the adapter reads what the MLP reads and is added before the residual sum.
         block_inputs: turns the arguments that the model's loop gives a layer into a record.
-        head: names of the task head's modules, which always train.
-        lora_targets: pattern of the modules that LoRA updates: query and value projections.
-        ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
-        ia3_feedforward: those of them whose input is rescaled instead of the output.
     """
 
-    model_type: str
-    layers: str
+    path: str
     attention_block: LayerFunction
     mlp_block: LayerFunction
     block_inputs: Callable[..., BlockInputs]
-    head: tuple[str, ...]
-    lora_targets: str
-    ia3_targets: str
-    ia3_feedforward: str
 
-    def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
+    def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """Returns the model's list of layers, bottom first."""
-        layers = model.base_model.get_submodule(self.layers)
+        layers = model.base_model.get_submodule(self.path)
         assert isinstance(layers, nn.ModuleList)
         return layers
 
     def replace_layers(self, model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
         """Puts other modules in the place of the model's layers; its own loop will call them."""
-        model.base_model.set_submodule(self.layers, nn.ModuleList(layers))
+        model.base_model.set_submodule(self.path, nn.ModuleList(layers))
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers.
+
+    Attributes:
+        model_type: as its config.json names it.
+        views: its layer lists, in the order in which a forward pass runs them.
+        lora_targets: pattern of the modules that LoRA updates: query and value projections.
+        ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
+        ia3_feedforward: those of them whose input is rescaled instead of the output.
+        activation: the configuration's name for the layers' activation.
+        dropout: the configuration's name for the layers' dropout.
+        layer_drop: the configuration's names for the chance that a layer is left out.
+    """
+
+    model_type: str
+    views: tuple[LayerView, ...]
+    lora_targets: str
+    ia3_targets: str
+    ia3_feedforward: str
+    activation: str = "hidden_act"
+    dropout: str = "hidden_dropout_prob"
+    layer_drop: tuple[str, ...] = ()
 
 
 class StackLayer(nn.Module):
@@ -82,6 +97,15 @@ class StackLayer(nn.Module):
             UnsupportedInputError: an argument that the stack does not carry.
         """
         return self.stack(hidden, self.block_inputs(*args, **kwargs))
+
+
+def task_head(model: PreTrainedModel) -> list[str]:
+    """Returns the names of the modules that stand on the base model for a task; they always train.
+
+    A language model's head is pre-trained and not among them.
+    """
+    heads = ("classifier", "classification_head", "score", "qa_outputs")
+    return [name for name, _ in model.named_children() if name in heads]
 
 
 def refuse_inputs(model_type: str, **kwargs: Any) -> None:

@@ -4,22 +4,40 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from meft_runner.backbones.answers import OPTForAnswers
+from meft_runner.backbones.family import task_head
 from meft_runner.errors import UserError
-from meft_runner.settings import BackboneSettings
+from meft_runner.settings import BackboneSettings, Head
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+_CLASSES: dict[Head, Any] = {
+    Head.classification: AutoModelForSequenceClassification,
+    Head.answers: OPTForAnswers,
+    Head.span: AutoModelForQuestionAnswering,
+    Head.image: AutoModelForImageClassification,
+}
+_LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
 
 
 def find_source(backbone: BackboneSettings) -> str:
@@ -43,52 +61,103 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
     """Loads the tokenizer.
 
     Raises:
-        UserError: it cannot be reached, or the model does not read inputs of `max_length` tokens.
+        UserError: it is missing or cannot be reached, or the model does not read inputs of `max_length` tokens.
     """
+    if backbone.path is not None and not any((Path(source) / name).is_file() for name in _VOCABULARIES):
+        raise UserError(
+            f"backbone.path={source}: no tokenizer there ({' or '.join(_VOCABULARIES)}). "
+            "Save the model's tokenizer into it."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise _unreachable(backbone, "tokenizer", error) from error
-    if config.type_vocab_size < 2:  # a BERT tokenizer beside a RoBERTa-type model would number the second sentence 1
+    config = load_config(backbone, source)
+    if getattr(config, "type_vocab_size", 0) < 2:  # a BERT tokenizer would number the second sentence 1
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = padding_id(config)
     positions = _readable_positions(config)
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
+    tokenizer.model_max_length = positions
     return tokenizer
 
 
-def load_classifier(backbone: BackboneSettings, source: str, labels: int) -> PreTrainedModel:
-    """Loads the weights under a new head for sequence classification, in float32.
+def load_image_processor(backbone: BackboneSettings, source: str) -> BaseImageProcessor:
+    """Loads what scales and normalises images; ViT's own where a local folder has none, at the model's size.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    if backbone.path is not None and not (Path(source) / "preprocessor_config.json").is_file():
+        size = load_config(backbone, source).image_size
+        return ViTImageProcessorPil(size={"height": size, "width": size})
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise _unreachable(backbone, "image processor", error) from error
+
+
+def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
+    """Loads the model's configuration.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise _unreachable(backbone, "configuration", error) from error
+
+
+def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int) -> PreTrainedModel:
+    """Loads the weights under the head that a task needs, in float32.
 
     Args:
         backbone: the backbone's settings.
         source: what `find_source` returned.
-        labels: number of classes; 1 for regression.
+        head: what the model is to do.
+        labels: number of classes; 1 for regression; not used where the head classifies nothing.
 
     Raises:
-        UserError: the weights cannot be reached.
+        UserError: the weights cannot be reached, or are not this model's.
     """
+    config = load_config(backbone, source)
+    if head is not Head.image:
+        config.use_cache = False  # keys and values are kept for generation only
+        config.pad_token_id = padding_id(config)
+    if head in (Head.classification, Head.image):
+        config.num_labels = labels
+        config.problem_type = "regression" if labels == 1 else "single_label_classification"
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = _CLASSES[head].from_pretrained(
             source,
-            num_labels=labels,
-            problem_type="regression" if labels == 1 else "single_label_classification",
+            config=config,
             attn_implementation=backbone.attention.name,
             dtype="float32",
-            use_safetensors=True,
+            weights_only=True,  # of a .bin file, which older repositories have in place of safetensors
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # the head of another task; anything else is refused below
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise _unreachable(backbone, "weights", error) from error
-    missing = [name for name in report["missing_keys"] if not name.startswith("classifier") and "pooler" not in name]
-    if missing:
+    new = (*task_head(model), f"{model.base_model_prefix}.pooler")
+    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    wrong = [name for name in wrong if not name.startswith(new)]
+    if wrong:
         raise UserError(
-            f"backbone={backbone.name}: {len(missing)} weights are missing in {source}, {missing[0]} among them. "
-            f"Give the {backbone.model_type} model's own weights by backbone.path=DIR."
+            f"backbone={backbone.name}: {len(wrong)} weights are missing in {source} or have another shape, "
+            f"{wrong[0]} among them. Give the {config.model_type} model's own weights by backbone.path=DIR."
         )
     return model
+
+
+def padding_id(config: PreTrainedConfig) -> int:
+    """Returns the token that fills rows up; token 0 where a model has none, since padding is masked anyway."""
+    token = getattr(config, "pad_token_id", None)
+    return 0 if token is None else token
 
 
 def _readable_positions(config: PreTrainedConfig) -> int:
@@ -108,18 +177,14 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
         model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{key}: config.json is not a JSON object ({error}). Restore it.") from error
-    if model_type != backbone.model_type:
+    if model_type not in backbone.model_types:
         raise UserError(
-            f"{key}: holds a {model_type} model, backbone={backbone.name} expects {backbone.model_type}. "
+            f"{key}: holds a {model_type} model, backbone={backbone.name} expects {' or '.join(backbone.model_types)}. "
             "Choose the backbone that fits, or another folder."
         )
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UserError(
-            f"{key}: {_WEIGHTS[0]} is missing. Only safetensors are loaded; save the model with save_pretrained first."
-        )
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise UserError(
-            f"{key}: no tokenizer there ({' or '.join(_VOCABULARIES)}). Save the model's tokenizer into it."
+            f"{key}: {_WEIGHTS[0]} is missing (or pytorch_model.bin). Save the model there with save_pretrained."
         )
 
 

@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family
+from meft_runner.backbones import Family, task_head
 from meft_runner.methods import meft
 from meft_runner.methods.baselines import prepare_full, prepare_ia3, prepare_lora
 from meft_runner.settings import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
@@ -31,7 +31,7 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     match method:
         case MeftSettings():
             prepared = meft.prepare(model, family, backbone, method)
-            for name in family.head:
+            for name in task_head(model):
                 model.get_submodule(name).requires_grad_(True)
         case LoraSettings():
             prepared = prepare_lora(model, family, method)
@@ -50,4 +50,4 @@ def may_start_without_gradient(name: str) -> bool:
     LoRA starts its second matrix at zero, so nothing reaches the first one in the first step. The keys'
     bias moves all scores of a query alike, which the softmax cancels: only rounding is left.
     """
-    return "lora_A" in name or name.endswith("key.bias")
+    return "lora_A" in name or name.endswith(("key.bias", "k_proj.bias"))

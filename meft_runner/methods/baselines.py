@@ -3,7 +3,7 @@
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family
+from meft_runner.backbones import Family, task_head
 from meft_runner.settings import FullSettings, Ia3Settings, LoraSettings
 
 
@@ -21,7 +21,7 @@ def prepare_lora(model: PreTrainedModel, family: Family, method: LoraSettings) -
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
         target_modules=family.lora_targets,
-        modules_to_save=list(family.head),
+        modules_to_save=task_head(model),
     )
     return get_peft_model(model, config)
 
@@ -32,7 +32,7 @@ def prepare_ia3(model: PreTrainedModel, family: Family, method: Ia3Settings) -> 
     config = IA3Config(
         target_modules=family.ia3_targets,
         feedforward_modules=family.ia3_feedforward,
-        modules_to_save=list(family.head),
+        modules_to_save=task_head(model),
     )
     return get_peft_model(model, config)
 

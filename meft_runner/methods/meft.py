@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family, StackLayer
+from meft_runner.backbones import Family, LayerView, StackLayer
 from meft_runner.checks import effective_merge, parse_scale
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
@@ -15,21 +15,21 @@ class LayerWithAdapter(nn.Module):
     """A whole layer with an adapter beside its MLP.
 
     Args:
-        family: the view of the layer.
+        view: the layer as two functions.
         layer: the pre-trained layer.
         adapter: the adapter.
     """
 
-    def __init__(self, family: Family, layer: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, view: LayerView, layer: nn.Module, adapter: Adapter) -> None:
         super().__init__()
-        self.family = family
+        self.view = view
         self.layer = layer
         self.adapter = adapter
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the layer's output, (B, S, H)."""
-        attended = self.family.attention_block(self.layer, x, inputs, None)
-        return self.family.mlp_block(self.layer, attended, inputs, self.adapter)
+        attended = self.view.attention_block(self.layer, x, inputs, None)
+        return self.view.mlp_block(self.layer, attended, inputs, self.adapter)
 
 
 class AttentionWithAdapter(LayerWithAdapter):
@@ -37,7 +37,7 @@ class AttentionWithAdapter(LayerWithAdapter):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the attention block's output, (B, S, H)."""
-        return self.family.attention_block(self.layer, x, inputs, self.adapter)
+        return self.view.attention_block(self.layer, x, inputs, self.adapter)
 
 
 class MlpWithAdapter(LayerWithAdapter):
@@ -45,7 +45,7 @@ class MlpWithAdapter(LayerWithAdapter):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the MLP block's output, (B, S, H)."""
-        return self.family.mlp_block(self.layer, x, inputs, self.adapter)
+        return self.view.mlp_block(self.layer, x, inputs, self.adapter)
 
 
 def prepare(
@@ -54,24 +54,30 @@ def prepare(
     """Freezes the model and makes its layers reversible, in place.
 
     Raises:
-        UserError: more layers are to stay frozen than the model can spare.
+        UserError: more layers are to stay frozen than the model can spare, or it leaves out layers at random.
     """
-    layers = list(family.layer_list(model))
-    if method.frozen_layers >= len(layers):
+    depth = sum(len(view.layers(model)) for view in family.views)
+    if method.frozen_layers >= depth:
         raise UserError(
-            f"method.frozen_layers={method.frozen_layers}: {backbone.name} has {len(layers)} layers and at least one "
-            f"must be reversible. Take 0 to {len(layers) - 1}."
+            f"method.frozen_layers={method.frozen_layers}: {backbone.name} has {depth} layers and at least one "
+            f"must be reversible. Take 0 to {depth - 1}."
         )
+    for name in family.layer_drop:
+        if getattr(model.config, name) > 0:
+            raise UserError(
+                f"method={method.name}: {backbone.name} has {name}={getattr(model.config, name)}, and a reversible "
+                f"stack cannot leave out layers. Set {name} to 0 in the config.json of a local copy (backbone.path)."
+            )
     model.requires_grad_(False)
-    plain, reversible = layers[: method.frozen_layers], layers[method.frozen_layers :]
-    blocks = [
-        _block(model, family, method, layer, f"layer {index}")
-        for index, layer in enumerate(reversible, start=method.frozen_layers)
-    ]
-    stack = ReversibleStack(
-        blocks, _coupling(backbone, method), method.reversal.name, method.grid_bits, method.chunks, method.strict
-    )
-    family.replace_layers(model, [*plain, StackLayer(stack, family.block_inputs)])
+    frozen = method.frozen_layers  # counted from the bottom of the first stack
+    for view in family.views:
+        layers = list(view.layers(model))
+        plain, reversible = layers[:frozen], layers[frozen:]
+        if reversible:
+            blocks = _blocks(model, family, view, method, reversible, len(plain))
+            stack = _stack(blocks, backbone, method)
+            view.replace_layers(model, [*plain, StackLayer(stack, view.block_inputs)])
+        frozen -= len(plain)
     return model
 
 
@@ -80,24 +86,40 @@ def reversible_stacks(model: nn.Module) -> list[ReversibleStack]:
     return [module for module in model.modules() if isinstance(module, ReversibleStack)]
 
 
-def _block(
-    model: PreTrainedModel, family: Family, method: MeftSettings, layer: nn.Module, name: str
-) -> ReversibleBlock:
+def _blocks(
+    model: PreTrainedModel,
+    family: Family,
+    view: LayerView,
+    method: MeftSettings,
+    layers: list[nn.Module],
+    first: int,
+) -> list[ReversibleBlock]:
+    """Returns a reversible block for each layer, named by its place in the model."""
+    config = model.config
+    dropout = getattr(config, family.dropout) if method.adapter_dropout is None else method.adapter_dropout
+    activation = getattr(config, family.activation)
+
     def adapter() -> Adapter:
-        config = model.config
-        dropout = config.hidden_dropout_prob if method.adapter_dropout is None else method.adapter_dropout
-        return Adapter(config.hidden_size, method.adapter_dim, config.hidden_act, dropout).to(
-            device=model.device, dtype=model.dtype
+        made = Adapter(config.hidden_size, method.adapter_dim, activation, dropout)
+        return made.to(device=model.device, dtype=model.dtype)
+
+    def block(layer: nn.Module, name: str) -> ReversibleBlock:
+        if method.name == "meft1":
+            return ReversibleBlock(LayerWithAdapter(view, layer, adapter()), adapter(), name)
+        if method.name == "meft2":
+            return ReversibleBlock(adapter(), LayerWithAdapter(view, layer, adapter()), name)
+        # F and G of MEFT3 share the layer's module; each runs its own half of it.
+        return ReversibleBlock(
+            AttentionWithAdapter(view, layer, adapter()), MlpWithAdapter(view, layer, adapter()), name
         )
 
-    if method.name == "meft1":
-        return ReversibleBlock(LayerWithAdapter(family, layer, adapter()), adapter(), name)
-    if method.name == "meft2":
-        return ReversibleBlock(adapter(), LayerWithAdapter(family, layer, adapter()), name)
-    # F and G of MEFT3 share the layer's module; each runs its own half of it.
-    return ReversibleBlock(
-        AttentionWithAdapter(family, layer, adapter()), MlpWithAdapter(family, layer, adapter()), name
-    )
+    part = "" if len(family.views) == 1 else view.path.split(".")[0] + " "
+    return [block(layer, f"{part}layer {index}") for index, layer in enumerate(layers, start=first)]
+
+
+def _stack(blocks: list[ReversibleBlock], backbone: BackboneSettings, method: MeftSettings) -> ReversibleStack:
+    coupling = _coupling(backbone, method)
+    return ReversibleStack(blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict)
 
 
 def _coupling(backbone: BackboneSettings, method: MeftSettings) -> Coupling:

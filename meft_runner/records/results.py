@@ -8,7 +8,7 @@ from transformers import TrainerState
 
 from meft_runner.reversible import ReversibleStack
 from meft_runner.tasks import TaskData
-from meft_runner.tasks.classification import metric_suffix
+from meft_runner.tasks.data import metric_suffix
 from meft_runner.training import StepTimes
 
 
@@ -22,18 +22,20 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
     """Returns the score of the best and the last epoch, and every metric of every epoch, as fractions.
 
     Args:
-        log: the Trainer's log, in which each development split has an entry an epoch.
+        log: the Trainer's log, in which training and each development split have an entry an epoch.
         data: the task.
     """
     by_step: dict[int, dict[str, Any]] = {}
+    train_loss = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
     for entry in log:
         for split in data.evaluation:
-            metrics = _metrics(entry, split)
+            metrics = _metrics(entry, split, metric_suffix(list(data.evaluation), split))
             if metrics:
-                by_step.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(metrics)
+                start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
+                by_step.setdefault(entry["step"], start).update(metrics)
     history = list(by_step.values())
-    values = [entry[data.score] for entry in history]
-    return {"metric": data.score, "best": max(values), "final": values[-1], "history": history}
+    values = [entry[data.metric] for entry in history]
+    return {"metric": data.metric, "best": max(values), "final": values[-1], "history": history}
 
 
 def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
@@ -59,8 +61,8 @@ def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
     }
 
 
-def _metrics(entry: dict[str, Any], split: str) -> dict[str, float | None]:
-    prefix, suffix = f"eval_{split}_", metric_suffix(split)
+def _metrics(entry: dict[str, Any], split: str, suffix: str) -> dict[str, float | None]:
+    prefix = f"eval_{split}_"
     skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     return {
         key.removeprefix(prefix) + suffix: value if math.isfinite(value) else None

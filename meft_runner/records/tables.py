@@ -31,8 +31,8 @@ def method_label(record: Record) -> str:
 
 def task_label(record: Record) -> str:
     """Returns the task's name, marked where its rows are made up."""
-    task = record["config"]["task"]
-    return f"{task['name']} (synthetic)" if task["synthetic"] else str(task["name"])
+    name = str(record["config"]["task"]["name"])
+    return f"{name} (synthetic)" if record["data"]["synthetic"] else name
 
 
 def run_table(record: Record) -> pd.DataFrame:

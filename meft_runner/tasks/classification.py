@@ -1,8 +1,6 @@
-"""Classifying or grading one or two texts: GLUE and the demo."""
+"""Classifying or grading one or two texts: what GLUE, the demo and the user's own files have in common."""
 
-import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,74 +9,73 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from meft_runner.settings import TaskSettings
-from meft_runner.tasks.metrics import check_metrics, compute_metrics
-from meft_runner.tasks.rows import Row, load_rows
+from meft_runner.settings import Head
+from meft_runner.tasks.data import EvalSplit, Row, TaskData, by_length, padding_collator
+from meft_runner.tasks.metrics import compute_metrics
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """A task that is ready for training.
+class Classification:
+    """How texts are classified or graded.
 
     Attributes:
-        train: tokenised rows with `labels` and `length`.
-        evaluation: for each development split, its tokenised rows.
-        compute_metrics: scores the Trainer's predictions.
-        score: name of the metric that chooses the best epoch.
-        description: where the rows came from, how many, and their fingerprint, for the record.
+        text_columns: one or two columns of text.
+        classes: class names in label order; empty for regression.
+        metrics: what is computed; the first is the score.
+        max_length: longest input in tokens.
     """
 
-    train: Dataset
-    evaluation: dict[str, Dataset]
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
-    score: str
-    description: dict[str, Any]
+    text_columns: Sequence[str]
+    classes: Sequence[str]
+    metrics: Sequence[str]
+    max_length: int
+
+    def tokenised(self, tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> Dataset:
+        """Returns rows as model inputs with `length`, and with `labels` where the rows have a `label`."""
+        texts = [[row[column] for row in rows] for column in self.text_columns]
+        encoded = dict(tokenizer(*texts, truncation=True, max_length=self.max_length))
+        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+        if "label" in rows[0]:
+            encoded["labels"] = [row["label"] if self.classes else float(row["label"]) for row in rows]
+        return Dataset.from_dict(encoded)
+
+    def answers(self, logits: Any) -> np.ndarray:
+        """Returns (N,) class numbers or grades of (N, classes or 1) logits."""
+        logits = np.asarray(logits)
+        return logits.argmax(axis=-1) if self.classes else logits.reshape(-1)
+
+    def task_data(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: list[Row],
+        evaluation: dict[str, list[Row]],
+        description: dict[str, Any],
+        **more: Any,
+    ) -> TaskData:
+        """Returns the task with its rows, each with a `label`, made ready for training.
+
+        Args:
+            tokenizer: the backbone's.
+            train: training rows.
+            evaluation: rows of each development split.
+            description: of the rows, for the record.
+            **more: further fields of `TaskData`.
+        """
+        score = partial(_score, self)
+        return TaskData(
+            head=Head.classification,
+            classes=self.classes,
+            train=self.tokenised(tokenizer, train),
+            evaluation={
+                split: EvalSplit(by_length(self.tokenised(tokenizer, rows)), score)
+                for split, rows in evaluation.items()
+            },
+            metric=self.metrics[0],
+            collate=padding_collator(tokenizer, self.max_length),
+            description=description,
+            **more,
+        )
 
 
-def load_task(task: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
-    """Reads, checks and tokenises a task's rows.
-
-    Raises:
-        UserError: a metric is not known, or rows are missing, unreachable or not as the task needs them.
-    """
-    check_metrics(task.metrics)
-    limits = {task.train_split: task.max_train_rows} | dict.fromkeys(task.eval_splits, task.max_eval_rows)
-    rows = {split: load_rows(task, split, limit) for split, limit in limits.items()}
-    tokenised = {split: _tokenised(task, tokenizer, part) for split, part in rows.items()}
-    source = task.data_dir or task.hub or "generated"
-    splits = {split: {"rows": len(part), "fingerprint": fingerprint(part)} for split, part in rows.items()}
-    return TaskData(
-        train=tokenised.pop(task.train_split),
-        evaluation=tokenised,
-        compute_metrics=partial(_score, task),
-        score=task.metrics[0],
-        description={"source": source, "synthetic": task.synthetic, "splits": splits},
-    )
-
-
-def metric_suffix(split: str) -> str:
-    """Returns what a split adds to its metrics' names: "_mismatched" for MNLI's second one, else nothing."""
-    suffix = split.removeprefix("validation")
-    return "" if suffix == "_matched" else suffix
-
-
-def fingerprint(rows: list[Row]) -> str:
-    """Returns a digest of the rows' content and order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()[:16]
-
-
-def _tokenised(task: TaskSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> Dataset:
-    texts = [[row[column] for row in rows] for column in task.text_columns]
-    encoded = dict(tokenizer(*texts, truncation=True, max_length=task.max_length))
-    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-    encoded["labels"] = [row["label"] if task.classes else float(row["label"]) for row in rows]
-    return Dataset.from_dict(encoded)
-
-
-def _score(task: TaskSettings, prediction: EvalPrediction) -> dict[str, float]:
-    logits = np.asarray(prediction.predictions)
-    answers = logits.argmax(axis=-1) if task.classes else logits.reshape(-1)
-    return compute_metrics(task.metrics, answers, np.asarray(prediction.label_ids))
+def _score(task: Classification, prediction: EvalPrediction) -> dict[str, float]:
+    return compute_metrics(task.metrics, task.answers(prediction.predictions), np.asarray(prediction.label_ids))

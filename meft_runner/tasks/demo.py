@@ -12,6 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from meft_runner.settings import DemoSettings
+from meft_runner.tasks.classification import Classification
+from meft_runner.tasks.data import TaskData, describe
+
 _KINDS = {
     "doctor": "person", "singer": "person", "farmer": "person", "teacher": "person", "lawyer": "person",
     "dog": "animal", "horse": "animal", "cat": "animal", "goat": "animal", "parrot": "animal",
@@ -47,6 +53,14 @@ class _Scene:
         if self.place:
             words += ["in the", self.place]
         return " ".join(word for word in words if word)
+
+
+def load(task: DemoSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
+    """Generates and tokenises the rows."""
+    rows = {"train": generate("train", task.max_train_rows), "validation": generate("validation", task.max_eval_rows)}
+    form = Classification(("premise", "hypothesis"), ("entailment", "not_entailment"), ("accuracy",), task.max_length)
+    description = describe("generated", rows, synthetic=True)
+    return form.task_data(tokenizer, rows.pop("train"), rows, description)
 
 
 def generate(split: str, limit: int | None) -> list[dict[str, Any]]:

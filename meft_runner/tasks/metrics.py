@@ -45,14 +45,15 @@ class Accuracy(GlueMetric):
 
 
 class F1(GlueMetric):
-    """Harmonic mean of precision and recall of class 1."""
+    """Harmonic mean of precision and recall: of class 1 where there are two, else the mean over classes."""
 
     name = "f1"
 
     @staticmethod
     def score(references: Any, predictions: Any) -> float:
-        """Returns F1; 0 where class 1 is neither predicted nor there."""
-        return sklearn_metrics.f1_score(references, predictions, zero_division=0.0)
+        """Returns F1; 0 where a class is neither predicted nor there."""
+        average = "binary" if max(*references, *predictions) <= 1 else "macro"
+        return sklearn_metrics.f1_score(references, predictions, average=average, zero_division=0.0)
 
 
 class Matthews(GlueMetric):
@@ -95,18 +96,25 @@ def _defined(correlation: Callable[..., Any], references: Any, predictions: Any)
 METRICS: dict[str, type[GlueMetric]] = {m.name: m for m in (Accuracy, F1, Matthews, Pearson, Spearman)}
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Makes sure that there are metrics and that every one is known.
+def check_metrics(names: Sequence[str], regression: bool) -> None:
+    """Makes sure that there are metrics, and that every one is known and scores what the task predicts.
+
+    Args:
+        names: what is to be computed.
+        regression: whether grades are predicted instead of classes.
 
     Raises:
-        UserError: there is none, or one is not known.
+        UserError: there is none, one is not known, or one is for the other kind of task.
     """
-    known = ", ".join(METRICS)
+    fitting = [name for name, metric in METRICS.items() if (metric.dtype == "float64") == regression]
     if not names:
-        raise UserError(f"task.metrics=[]: expected at least one of {known}.")
+        raise UserError(f"task.metrics=[]: expected at least one of {', '.join(fitting)}.")
     for name in names:
-        if name not in METRICS:
-            raise UserError(f"task.metrics: '{name}' is not known, {nearest(name, METRICS)}expected {known}.")
+        if name not in fitting:
+            what = "numbers" if regression else "classes"
+            raise UserError(
+                f"task.metrics: '{name}' does not score {what}, {nearest(name, fitting)}expected {', '.join(fitting)}."
+            )
 
 
 def compute_metrics(names: Sequence[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
-from meft_runner.backbones import FAMILIES, UnsupportedInputError
+from meft_runner.backbones import UnsupportedInputError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs
-from tests.models import batch, meft_settings, prepared, tiny_model
+from tests.models import batch, family_of, meft_settings, prepared, tiny_model
+
+# Every layer list of every family: the kind of model, and the place of the list.
+STACKS = [("bert", 0), ("roberta", 0), ("bart", 0), ("bart", 1), ("opt", 0), ("opt-postln", 0), ("vit", 0), ("deit", 0)]
+EACH_STACK = pytest.mark.parametrize(("kind", "place"), STACKS, ids=[f"{kind}-{place}" for kind, place in STACKS])
 
 
 def zero_adapter(hidden):
@@ -15,50 +19,90 @@ def zero_adapter(hidden):
     return adapter
 
 
-def layer_and_inputs(model_type, attention, training):
-    model = tiny_model(model_type, attention=attention).train(training)
+def layer_and_inputs(kind, place, attention, training, padding):
+    model = tiny_model(kind, attention=attention).train(training)
     calls = []
-    layer = FAMILIES[model_type].layer_list(model)[1]
+    view = family_of(kind).views[place]
+    layer = view.layers(model)[1]
     layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-    inputs = batch()
-    inputs.pop("labels")
-    model(**inputs)
-    return layer, *calls[0]
+    model(**batch(kind, padding=padding))
+    return view, layer, *calls[0]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("padding", ["right", "left", None])
+@EACH_STACK
 @pytest.mark.parametrize("with_adapters", [False, True])
-def test_blocks_equal_the_layer(model_type, attention, training, with_adapters):
-    family = FAMILIES[model_type]
-    layer, (hidden, *args), kwargs = layer_and_inputs(model_type, attention, training)
+def test_blocks_equal_the_layer(kind, place, attention, padding, training, with_adapters):
+    view, layer, (hidden, *args), kwargs = layer_and_inputs(kind, place, attention, training, padding)
     adapter = zero_adapter(hidden.shape[-1]) if with_adapters else None
-    inputs = family.block_inputs(*args, **kwargs)
-    assert inputs.attention_mask is not None
+    inputs = view.block_inputs(*args, **kwargs)
     torch.manual_seed(7)
     expected = layer(hidden, *args, **kwargs)
     torch.manual_seed(7)
-    attended = family.attention_block(layer, hidden, inputs, adapter)
-    assert torch.equal(family.mlp_block(layer, attended, inputs, adapter), expected)
+    attended = view.attention_block(layer, hidden, inputs, adapter)
+    assert torch.equal(view.mlp_block(layer, attended, inputs, adapter), expected)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_the_adapter_reads_what_the_paper_says(model_type):
-    family = FAMILIES[model_type]
-    layer = family.layer_list(tiny_model(model_type).eval())[0]
-    x = torch.randn(2, 5, 64)
+@pytest.mark.parametrize("kind", ["bert", "bart", "opt"])
+def test_masks_reach_the_record(kind):
+    view, _, (_, *args), kwargs = layer_and_inputs(kind, -1, "sdpa", True, "left")
+    inputs = view.block_inputs(*args, **kwargs)
+    if kind == "bart":  # its decoder's own attention is causal without a mask
+        assert inputs.encoder_states is not None
+        assert inputs.encoder_mask is not None
+    else:
+        assert inputs.attention_mask is not None
+
+
+def what_adapters_read(kind, place, x, inputs):
+    """Returns what a view's adapters were given, and the two blocks' results with adapters that return 1."""
+    view = family_of(kind).views[place]
+    layer = view.layers(tiny_model(kind).eval())[0]
     seen = []
 
     def spy(value):
         seen.append(value)
         return torch.ones_like(value)
 
-    attended = family.attention_block(layer, x, BlockInputs(), spy)
+    attended = view.attention_block(layer, x, inputs, spy)
+    return layer, seen, attended, view.mlp_block(layer, attended, inputs, spy)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_adapter_reads_what_the_paper_says(kind):
+    x = torch.randn(2, 5, 64)
+    layer, seen, attended, _ = what_adapters_read(kind, 0, x, BlockInputs())
     o = layer.attention.output.dense(layer.attention.self(x)[0])
     assert torch.equal(seen[0], o)
     assert torch.allclose(attended, layer.attention.output.LayerNorm(o + 1 + x))
-    family.mlp_block(layer, attended, BlockInputs(), spy)
+    assert seen[1] is attended
+
+
+@pytest.mark.parametrize("kind", ["opt", "vit"])
+def test_pre_ln_adapters_read_behind_the_layer_norm(kind):
+    x = torch.randn(2, 5, 64)
+    layer, seen, attended, result = what_adapters_read(kind, 0, x, BlockInputs())
+    if kind == "opt":
+        o, read = layer.self_attn(layer.self_attn_layer_norm(x))[0], layer.final_layer_norm(attended)
+        mlp = layer.fc2(layer.activation_fn(layer.fc1(read)))
+    else:
+        o, read = layer.attention(layer.layernorm_before(x))[0], layer.layernorm_after(attended)
+        mlp = layer.mlp(read)
+    assert torch.equal(seen[0], o)
+    assert torch.allclose(attended, x + o + 1, atol=1e-6)
+    assert torch.equal(seen[1], read)
+    assert torch.allclose(result, attended + mlp + 1, atol=1e-6)
+
+
+def test_barts_decoder_adapter_stands_behind_the_attention_to_the_encoder():
+    x, states = torch.randn(2, 5, 64), torch.randn(2, 7, 64)
+    layer, seen, attended, _ = what_adapters_read("bart", 1, x, BlockInputs(encoder_states=states))
+    own = layer.self_attn_layer_norm(x + layer.self_attn(x)[0])
+    o = layer.encoder_attn(own, key_value_states=states)[0]
+    assert torch.equal(seen[0], o)
+    assert torch.allclose(attended, layer.encoder_attn_layer_norm(own + o + 1), atol=1e-6)
     assert seen[1] is attended
 
 
@@ -69,3 +113,11 @@ def test_an_input_that_is_not_carried_is_refused():
         stack_layer(torch.randn(2, 5, 64), encoder_hidden_states=torch.randn(2, 3, 64))
     with pytest.raises(UnsupportedInputError, match="'something_new'"):
         stack_layer(torch.randn(2, 5, 64), something_new=1)
+
+
+@pytest.mark.parametrize("kind", ["bart", "opt"])
+def test_keys_kept_for_generation_are_refused(kind):
+    model = prepared(meft_settings(), kind).eval()
+    inputs = {name: value for name, value in batch(kind).items() if name != "labels"}
+    with pytest.raises(UnsupportedInputError, match="'past_key_values'"):
+        model(**inputs, use_cache=True)

@@ -79,7 +79,7 @@ def test_retained_memory_grows_by_the_remainders_alone(variant):
         retained = []
         for layers in (4, 8):
             model = prepared(meft_settings(variant, reversal), layers=layers)
-            retained.append(probe(model, batch(rows, length), None).retained_after_forward_bytes)
+            retained.append(probe(model, batch(rows=rows, length=length), None).retained_after_forward_bytes)
         growth[reversal] = (retained[1] - retained[0]) / 4
     streams = 2 if variant == "meft3" else 1
     packed = streams * rows * length * hidden // 2

@@ -3,7 +3,7 @@ import torch
 
 from meft_runner.settings import FullSettings, Ia3Settings, LoraSettings
 from meft_runner.training import GradientError, check_gradients
-from tests.models import batch, gradients, prepared, tiny_model
+from tests.models import KINDS, batch, gradients, prepared, tiny_model
 
 METHODS = {"full": FullSettings, "lora": LoraSettings, "ia3": Ia3Settings}
 
@@ -12,16 +12,16 @@ def method(name, **kwargs):
     return METHODS[name](name=name, learning_rate=1e-3, **kwargs)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_trainable_parameter_gets_a_gradient(name, model_type):
-    model = prepared(method(name), model_type)
-    model(**batch()).loss.backward()
+def test_every_trainable_parameter_gets_a_gradient(name, kind):
+    model = prepared(method(name), kind)
+    model(**batch(kind)).loss.backward()
     check_gradients(model)
 
 
-def trained_names(name):
-    return {n for n, p in prepared(method(name)).named_parameters() if p.requires_grad}
+def trained_names(name, kind="bert"):
+    return {n for n, p in prepared(method(name), kind).named_parameters() if p.requires_grad}
 
 
 def test_full_trains_everything():
@@ -33,6 +33,16 @@ def test_lora_updates_query_and_value():
     assert len(names) == 2 * 2 * 2 + 2  # two layers, two projections, two matrices; weight and bias of the head
     assert all(part in name for name in names if "lora" in name for part in ["attention.self."])
     assert not any(".key." in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attentions"), [("opt", 1), ("vit", 1), ("deit", 1), ("bart", 3)]
+)  # BART's decoder has two
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_the_same_parts_are_adapted_in_every_family(name, kind, attentions):
+    added = [n for n in trained_names(name, kind) if "lora" in n or "ia3" in n]
+    mlps = 2 if kind == "bart" else 1
+    assert len(added) == 2 * (attentions * 2 * 2 if name == "lora" else attentions * 2 + mlps)  # two layers
 
 
 def test_ia3_rescales_keys_values_and_the_inner_mlp():

@@ -1,22 +1,28 @@
+import re
+
 import pytest
 import torch
 
+from meft_runner.backbones import task_head
 from meft_runner.errors import UserError
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.training import check_gradients
-from tests.models import VARIANTS, batch, gradients, meft_settings, prepared, tiny_model
+from tests.models import KINDS, VARIANTS, batch, family_of, gradients, meft_settings, prepared, tiny_model
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_adapters_and_head_train_and_nothing_else(variant, model_type):
-    model = prepared(meft_settings(variant, adapter_dim=3), model_type)
-    model(**batch()).loss.backward()
+def test_adapters_and_head_train_and_nothing_else(variant, kind):
+    model = prepared(meft_settings(variant, adapter_dim=3), kind)
+    model(**batch(kind)).loss.backward()
     check_gradients(model)
     trained = set(gradients(model))
-    assert all("adapter" in name or ".f." in name or ".g." in name or "classifier" in name for name in trained)
-    adapters = [p for name, p in model.named_parameters() if name in trained and "classifier" not in name]
-    assert sum(p.numel() for p in adapters) == 2 * 2 * (2 * 64 * 3 + 64 + 3)  # two layers, two adapters each
+    head = tuple(task_head(model))
+    assert len(head) == (0 if kind == "opt-answers" else 1)
+    adapters = [p for name, p in model.named_parameters() if name in trained and not name.startswith(head)]
+    stacks = len(family_of(kind).views)
+    assert sum(p.numel() for p in adapters) == stacks * 2 * 2 * (2 * 64 * 3 + 64 + 3)  # two layers, two adapters each
+    assert all(re.search(r"adapter\.|\.[fg]\.", name) for name in trained if not name.startswith(head))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -62,6 +68,25 @@ def test_exact_and_stored_evaluate_alike():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_unpadded_batches(attention):
     model = prepared(meft_settings(), attention=attention)
-    model(**batch(padded=False)).loss.backward()
+    model(**batch(padding=None)).loss.backward()
     check_gradients(model)
     assert reversible_stacks(model)[0].monitor.mismatches == 0
+
+
+@pytest.mark.parametrize(("frozen", "encoder", "decoder"), [
+    (0, ["encoder layer 0", "encoder layer 1"], ["decoder layer 0", "decoder layer 1"]),
+    (1, ["encoder layer 1"], ["decoder layer 0", "decoder layer 1"]),
+    (3, [], ["decoder layer 1"]),
+])  # fmt: skip
+def test_frozen_layers_count_from_the_bottom_of_the_encoder(frozen, encoder, decoder):
+    model = prepared(meft_settings(frozen_layers=frozen), "bart")
+    assert [stack.plan.names for stack in reversible_stacks(model)] == [names for names in (encoder, decoder) if names]
+    model(**batch("bart")).loss.backward()
+    check_gradients(model)
+
+
+def test_a_model_that_leaves_out_layers_is_refused():
+    model = tiny_model("bart")
+    model.config.decoder_layerdrop = 0.1
+    with pytest.raises(UserError, match=r"tiny has decoder_layerdrop=0.1, .* Set decoder_layerdrop to 0"):
+        prepared(meft_settings(), "bart", model=model)

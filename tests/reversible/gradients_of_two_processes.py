@@ -15,7 +15,7 @@ def main(method_name):
     method = LoraSettings(name="lora", learning_rate=1e-3) if method_name == "lora" else meft_settings("meft1")
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    whole = batch(rows=8, padded=False)
+    whole = batch(rows=8, padding=None)
 
     alone = prepared(method, dropout=0.0)
     alone(**whole).loss.backward()

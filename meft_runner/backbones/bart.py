@@ -1,0 +1,77 @@
+"""BART: a post-LN encoder, and a post-LN decoder whose blocks also attend to the encoder's output."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.reversible import BlockInputs
+
+
+def encoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+    """LayerNorm(x + dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
+    projected, _ = layer.self_attn(x, attention_mask=inputs.attention_mask)
+    return layer.self_attn_layer_norm(x + _dropped(layer, projected, projected, adapter))
+
+
+def decoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+    """Self-attention, then attention to the encoder's states, each with residual and LayerNorm; (B, S, H).
+
+    The adapter stands at the second one, the last projection before the MLP.
+    """
+    x = encoder_attention_block(layer, x, inputs)
+    projected, _ = layer.encoder_attn(x, key_value_states=inputs.encoder_states, attention_mask=inputs.encoder_mask)
+    return layer.encoder_attn_layer_norm(x + _dropped(layer, projected, projected, adapter))
+
+
+def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+    """LayerNorm(x + dropout(MLP(x)) + adapter(x)); (B, S, H)."""
+    inner = dropout(layer.activation_fn(layer.fc1(x)), p=layer.activation_dropout, training=layer.training)
+    return layer.final_layer_norm(x + _dropped(layer, layer.fc2(inner), x, adapter))
+
+
+def encoder_inputs(attention_mask: Tensor | None = None, **others: Any) -> BlockInputs:
+    """Reads the arguments of an encoder layer.
+
+    Raises:
+        UnsupportedInputError: there are others.
+    """
+    refuse_inputs("bart's encoder", **others)
+    return BlockInputs(attention_mask=attention_mask)
+
+
+def decoder_inputs(
+    attention_mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
+    **others: Any,
+) -> BlockInputs:
+    """Reads the arguments of a decoder layer.
+
+    Raises:
+        UnsupportedInputError: the model keeps keys and values for generation.
+    """
+    refuse_inputs("bart's decoder", **others)
+    return BlockInputs(attention_mask, encoder_hidden_states, encoder_attention_mask)
+
+
+def _dropped(layer: Any, output: Tensor, read: Tensor, adapter: nn.Module | None) -> Tensor:
+    """Returns dropout(output) + adapter(read), (B, S, H)."""
+    output = dropout(output, p=layer.dropout, training=layer.training)
+    return output if adapter is None else output + adapter(read)
+
+
+BART = Family(
+    model_type="bart",
+    views=(
+        LayerView("encoder.layers", encoder_attention_block, mlp_block, encoder_inputs),
+        LayerView("decoder.layers", decoder_attention_block, mlp_block, decoder_inputs),
+    ),
+    lora_targets=r".*\.(self_attn|encoder_attn)\.(q_proj|v_proj)",
+    ia3_targets=r".*\.(self_attn|encoder_attn)\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",
+    ia3_feedforward=r".*\.layers\.\d+\.fc2",
+    activation="activation_function",
+    dropout="dropout",
+    layer_drop=("encoder_layerdrop", "decoder_layerdrop"),
+)

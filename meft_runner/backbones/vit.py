@@ -1,0 +1,53 @@
+"""ViT and DeiT: pre-LN encoders of image patches whose layers have the same parts under the same names."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.reversible import BlockInputs
+
+
+def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+    """X + dropout(o) + adapter(o), o = the attention's output projection of LayerNorm(x); (B, S, H)."""
+    projected, _ = layer.attention(layer.layernorm_before(x), inputs.attention_mask)
+    output = layer.dropout(projected)
+    if adapter is not None:
+        output = output + adapter(projected)
+    return output + x
+
+
+def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+    """X + dropout(MLP(r)) + adapter(r), r = LayerNorm(x); (B, S, H)."""
+    read = layer.layernorm_after(x)
+    output = layer.dropout(layer.mlp(read))
+    if adapter is not None:
+        output = output + adapter(read)
+    return output + x
+
+
+def block_inputs(model_type: str, attention_mask: Tensor | None = None, **others: Any) -> BlockInputs:
+    """Reads a layer's arguments.
+
+    Raises:
+        UnsupportedInputError: there are others than a mask.
+    """
+    refuse_inputs(model_type, **others)
+    return BlockInputs(attention_mask=attention_mask)
+
+
+VIT = Family(
+    model_type="vit",
+    views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "vit")),),
+    lora_targets=r".*\.attention\.(q_proj|v_proj)",
+    ia3_targets=r".*\.attention\.(k_proj|v_proj)|.*\.mlp\.fc2",
+    ia3_feedforward=r".*\.mlp\.fc2",
+)
+
+DEIT = replace(
+    VIT,
+    model_type="deit",
+    views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "deit")),),
+)

@@ -1,0 +1,117 @@
+"""What a task hands to training: rows as model inputs, and how answers become scores."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+
+from meft_runner.settings import Head, SplitSettings
+
+Row = dict[str, Any]
+Batch = dict[str, Any]
+Score = Callable[[EvalPrediction], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """A development split.
+
+    Attributes:
+        rows: model inputs with labels, in the order in which they are predicted.
+        score: turns the predictions for these rows into metrics, as fractions.
+    """
+
+    rows: Dataset
+    score: Score
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """A file of answers, written when training is done.
+
+    Attributes:
+        name: of the file.
+        rows: model inputs.
+        text: turns the predictions for these rows, (N, ...) arrays, into the file's content.
+    """
+
+    name: str
+    rows: Dataset
+    text: Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task that is ready for training.
+
+    Attributes:
+        head: what the model is to do.
+        classes: class names in label order; empty for regression and where nothing is classified.
+        train: rows as model inputs with labels; with `length` where rows differ in it.
+        evaluation: the development splits; the first gives the score.
+        metric: name of the score that chooses the best epoch.
+        collate: makes a batch of rows, padded to the longest, or to the task's maximum with to_maximum=True.
+        description: where the rows came from, how many, and their fingerprint, for the record.
+        label_names: the inputs that are labels.
+        answer_files: what is predicted and written when training is done.
+    """
+
+    head: Head
+    classes: Sequence[str]
+    train: Dataset
+    evaluation: dict[str, EvalSplit]
+    metric: str
+    collate: Callable[..., Batch]
+    description: dict[str, Any]
+    label_names: Sequence[str] = ("labels",)
+    answer_files: Sequence[AnswerFile] = field(default=())
+
+
+def describe(source: str, splits: dict[str, list[Row]], **more: Any) -> dict[str, Any]:
+    """Returns what the record says of a task's rows.
+
+    Args:
+        source: where they came from.
+        splits: the rows by split.
+        **more: what else there is to say.
+    """
+    counts = {name: {"rows": len(part), "fingerprint": fingerprint(part)} for name, part in splits.items()}
+    return {"source": source, "synthetic": False, "splits": counts, **more}
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Returns a digest of the rows' content and order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def row_limits(task: SplitSettings) -> dict[str, int | None]:
+    """Returns the splits that a task reads, and how many rows of each."""
+    return {task.train_split: task.max_train_rows} | dict.fromkeys(task.eval_splits, task.max_eval_rows)
+
+
+def padding_collator(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Callable[..., Batch]:
+    """Returns the `collate` of a task whose rows are token ids with labels of one number each."""
+
+    def collate(rows: list[Row], to_maximum: bool = False) -> Batch:
+        padding = {"padding": "max_length", "max_length": max_length} if to_maximum else {"padding": "longest"}
+        return dict(DataCollatorWithPadding(tokenizer, **padding)(rows))
+
+    return collate
+
+
+def by_length(rows: Dataset) -> Dataset:
+    """Returns rows with a `length` column sorted by it, longest first, so that batches need little padding."""
+    return rows.select(np.argsort(-np.array(rows["length"]), kind="stable"))
+
+
+def metric_suffix(splits: Sequence[str], split: str) -> str:
+    """Returns what a development split adds to its metrics' names: nothing for the first, "_test" for a second."""
+    return "" if split == next(iter(splits)) else f"_{split.removeprefix('validation_')}"

@@ -1,0 +1,94 @@
+"""The GLUE tasks, and the files that its leaderboard takes."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from meft_runner.errors import UserError
+from meft_runner.settings import GlueSettings
+from meft_runner.tasks.classification import Classification
+from meft_runner.tasks.data import AnswerFile, Row, TaskData, describe, row_limits
+from meft_runner.tasks.metrics import check_metrics
+from meft_runner.tasks.rows import check_columns, check_text, load_rows
+
+_LARGEST_GRADE = 1e6  # beyond any scale that sentences are graded on
+_GRADES = (0.0, 5.0)  # the scale of STS-B, which has no other grades on the leaderboard
+
+
+def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
+    """Reads, checks and tokenises the rows of a GLUE task.
+
+    Raises:
+        UserError: a metric is not known, or rows are missing, unreachable or not as the task needs them.
+    """
+    check_metrics(task.metrics, regression=not task.classes)
+    rows = {
+        split: load_rows(task, split, limit, lambda row, where: _check_row(task, row, where))
+        for split, limit in row_limits(task).items()
+    }
+    form = Classification(task.text_columns, task.classes, task.metrics, task.max_length)
+    description = describe(task.data_dir or task.hub, rows)
+    files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
+    return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
+
+
+def _check_row(task: GlueSettings, row: Row, where: str) -> None:
+    _check_texts(task, row, where)
+    check_columns(row, ["label"], where)
+    check_label(task.name, task.classes, row["label"], where)
+
+
+def _check_texts(task: GlueSettings, row: Row, where: str) -> None:
+    check_columns(row, task.text_columns, where)
+    for column in task.text_columns:
+        check_text(row[column], column, where)
+
+
+def check_label(task: str, classes: list[str], label: Any, where: str) -> None:
+    """Makes sure that a label is the number of a class, or a grade where there are no classes.
+
+    Raises:
+        UserError: it is not.
+    """
+    if classes:
+        fits = type(label) is int and 0 <= label < len(classes)
+    else:
+        fits = type(label) in (int, float) and abs(label) < _LARGEST_GRADE  # false for NaN
+    if fits:
+        return
+    expected = ", ".join(f"{i} = {name}" for i, name in enumerate(classes)) or "a number"
+    raise UserError(f"{where}: label {label!r} is outside the set of task={task}; expected {expected}.")
+
+
+def _leaderboard_files(
+    task: GlueSettings, form: Classification, tokenizer: PreTrainedTokenizerBase
+) -> list[AnswerFile]:
+    def text(predictions: Any) -> str:
+        return _submission(task, form.answers(predictions))
+
+    return [
+        AnswerFile(f"{name}.tsv", form.tokenised(tokenizer, _test_rows(task, split)), text)
+        for name, split in task.test_files.items()
+    ]
+
+
+def _test_rows(task: GlueSettings, split: str) -> list[Row]:
+    """Returns all rows of a test set in their order, without labels: the hub has -1 there."""
+    if split == "ax" and task.data_dir is None:  # on the hub, the diagnostics are a configuration of their own
+        task, split = replace(task, hub_config="ax"), "test"
+    rows = load_rows(task, split, None, lambda row, where: _check_texts(task, row, where))
+    return [{column: row[column] for column in task.text_columns} for row in rows]
+
+
+def _submission(task: GlueSettings, answers: np.ndarray) -> str:
+    """Returns a file of the leaderboard's: (N,) class numbers or grades as numbered lines."""
+    lines = [f"{index}\t{_answer(task, answer)}\n" for index, answer in enumerate(answers)]
+    return "".join(["index\tprediction\n", *lines])
+
+
+def _answer(task: GlueSettings, answer: Any) -> str:
+    if not task.classes:
+        return f"{np.clip(answer, *_GRADES):.3f}"
+    return str(answer) if task.numeric_labels else task.classes[answer]
