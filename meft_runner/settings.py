@@ -172,12 +172,13 @@ class SquadSettings(SplitSettings):
 class ImageSettings(SplitSettings):
     """Images with a class each.
 
-    With `data_dir`, the images are in `<split>.npz` or in `<split>/<class>/`.
+    With `data_dir`, the images are in `<split>.npz` or in `<split>/<class>/`. Where `max_train_rows` or
+    `max_eval_rows` cuts such a folder, images at even distances are taken, since files are sorted by class.
 
     Attributes:
         image_column: the hub's name of the image column.
         label_column: the hub's name of the label column.
-        classes: class names in label order; empty to take the names of the folders.
+        classes: class names in label order; empty for the names of the folders or the hub, or numbers from an npz.
     """
 
     image_column: str = "image"

@@ -192,7 +192,8 @@ def build_trainer(
 def training_arguments(settings: Settings, data: TaskData, directory: Path) -> TrainingArguments:
     """Returns the Trainer's arguments for a run; optimizer settings are the released code's."""
     training = settings.training
-    by_length = training.group_by_length and "length" in data.train.column_names
+    of_tokens = "length" in data.train.column_names  # images have neither lengths nor tokens to count
+    by_length = training.group_by_length and of_tokens
     return TrainingArguments(
         output_dir=str(directory),
         seed=settings.seed,
@@ -220,7 +221,7 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
         greater_is_better=True,
         label_names=list(data.label_names),
         logging_strategy="epoch",
-        include_num_input_tokens_seen="non_padding",
+        include_num_input_tokens_seen="non_padding" if of_tokens else "no",
         report_to=[] if settings.logger.name == "none" else [settings.logger.name],
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,

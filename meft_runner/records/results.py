@@ -41,9 +41,10 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
 def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
     """Returns the speed of the steps that this process trained; evaluation is left out."""
     total = sum(times.seconds)
+    tokens = state.num_input_tokens_seen - times.tokens_before
     return {
         "median_step_seconds": times.median,
-        "tokens_per_second": (state.num_input_tokens_seen - times.tokens_before) / total if total else None,
+        "tokens_per_second": tokens / total if tokens and total else None,
         "train_seconds": total,
     }
 

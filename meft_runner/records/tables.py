@@ -47,8 +47,8 @@ def run_table(record: Record) -> pd.DataFrame:
         "retained after forward (MiB)": f"{memory['retained_after_forward_bytes'] / _MIB:.1f}",
         "peak (MiB)": f"{memory['peak_bytes'] / _MIB:.1f}",
         "memory measured": f"{memory['source']}, batch {memory['batch_size']} x length {memory['length']}",
-        "median step (s)": _DASH if timing["median_step_seconds"] is None else f"{timing['median_step_seconds']:.3f}",
-        "tokens per second": _DASH if timing["tokens_per_second"] is None else f"{timing['tokens_per_second']:.0f}",
+        "median step (s)": _rounded(timing["median_step_seconds"], 3),
+        "tokens per second": _rounded(timing["tokens_per_second"], 0),
         "reversal check": _reversal_text(reversal),
     }
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
@@ -158,6 +158,10 @@ def _reversal_text(reversal: dict[str, Any] | None) -> str:
 def _settings_without_seed(record: Record) -> str:
     config = {key: value for key, value in record["config"].items() if key not in ("seed", "output_dir", "logger")}
     return repr(config)
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    return _DASH if value is None else f"{value:.{digits}f}"
 
 
 def _score_text(cell: pd.Series) -> str:

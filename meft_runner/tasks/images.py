@@ -106,30 +106,31 @@ def _read_hub(task: ImageSettings, split: str, limit: int | None) -> _Split:
 
 
 def _read_folder(folder: Path, limit: int | None, classes: Sequence[str]) -> _Split:
-    # A pattern, because data_dir=folder looks for names of splits in every path and drops an image called test_1.png.
-    # Streaming, because it copies nothing into the cache and prints no progress.
-    files = datasets.load_dataset(
-        "imagefolder",
-        data_files=f"{glob.escape(str(folder))}/*/*",
-        split="train",
-        drop_labels=False,
-        drop_metadata=True,
-        streaming=True,
-    )
-    names = files.features["label"].names
+    files = _image_files(folder)
+    names = sorted({file.parent.name for file in files})
     classes = classes or names
+    numbers = {name: number for number, name in enumerate(classes)}
     for name in names:
-        if name not in classes:
+        if name not in numbers:
             raise UserError(
                 f"{folder / name}: '{name}' is not among the {len(classes)} classes of the training split or "
                 f"task.classes, {nearest(name, classes)}expected {_first(classes)}. Rename or remove that folder."
             )
-    chosen = _spread(list(files.cast_column("image", _ENCODED)), limit)
-    labels = [classes.index(names[file["label"]]) for file in chosen]
-    return _Split(_table([file["image"]["path"] for file in chosen], labels), names, str(folder))
+    chosen = _spread(files, limit)
+    labels = [numbers[file.parent.name] for file in chosen]
+    return _Split(_table([str(file) for file in chosen], labels), names, str(folder))
 
 
-def _spread(files: list[Row], limit: int | None) -> list[Row]:
+def _image_files(folder: Path) -> list[Path]:
+    """Returns the image files in `<folder>/<class>/`, sorted; hidden files and folders are not looked at."""
+    # Not by the datasets library's imagefolder: it passes over linked folders and stumbles over a metadata.csv,
+    # and over names that it takes for splits, as in test_1.png.
+    suffixes = {suffix for suffix, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN}
+    files = [folder / name for name in glob.glob("*/*", root_dir=folder)]
+    return sorted(file for file in files if file.suffix.lower() in suffixes)
+
+
+def _spread(files: list[Path], limit: int | None) -> list[Path]:
     """Returns `limit` files at even distances: they are sorted by class, so the first ones would be of one class."""
     if limit is None or limit >= len(files):
         return files

@@ -96,24 +96,25 @@ def _defined(correlation: Callable[..., Any], references: Any, predictions: Any)
 METRICS: dict[str, type[GlueMetric]] = {m.name: m for m in (Accuracy, F1, Matthews, Pearson, Spearman)}
 
 
-def check_metrics(names: Sequence[str], regression: bool) -> None:
+def check_metrics(names: Sequence[str], regression: bool, key: str = "task.metrics") -> None:
     """Makes sure that there are metrics, and that every one is known and scores what the task predicts.
 
     Args:
         names: what is to be computed.
         regression: whether grades are predicted instead of classes.
+        key: the setting that names them.
 
     Raises:
         UserError: there is none, one is not known, or one is for the other kind of task.
     """
     fitting = [name for name, metric in METRICS.items() if (metric.dtype == "float64") == regression]
     if not names:
-        raise UserError(f"task.metrics=[]: expected at least one of {', '.join(fitting)}.")
+        raise UserError(f"{key}=[]: expected at least one of {', '.join(fitting)}.")
     for name in names:
         if name not in fitting:
-            what = "numbers" if regression else "classes"
+            what = "grades" if regression else "classes"
             raise UserError(
-                f"task.metrics: '{name}' does not score {what}, {nearest(name, fitting)}expected {', '.join(fitting)}."
+                f"{key}: '{name}' does not score {what}, {nearest(name, fitting)}expected {', '.join(fitting)}."
             )
 
 

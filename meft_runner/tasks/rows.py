@@ -47,7 +47,7 @@ def origin(task: SplitSettings, split: str) -> str:
     """
     if task.data_dir is not None:
         return str(split_path(task, split, f"{split}.jsonl"))
-    return f"{task.hub} ({task.hub_config}) {split}"
+    return " ".join([task.hub, *([f"({task.hub_config})"] if task.hub_config else []), split])
 
 
 def place(task: SplitSettings, split: str, number: int) -> str:

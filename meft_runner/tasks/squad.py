@@ -185,8 +185,9 @@ def _encode(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[
         needed = len(ids) + special + task.stride + 1
         if needed > task.max_length:
             raise UserError(
-                f"{origin(task, split)}, id {row['id']}: task.max_length={task.max_length} leaves no room for a question "
-                f"of {len(ids)} tokens. Set it to {needed} or more, lower task.stride, or shorten the question."
+                f"{origin(task, split)}, id {row['id']}: task.max_length={task.max_length} leaves no room for "
+                f"a question of {len(ids)} tokens. "
+                f"Set it to {needed} or more, lower task.stride, or shorten the question."
             )
     return tokenizer(
         questions,

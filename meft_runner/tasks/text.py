@@ -233,14 +233,7 @@ def _metric(task: TextSettings, classes: Sequence[str]) -> str:
     """Returns the name of the score."""
     if task.metric is None:
         return "accuracy" if classes else "pearson"
-    try:
-        check_metrics([task.metric.name], regression=not classes)
-    except UserError as error:
-        reason = str(error).removeprefix("task.metrics: ")
-        kind = "classes" if classes else "grades"
-        raise UserError(
-            f"task.metric={task.metric.name}: column '{task.label_column}' has {kind}, and {reason}"
-        ) from error
+    check_metrics([task.metric.name], regression=not classes, key=f"task.metric={task.metric.name}")
     return task.metric.name
 
 

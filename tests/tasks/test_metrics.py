@@ -46,7 +46,7 @@ def test_predictions_that_are_not_finite_score_nothing(metric):
 def test_unknown_metric():
     with pytest.raises(UserError, match="'matthew' does not score classes, did you mean 'matthews'"):
         check_metrics(["matthew"], regression=False)
-    with pytest.raises(UserError, match="'accuracy' does not score numbers, expected pearson, spearman"):
+    with pytest.raises(UserError, match="'accuracy' does not score grades, expected pearson, spearman"):
         check_metrics(["accuracy"], regression=True)
     check_metrics(["pearson", "spearman"], regression=True)
     assert set(METRICS) == {"accuracy", "f1", "matthews", "pearson", "spearman"}

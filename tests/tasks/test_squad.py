@@ -23,6 +23,7 @@ from transformers import (
 
 from meft_runner.errors import UserError
 from meft_runner.settings import Head, SquadSettings
+from meft_runner.tasks import squad
 from meft_runner.tasks.squad import DevelopmentSplit, load
 
 SHORT = "Zoë's café — opened in 1950s Paris — sold naïve  art, 東京 prints & $1,000 lamps 🎨 to U.S. tourists."
@@ -149,11 +150,26 @@ def test_windows_overlap_by_the_stride_and_cover_the_context(tmp_path, tokenizer
     assert covered == {i for i, character in enumerate(LONG) if character != " "}
 
 
-def test_the_first_answer_is_the_label_and_its_tokens_hold_it(tmp_path, tokenizer):
-    rows = [row(SHORT, "195", "Paris"), row(SHORT, " art, "), row(LONG, "of the town", "town", start=LONG.find("town"))]
-    split = development(load_rows(tmp_path, tokenizer, rows[:2]))
-    texts = [text for _, text in sorted(spans(split), key=lambda pair: pair[0].question)]
-    assert texts == ["195" if tokenizer.__class__ is RobertaTokenizer else "1950s", "art,"]
+@pytest.mark.parametrize(
+    ("context", "answers", "of_bert", "of_roberta"),
+    [
+        (SHORT, ["Paris", "café"], "Paris", "Paris"),  # the first of several
+        (SHORT, ["195"], "1950s", "195"),  # as far as its tokens reach
+        (SHORT, [" art, "], "art,", "art,"),
+        ("sold in Paris ", ["Paris "], "Paris", "Paris"),
+        ("sold \ufffd here", ["\ufffd"], None, "\ufffd"),  # a character that BERT drops
+    ],
+)
+def test_the_label_is_the_first_answer_as_tokens(tmp_path, tokenizer, context, answers, of_bert, of_roberta):
+    split = development(load_rows(tmp_path, tokenizer, [row(context, *answers)]))
+    ((_, text),) = spans(split)
+    assert text == (of_bert if tokenizer.__class__ is BertTokenizer else of_roberta)
+
+
+def test_blanks_by_themselves_are_no_tokens_of_a_window(tmp_path, tokenizer):
+    (window,) = development(load_rows(tmp_path, tokenizer, [row("sold   naïve   art", "art")])).windows
+    assert (window.offsets[:, 0] < window.offsets[:, 1]).all()
+    assert len(window.positions) == len(window.offsets)
 
 
 def test_blanks_before_a_question_are_no_part_of_it(tmp_path, tokenizer):
@@ -163,7 +179,8 @@ def test_blanks_before_a_question_are_no_part_of_it(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("width", [0, 40])
-def test_perfect_predictions_have_a_perfect_score(tmp_path, tokenizer, width):
+def test_perfect_predictions_have_a_perfect_score(tmp_path, tokenizer, width, monkeypatch):
+    monkeypatch.setattr(squad, "_ROWS_AT_ONCE", 3)
     rows = [row(LONG, "1911"), row(SHORT, "Zoë's café", "café"), row(LONG, "Nr45 had"), row(SHORT, "東京 prints")]
     data = load_rows(tmp_path, tokenizer, rows, max_length=100, stride=40)
     split = development(data)
@@ -217,7 +234,10 @@ def test_a_trainer_s_predictions_are_those_of_each_window_alone(tmp_path):
 
 
 GOOD = row(SHORT, "Paris")
-BAD = [row(SHORT, "Paris", id=name, start=start) for name, start in [("b1", 3), ("b2", -20), ("b3", 10**30), ("b4", 0)]]
+BAD = [
+    row(SHORT, "Paris", id=name, start=start)
+    for name, start in [("b1", 3), ("b2", SHORT.index("Paris") - len(SHORT)), ("b3", 10**30), ("b4", 0)]
+]
 
 
 @pytest.mark.parametrize(

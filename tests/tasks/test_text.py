@@ -252,7 +252,7 @@ def test_evaluation_files_that_do_not_fit_training(train, evaluation, message, l
         ({"text_columns": []}, r"task.text_columns=\[\]: expected one or two columns"),
         ({"text_columns": ["a", "b", "c"]}, r"task.text_columns=\[a,b,c\]: expected one or two columns"),
         ({"label_column": "text"}, r"task.label_column=text: is one of task.text_columns too"),
-        ({"metric": Metric.pearson}, r"task.metric=pearson: column 'label' has classes, and 'pearson' does not score"),
+        ({"metric": Metric.pearson}, r"task.metric=pearson: 'pearson' does not score classes, expected accuracy"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message, load):
@@ -261,5 +261,7 @@ def test_settings_that_do_not_fit(settings, message, load):
 
 
 def test_a_metric_of_classes_does_not_score_grades(load):
-    with pytest.raises(UserError, match=r"task.metric=accuracy: column 'label' has grades, .* expected pearson, spear"):
+    with pytest.raises(
+        UserError, match=r"task.metric=accuracy: 'accuracy' does not score grades, expected pearson, spear"
+    ):
         load(GRADED, metric=Metric.accuracy)
