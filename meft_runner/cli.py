@@ -46,6 +46,7 @@ def meft_tables() -> None:
 def _run_one(config: DictConfig) -> None:
     parsed = checks.parse(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
     from meft_runner import experiment  # torch and transformers take seconds to import
     from meft_runner.records.tables import print_table, run_table
 

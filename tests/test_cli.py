@@ -80,7 +80,7 @@ def failing_record(folder):
         (["task=rte", "task.data_dir=/nowhere"], "task.data_dir=/nowhere: no such folder"),
         (["backbone=bert", "backbone.path=/nowhere"], "backbone.path=/nowhere: no such folder"),
         (["task=rte"], "nyu-mll/glue is neither cached nor reachable"),
-        (["backbone=roberta"], "the tokenizer of FacebookAI/roberta-large are neither cached nor reachable"),
+        (["backbone=roberta"], "FacebookAI/roberta-large (tokenizer) is neither cached nor reachable"),
         (["method.frozen_layers=6"], "method.frozen_layers=6: minilm has 6 layers"),
         (["task.max_length=600"], "task.max_length=600: minilm reads at most 512 tokens"),
         (["training.precision=fp16"], "training.precision=fp16: needs a GPU"),

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -77,6 +78,8 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = padding_id(config)
+    if config.model_type == "bart":
+        _end_texts(tokenizer, config)
     positions = _readable_positions(config)
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
@@ -166,6 +169,19 @@ def _readable_positions(config: PreTrainedConfig) -> int:
     return config.max_position_embeddings - offset
 
 
+def _end_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Gives a tokenizer that does not mark the ends of texts and pairs BART's marks: its head reads the last one."""
+    if all(config.eos_token_id in tokenizer(*texts)["input_ids"] for texts in ([""], ["", ""])):
+        return
+    ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
+    begin, end = (str(tokenizer.convert_ids_to_tokens(ids[name])) for name in ("bos", "eos"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} {end} $B {end}",
+        special_tokens=[(begin, ids["bos"]), (end, ids["eos"])],
+    )
+
+
 def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
     key = f"backbone.path={folder}"
     if not folder.is_dir():
@@ -202,7 +218,7 @@ def _unreachable(backbone: BackboneSettings, what: str, error: Exception) -> Use
     if backbone.path is not None:
         return UserError(f"backbone.path={backbone.path}: its {what} cannot be loaded ({_first_line(error)}).")
     return UserError(
-        f"backbone={backbone.name}: the {what} of {backbone.hub} are neither cached nor reachable "
+        f"backbone={backbone.name}: {backbone.hub} ({what}) is neither cached nor reachable "
         f"({type(error).__name__}; no network?). Set backbone.path=DIR to a local folder of that model."
     )
 

@@ -64,8 +64,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tupl
         All tokens, and how many of them are the prompt's: as many as it has by itself, without blanks at its end.
     """
     bare = prompt.rstrip()
-    whole = tokenizer(f"{prompt} {answer}")["input_ids"]
-    return whole, len(tokenizer(bare)["input_ids"])
+    whole, alone = tokenizer([f"{prompt} {answer}", bare], verbose=False)["input_ids"]
+    return whole, len(alone)
 
 
 def score_choices(questions: Sequence[Question], log_likelihoods: np.ndarray) -> dict[str, float]:

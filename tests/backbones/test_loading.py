@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
-from transformers import OPTForCausalLM, RobertaModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
 
 from meft_runner.backbones import loading
 from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
@@ -93,7 +93,7 @@ LOADS = {
 def test_no_network_names_the_setting_for_local_files(monkeypatch, what):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     backbone = settings()
-    with pytest.raises(UserError, match=rf"the {what} of nobody/nothing-like-this are neither .* backbone.path=DIR"):
+    with pytest.raises(UserError, match=rf"nobody/nothing-like-this \({what}\) is neither .* backbone.path=DIR"):
         LOADS[what](backbone, find_source(backbone))
 
 
@@ -200,3 +200,16 @@ def test_images_are_scaled_to_the_size_of_the_model(tmp_path):
     backbone = settings(name="vit", model_types=["vit"], path=str(tmp_path))
     processor = load_image_processor(backbone, find_source(backbone))
     assert processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
+
+
+def test_barts_texts_end_where_its_head_reads(tmp_path):
+    config = tiny_config("bart")
+    BartForSequenceClassification(config).save_pretrained(tmp_path)
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "a", "b"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    backbone = settings(name="bart", model_types=["bart"], path=str(tmp_path))
+    tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
+    assert tokenizer("a b")["input_ids"] == [0, 3, 4, 2]
+    assert tokenizer("a", "b b b", truncation=True, max_length=7)["input_ids"] == [0, 3, 2, 2, 4, 4, 2]

@@ -13,8 +13,8 @@ from meft_runner.errors import UserError
 from meft_runner.memory import TrackedMeter, measure_step
 from meft_runner.tasks import load_task
 from meft_runner.tasks.choice import FORMS, Question, encode, score_choices
+from tests.folders import make_opt_folder, write_lines
 from tests.models import tiny_config
-from tests.opt_folder import make_opt_folder
 from tests.test_settings import settings
 
 ARC = {
@@ -41,10 +41,6 @@ def tokenizer(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = 200
     return tokenizer
-
-
-def write_lines(file, rows):
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write(folder, rows, splits=("train", "validation")):
