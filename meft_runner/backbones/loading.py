@@ -171,7 +171,7 @@ def _readable_positions(config: PreTrainedConfig) -> int:
 
 def _end_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     """Gives a tokenizer that does not mark the ends of texts and pairs BART's marks: its head reads the last one."""
-    if all(config.eos_token_id in tokenizer(*texts)["input_ids"] for texts in ([""], ["", ""])):
+    if all(config.eos_token_id in tokenizer(*texts)["input_ids"] for texts in (["a"], ["a", "a"])):
         return
     ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
     begin, end = (str(tokenizer.convert_ids_to_tokens(ids[name])) for name in ("bos", "eos"))

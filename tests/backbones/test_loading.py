@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
 
 from meft_runner.backbones import loading
@@ -202,12 +202,16 @@ def test_images_are_scaled_to_the_size_of_the_model(tmp_path):
     assert processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
 
 
-def test_barts_texts_end_where_its_head_reads(tmp_path):
+@pytest.mark.parametrize("marks_single_texts", [False, True])
+def test_barts_texts_end_where_its_head_reads(tmp_path, marks_single_texts):
     config = tiny_config("bart")
     BartForSequenceClassification(config).save_pretrained(tmp_path)
     vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "a", "b"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if marks_single_texts:
+        marks = [("<s>", 0), ("</s>", 2)]
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", pair="$A $B", special_tokens=marks)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     backbone = settings(name="bart", model_types=["bart"], path=str(tmp_path))
     tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
