@@ -3,12 +3,12 @@
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from meft_runner.reversible import BlockInputs
+from meft_runner.reversible import BlockInputs, TokenwiseModule
 
 _INITIAL_STD = 0.02  # the paper: small enough that the model starts where pre-training ended
 
 
-class Adapter(nn.Module):
+class Adapter(TokenwiseModule):
     """Linear(H, r) -> activation -> dropout -> Linear(r, H), without residual.
 
     Weights start as N(0, 0.02^2), biases as 0 (arXiv 2306.00477).

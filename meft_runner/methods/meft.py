@@ -7,12 +7,32 @@ from meft_runner.backbones import Family, LayerView, StackLayer
 from meft_runner.checks import effective_merge, parse_scale
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
-from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack
+from meft_runner.reversible import BlockInputs, Composed, Coupling, ReversibleBlock, ReversibleStack, TokenwiseModule
 from meft_runner.settings import BackboneSettings, MeftSettings
 
 
-class LayerWithAdapter(nn.Module):
-    """A whole layer with an adapter beside its MLP.
+class AttentionBlock(nn.Module):
+    """A layer's attention block, with an adapter after the output projection where one is given.
+
+    Args:
+        view: the layer as two functions.
+        layer: the pre-trained layer.
+        adapter: the adapter, or None.
+    """
+
+    def __init__(self, view: LayerView, layer: nn.Module, adapter: Adapter | None = None) -> None:
+        super().__init__()
+        self.view = view
+        self.layer = layer
+        self.adapter = adapter
+
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the attention block's output, (B, S, H)."""
+        return self.view.attention_block(self.layer, x, inputs, self.adapter)
+
+
+class MlpBlock(TokenwiseModule):
+    """A layer's MLP block with an adapter beside it.
 
     Args:
         view: the layer as two functions.
@@ -27,24 +47,7 @@ class LayerWithAdapter(nn.Module):
         self.adapter = adapter
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns the layer's output, (B, S, H)."""
-        attended = self.view.attention_block(self.layer, x, inputs, None)
-        return self.view.mlp_block(self.layer, attended, inputs, self.adapter)
-
-
-class AttentionWithAdapter(LayerWithAdapter):
-    """A layer's attention block with an adapter after the output projection."""
-
-    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns the attention block's output, (B, S, H)."""
-        return self.view.attention_block(self.layer, x, inputs, self.adapter)
-
-
-class MlpWithAdapter(LayerWithAdapter):
-    """A layer's MLP block with an adapter beside it."""
-
-    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns the MLP block's output, (B, S, H)."""
+        """Returns the MLP block's output, of the shape of x."""
         return self.view.mlp_block(self.layer, x, inputs, self.adapter)
 
 
@@ -104,14 +107,12 @@ def _blocks(
         return made.to(device=model.device, dtype=model.dtype)
 
     def block(layer: nn.Module, name: str) -> ReversibleBlock:
-        if method.name == "meft1":
-            return ReversibleBlock(LayerWithAdapter(view, layer, adapter()), adapter(), name)
-        if method.name == "meft2":
-            return ReversibleBlock(adapter(), LayerWithAdapter(view, layer, adapter()), name)
-        # F and G of MEFT3 share the layer's module; each runs its own half of it.
-        return ReversibleBlock(
-            AttentionWithAdapter(view, layer, adapter()), MlpWithAdapter(view, layer, adapter()), name
-        )
+        if method.name == "meft3":
+            attention, mlp = AttentionBlock(view, layer, adapter()), MlpBlock(view, layer, adapter())
+            return ReversibleBlock(attention, mlp, name)
+        whole = Composed(AttentionBlock(view, layer), MlpBlock(view, layer, adapter()))
+        f, g = (whole, adapter()) if method.name == "meft1" else (adapter(), whole)
+        return ReversibleBlock(f, g, name)
 
     part = "" if len(family.views) == 1 else view.path.split(".")[0] + " "
     return [block(layer, f"{part}layer {index}") for index, layer in enumerate(layers, start=first)]

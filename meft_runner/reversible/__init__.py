@@ -3,7 +3,7 @@
 Usable by itself: it imports torch and nothing else of this project.
 """
 
-from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.block import BlockInputs, Composed, ReversibleBlock, TokenwiseModule
 from meft_runner.reversible.monitor import ReversalError, ReversalMonitor, StreamOverflowError
 from meft_runner.reversible.plan import Coupling
 from meft_runner.reversible.stack import ReversibleStack
@@ -12,6 +12,7 @@ from meft_runner.reversible.streams import MODES, ExactStreams, FloatStreams
 __all__ = [
     "MODES",
     "BlockInputs",
+    "Composed",
     "Coupling",
     "ExactStreams",
     "FloatStreams",
@@ -20,4 +21,5 @@ __all__ = [
     "ReversibleBlock",
     "ReversibleStack",
     "StreamOverflowError",
+    "TokenwiseModule",
 ]

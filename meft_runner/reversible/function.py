@@ -46,4 +46,4 @@ class ReversibleFunction(Function):
         with random_state_kept(x1.device), ctx.autocast.entered():
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
         leaves = (*reverse.inputs.tensors(), *plan.trainable_parameters())
-        return None, grad_hidden, *(reverse.sums.get(id(leaf)) for leaf in leaves)
+        return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

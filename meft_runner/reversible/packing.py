@@ -19,47 +19,48 @@ def bits_needed(count: int) -> int:
 
 
 def pack(values: Tensor, count: int) -> Tensor:
-    """Packs integers 0 <= value < count.
+    """Packs integers 0 <= value < count along the last dimension.
 
-    The values are laid out as eight planes; value i of every plane shares one group of k bytes, so
+    The last dimension is laid out as eight planes; value i of every plane shares one group of k bytes, so
     each pass reads and writes contiguous memory. Bytes are taken in little-endian order.
 
     Args:
-        values: integer tensor of any shape, N elements.
+        values: integer tensor, (..., H).
         count: number of different values, 2 to 256.
 
     Returns:
-        uint8 tensor of ceil(N / 8) * bits_needed(count) bytes.
+        uint8 tensor, (..., ceil(H / 8) * bits_needed(count)); any part of the leading dimensions can be
+        unpacked by itself.
     """
     bits = bits_needed(count)
-    flat = values.reshape(-1)
-    groups = -(-flat.numel() // _GROUP)
-    if flat.numel() != groups * _GROUP:
-        flat = torch.nn.functional.pad(flat, (0, groups * _GROUP - flat.numel()))
-    words = torch.zeros(groups, dtype=torch.int64, device=flat.device)
-    for plane, part in enumerate(flat.view(_GROUP, groups)):
-        words |= part.to(torch.int64) << (bits * plane)
-    return words.view(torch.uint8).view(groups, _GROUP)[:, :bits].contiguous()
+    groups = -(-values.shape[-1] // _GROUP)
+    if values.shape[-1] != groups * _GROUP:
+        values = torch.nn.functional.pad(values, (0, groups * _GROUP - values.shape[-1]))
+    words = torch.zeros(*values.shape[:-1], groups, dtype=torch.int64, device=values.device)
+    for plane in range(_GROUP):
+        words |= values[..., plane * groups : (plane + 1) * groups].to(torch.int64) << (bits * plane)
+    as_bytes = words.view(torch.uint8).view(*words.shape, _GROUP)
+    return as_bytes[..., :bits].flatten(-2).contiguous()
 
 
-def unpack(packed: Tensor, count: int, shape: torch.Size) -> Tensor:
+def unpack(packed: Tensor, count: int, size: int) -> Tensor:
     """Undoes `pack`.
 
     Args:
-        packed: what `pack` returned.
+        packed: what `pack` returned, or a part of its leading dimensions.
         count: the same count.
-        shape: shape of the packed tensor.
+        size: H, the last dimension of the packed tensor.
 
     Returns:
-        int32 tensor of that shape.
+        int32 tensor, (..., H).
     """
     bits = bits_needed(count)
-    groups = packed.shape[0]
-    words = torch.zeros(groups, _GROUP, dtype=torch.uint8, device=packed.device)
-    words[:, :bits] = packed
-    words = words.view(torch.int64).view(-1)
+    groups = -(-size // _GROUP)
+    words = torch.zeros(*packed.shape[:-1], groups, _GROUP, dtype=torch.uint8, device=packed.device)
+    words[..., :bits] = packed.view(*packed.shape[:-1], groups, bits)
+    whole = words.view(torch.int64).squeeze(-1)
     mask = (1 << bits) - 1
-    values = torch.empty(_GROUP, groups, dtype=torch.int32, device=packed.device)
+    values = torch.empty(*packed.shape[:-1], _GROUP * groups, dtype=torch.int32, device=packed.device)
     for plane in range(_GROUP):
-        values[plane] = (words >> (bits * plane)) & mask
-    return values.view(-1)[: shape.numel()].view(shape)
+        values[..., plane * groups : (plane + 1) * groups] = (whole >> (bits * plane)) & mask
+    return values[..., :size]

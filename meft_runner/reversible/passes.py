@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meft_runner.reversible.block import BlockInputs, add, differentiate, evaluate
+from meft_runner.reversible.block import BlockInputs
+from meft_runner.reversible.piecewise import Gradients, Pieces
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
@@ -65,6 +66,7 @@ class ForwardPass:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
         plan, coupling = self.plan, self.plan.coupling
+        hidden = hidden.contiguous()  # pieces of tokens are views
         self.peaks.append(_peak(hidden))
         x1: Any = plan.streams.start(hidden)
         x2 = x1
@@ -85,7 +87,7 @@ class ForwardPass:
         value = self.plan.streams.value(reads, dtype)
         if self.trace:
             self.trace.random_states.append(random_state(value.device))
-        increment = evaluate(function, value, self.inputs, self.plan.chunks)
+        increment = Pieces.of(value.shape, self.plan.chunks).evaluate(function, value, self.inputs)
         self.peaks.append(_peak(increment))
         result, kept = self.plan.streams.advance(stream, scale, increment)
         if self.trace:
@@ -103,7 +105,7 @@ class ReversePass:
         dtype: the dtype in which the functions read the streams.
 
     Attributes:
-        sums: gradients of parameters and inputs, by the identity of the tensor they belong to.
+        gradients: those of parameters and inputs.
     """
 
     def __init__(self, plan: Plan, inputs: BlockInputs, trace: Trace, dtype: torch.dtype) -> None:
@@ -113,14 +115,14 @@ class ReversePass:
         self.inputs = inputs.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
         self.trace = trace
         self.dtype = dtype
-        self.sums: dict[int, Tensor | None] = {}
+        self.gradients = Gradients()
 
     def run(self, x1: Tensor, x2: Tensor, grad: Tensor, wants_hidden: bool) -> Tensor | None:
-        """Undoes every block.
+        """Undoes every block, in place.
 
         Args:
-            x1: the last first stream, (B, S, H).
-            x2: the last second stream, (B, S, H).
+            x1: the last first stream, (B, S, H); becomes the first one.
+            x2: the last second stream, (B, S, H); likewise.
             grad: gradient of the merged output, (B, S, H).
             wants_hidden: whether the gradient of the first hidden states is wanted.
 
@@ -132,18 +134,17 @@ class ReversePass:
         """
         coupling = self.plan.coupling
         scale_1, scale_2 = (float(scale) for scale in coupling.scales)
-        grad_1, grad_2 = (weight * grad for weight in coupling.merge)
+        grad_1, grad_2 = ((weight * grad).contiguous() for weight in coupling.merge)
         drifts = []
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
             # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
-            x2, through_g = self._undo(block.g, x1, x2, coupling.scale_2, 2 * index + 1, grad_2, True)
-            grad_1, grad_2 = grad_1 + through_g, scale_2 * grad_2
+            self._undo(block.g, x1, x2, coupling.scale_2, 2 * index + 1, grad_2, grad_1)
+            grad_2.mul_(scale_2)
             wants_x2 = wants_hidden or index > 0
-            x1, through_f = self._undo(block.f, x2, x1, coupling.scale_1, 2 * index, grad_1, wants_x2)
-            if wants_x2:
-                grad_1, grad_2 = scale_1 * grad_1, grad_2 + through_f
+            self._undo(block.f, x2, x1, coupling.scale_1, 2 * index, grad_1, grad_2 if wants_x2 else None)
+            grad_1.mul_(scale_1)
             if self.trace.checksums:
                 drifts.append(_checksum(x1, x2) - self.trace.checksums[index])
         distance = self.streams.value(x1 - x2, torch.float32)
@@ -158,18 +159,20 @@ class ReversePass:
         scale: Fraction,
         half: int,
         grad: Tensor,
-        wants_reads: bool,
-    ) -> tuple[Tensor, Any]:
-        """Undoes result = scale * x + function(reads); returns x and, where wanted, the gradient of `reads`."""
+        grad_reads: Tensor | None,
+    ) -> None:
+        """Undoes result = scale * x + function(reads): `result` becomes x, and `grad_reads` gets its part added."""
         set_random_state(self.trace.random_states[half], reads.device)
-        value = self.streams.value(reads, self.dtype)
-        targets = [t for t in (*self.inputs.tensors(), *function.parameters()) if t is not None and t.requires_grad]
-        increment, grad_reads, grads = differentiate(
-            function, value, self.inputs, targets, grad, self.plan.chunks, wants_reads
-        )
-        for target, gradient in zip(targets, grads, strict=True):
-            self.sums[id(target)] = add(self.sums.get(id(target)), gradient)
-        return self.streams.revert(result, scale, increment, self.trace.kept[half]), grad_reads
+        pieces = Pieces.of(reads.shape, self.plan.chunks)
+        tensors = (reads, result, grad, grad_reads, self.trace.kept[half])
+        for place, (reads_piece, result_piece, grad_piece, grad_reads_piece, kept) in pieces.cut(function, *tensors):
+            value = self.streams.value(reads_piece, self.dtype)
+            increment, through = pieces.differentiate(
+                function, value, self.inputs, place, grad_piece, self.gradients, grad_reads is not None
+            )
+            self.streams.revert_(result_piece, scale, increment, kept)
+            if grad_reads_piece is not None:
+                grad_reads_piece.add_(through)
 
 
 def _checksum(x1: Tensor, x2: Tensor) -> Tensor:

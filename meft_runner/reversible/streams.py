@@ -1,7 +1,7 @@
 """The arithmetic of one stream: y = scale * x + increment, and its inverse.
 
 Three kinds share `start`, `value`, `advance` and `limit`, so that the code that runs a block does not know
-which one it uses; the first two also have `revert`:
+which one it uses; the first two also have `revert_`:
 
 * `FloatStreams`, the paper's: floating point, inverted by a division that enlarges rounding errors;
 * `ExactStreams`: integers on a grid of step 2^-bits, inverted without any error;
@@ -38,9 +38,9 @@ class FloatStreams:
         """Returns scale * stream + increment; nothing is kept for the inverse."""
         return stream * float(scale) + increment, None
 
-    def revert(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> Tensor:
-        """Returns (stream - increment) / scale."""
-        return (stream - increment) / float(scale)
+    def revert_(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> None:
+        """Turns the stream into (stream - increment) / scale, in place."""
+        stream.sub_(increment).div_(float(scale))
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ class ExactStreams:
         remainder = pack(torch.sub(stream, quotient, alpha=n), n)
         return step.add_(quotient), remainder
 
-    def revert(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> Tensor:
-        """Returns the stream that `advance` was given, bit for bit."""
-        previous = stream - self._quantise(increment)
-        if kept is None:
-            return previous
-        return previous.mul_(scale.denominator).add_(unpack(kept, scale.denominator, stream.shape))
+    def revert_(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> None:
+        """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""
+        stream.sub_(self._quantise(increment))
+        if kept is not None:
+            stream.mul_(scale.denominator).add_(unpack(kept, scale.denominator, stream.shape[-1]))
 
     def _quantise(self, values: Tensor) -> Tensor:
         wide = torch.promote_types(values.dtype, torch.float32)

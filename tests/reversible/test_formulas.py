@@ -34,16 +34,21 @@ def mlp(layer, x, extra=None):
     return layer.output.LayerNorm(y + x)
 
 
+def whole_layer(composed, x, mask):
+    layer, beside = composed.second.layer, composed.second.adapter
+    return mlp(layer, attention(layer, x, mask), beside)
+
+
 def naive_stack(variant, stack, h0, mask):
     """The equations of the paper, one block at a time, in plain floating point."""
     x1 = x2 = h0
     for block in stack.blocks:
         if variant == "meft1":
-            y1 = 0.1 * x1 + mlp(block.f.layer, attention(block.f.layer, x2, mask), block.f.adapter)
+            y1 = 0.1 * x1 + whole_layer(block.f, x2, mask)
             y2 = x2 + adapter(block.g, y1)
         elif variant == "meft2":
             y1 = x1 + adapter(block.f, x2)
-            y2 = 0.1 * x2 + mlp(block.g.layer, attention(block.g.layer, y1, mask), block.g.adapter)
+            y2 = 0.1 * x2 + whole_layer(block.g, y1, mask)
         else:
             y1 = 0.1 * x1 + attention(block.f.layer, x2, mask, block.f.adapter)
             y2 = 0.1 * x2 + mlp(block.g.layer, y1, block.g.adapter)

@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 from meft_runner.reversible.packing import bits_needed, pack, unpack
 
 
-@given(count=st.integers(2, 256), size=st.integers(1, 100), seed=st.integers(0, 2**31))
-def test_unpack_undoes_pack(count, size, seed):
-    values = torch.randint(0, count, (size,), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
-    values[0], values[-1] = 0, count - 1
-    assert torch.equal(unpack(pack(values, count), count, values.shape), values)
+@given(count=st.integers(2, 256), size=st.integers(1, 40), rows=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_unpack_undoes_pack(count, size, rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, count, (rows, 2, size), generator=generator, dtype=torch.int32)
+    values[0, 0, 0], values[-1, -1, -1] = 0, count - 1
+    packed = pack(values, count)
+    assert torch.equal(unpack(packed, count, size), values)
+    assert torch.equal(unpack(packed[1:], count, size), values[1:])  # a part by itself
 
 
 @pytest.mark.parametrize(("count", "bits"), [(2, 1), (3, 2), (5, 3), (10, 4), (16, 4), (17, 5), (256, 8)])

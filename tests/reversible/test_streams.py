@@ -20,7 +20,8 @@ def test_exact_revert_undoes_advance(n, bits, magnitude, seed):
     start = streams.start(torch.randn(3, 5, 7, generator=generator) * magnitude)
     increment = torch.randn(3, 5, 7, generator=generator) * magnitude
     advanced, kept = streams.advance(start, Fraction(1, n), increment)
-    assert torch.equal(streams.revert(advanced, Fraction(1, n), increment, kept), start)
+    streams.revert_(advanced, Fraction(1, n), increment, kept)
+    assert torch.equal(advanced, start)
     assert (kept is None) == (n == 1)
 
 

@@ -1,0 +1,147 @@
+"""A block's function computed and differentiated a piece of the batch at a time.
+
+Rows of a batch do not depend on each other, and neither do the tokens of a token-wise function; pieces
+bound what is alive at once, without extra arithmetic. Forward and backward must cut alike, since dropout
+draws and the last bits of a matrix product depend on the piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.reversible.block import BlockInputs, Composed, TokenwiseModule
+
+
+@dataclass
+class Gradients:
+    """Sums of gradients, by the tensor that they belong to."""
+
+    sums: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        """Adds each gradient to its tensor's sum; None stands for zero."""
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            if gradient is not None:
+                total = self.sums.get(id(tensor))
+                self.sums[id(tensor)] = gradient if total is None else total + gradient
+
+    def get(self, tensor: Tensor | None) -> Tensor | None:
+        """Returns a tensor's sum, None where it got no gradient."""
+        return self.sums.get(id(tensor))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How large a piece of a batch may be.
+
+    Attributes:
+        rows: rows of the batch that are computed at once where tokens depend on each other.
+        tokens: tokens that are computed at once where they do not.
+    """
+
+    rows: int
+    tokens: int
+
+    @classmethod
+    def of(cls, batch: torch.Size, chunks: int) -> "Pieces":
+        """Cuts a (B, S, H) batch into `chunks` pieces, or as many as it has rows or tokens."""
+        rows, tokens = batch[0], batch[0] * batch[1]
+        return cls(-(-rows // chunks), -(-tokens // chunks))
+
+    def cut(self, function: nn.Module, *tensors: Tensor | None) -> Iterator[tuple[slice, tuple[Any, ...]]]:
+        """Cuts (B, S, H) tensors of one batch alike into what `function` may be given at once.
+
+        Yields:
+            The piece's place, and views of the tensors there: (rows, S, H), or (tokens, 1, H) where the
+            function is token-wise. None stays None.
+        """
+        size = self.rows
+        if isinstance(function, TokenwiseModule):
+            size, tensors = self.tokens, tuple(None if t is None else t.view(-1, 1, t.shape[-1]) for t in tensors)
+        count = next(len(tensor) for tensor in tensors if tensor is not None)
+        for start in range(0, count, size):
+            place = slice(start, start + size)
+            yield place, tuple(None if tensor is None else tensor[place] for tensor in tensors)
+
+    def evaluate(self, function: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns function(x, inputs), (B, S, H)."""
+        outputs = []
+        for place, (piece,) in self.cut(function, x):
+            if isinstance(function, Composed):
+                middle = function.first(piece, inputs.rows(place))
+                outputs.append(self.evaluate(function.second, middle, inputs))
+            else:
+                outputs.append(function(piece, _inputs_for(function, inputs, place)))
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(x.shape)
+
+    def differentiate(
+        self,
+        function: nn.Module,
+        x: Tensor,
+        inputs: BlockInputs,
+        place: slice,
+        grad_output: Tensor,
+        gradients: Gradients,
+        wants_x: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Computes a function on one piece, and its gradients, from one evaluation.
+
+        Args:
+            function: the module to run.
+            x: its first argument, (B, S, H), a piece as `cut` returns it.
+            inputs: its second argument, of the whole batch.
+            place: of the piece.
+            grad_output: gradient of the output, (B, S, H).
+            gradients: receives those of the parameters and of differentiable inputs.
+            wants_x: whether the gradient of x is wanted.
+
+        Returns:
+            The output and the gradient of x (None where not wanted), both (B, S, H).
+        """
+        leaf = x.detach().requires_grad_(wants_x)
+        if isinstance(function, Composed):
+            with torch.enable_grad():
+                middle = function.first(leaf, inputs.rows(place))
+            output, grad_middle = self._differentiate_second(function.second, middle.detach(), grad_output, gradients)
+            grad_x = _backward(function.first, middle, leaf, inputs, grad_middle, gradients)
+            return output, grad_x
+        with torch.enable_grad():
+            output = function(leaf, _inputs_for(function, inputs, place))
+        return output.detach(), _backward(function, output, leaf, inputs, grad_output, gradients)
+
+    def _differentiate_second(
+        self, function: TokenwiseModule, x: Tensor, grad_output: Tensor, gradients: Gradients
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiates the token-wise stage of a composed function, one piece's graph alive at a time."""
+        output, grad_x = torch.empty_like(grad_output), torch.empty_like(x)
+        for place, (x_piece, grad_piece, output_piece, grad_x_piece) in self.cut(
+            function, x, grad_output, output, grad_x
+        ):
+            value, grad = self.differentiate(function, x_piece, BlockInputs(), place, grad_piece, gradients)
+            output_piece.copy_(value)
+            grad_x_piece.copy_(grad)
+        return output, grad_x
+
+
+def _inputs_for(function: nn.Module, inputs: BlockInputs, place: slice) -> BlockInputs:
+    return BlockInputs() if isinstance(function, TokenwiseModule) else inputs.rows(place)
+
+
+def _backward(
+    function: nn.Module, output: Tensor, leaf: Tensor, inputs: BlockInputs, grad_output: Tensor, gradients: Gradients
+) -> Tensor | None:
+    """Takes the gradients of one evaluation, and returns that of `leaf` where it requires one."""
+    targets = [t for t in (*inputs.tensors(), *function.parameters()) if t is not None and t.requires_grad]
+    wanted = [leaf, *targets] if leaf.requires_grad else targets
+    if not wanted:
+        return None
+    found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
+    grad_x = None
+    if leaf.requires_grad:
+        grad_x = found.pop(0)
+        grad_x = torch.zeros_like(leaf) if grad_x is None else grad_x
+    gradients.add(targets, found)
+    return grad_x
