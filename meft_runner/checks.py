@@ -1,15 +1,24 @@
 """Checks of settings that types alone cannot make: ranges, and values that must go together."""
 
 import math
+import re
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from meft_runner.compatibility import check_compatible
 from meft_runner.errors import UserError, nearest
-from meft_runner.settings import BackboneSettings, MeftSettings, Reversal, Settings, SplitSettings, TablesSettings
+from meft_runner.settings import (
+    BackboneSettings,
+    MeftSettings,
+    MemorySettings,
+    Reversal,
+    Settings,
+    SplitSettings,
+    TablesSettings,
+)
 
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
@@ -49,6 +58,46 @@ def parse_tables(overrides: list[str]) -> TablesSettings:
             raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
         setattr(asked, key, value)
     return asked
+
+
+def parse_memory(arguments: list[str]) -> tuple[MemorySettings, list[str]]:
+    """Reads the arguments of `meft-memory`.
+
+    Args:
+        arguments: key=value with lists in brackets; keys with a dot, such as method.chunks, are a run's settings.
+
+    Returns:
+        What is asked, and the settings that hold for every case.
+
+    Raises:
+        UserError: an argument is not known, or its value does not fit.
+    """
+    own = [argument for argument in arguments if "." not in argument.partition("=")[0]]
+    asked = OmegaConf.structured(MemorySettings)
+    for argument in own:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in asked:
+            raise UserError(f"{key}: no such setting, {nearest(key, map(str, asked))}expected {', '.join(asked)}.")
+        given = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload,index]
+        asked[key] = [given] if isinstance(asked[key], ListConfig) and not isinstance(given, list) else given
+    parsed: MemorySettings = OmegaConf.to_object(asked)  # type: ignore[assignment]
+    for key in ("batch", "length"):
+        for value in getattr(parsed, key):
+            if value < 1:
+                raise UserError(f"{key}={value}: expected 1 or more.")
+    return parsed, [argument for argument in arguments if argument not in own]
+
+
+def parse_bytes(text: str) -> int:
+    """Reads a size such as 24GiB, 512MiB or 24GB.
+
+    Raises:
+        UserError: it has another form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B", text)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"fit={text}: expected a number with a unit, as in 24GiB or 512MiB.")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
 
 
 def effective_merge(backbone: BackboneSettings, method: MeftSettings) -> list[float]:

@@ -1,4 +1,4 @@
-"""The commands: meft-run and meft-tables."""
+"""The commands: meft-run, meft-memory and meft-tables."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from meft_runner import checks, settings
 from meft_runner.compatibility import help_text
 from meft_runner.config_errors import explain
+from meft_runner.help_texts import MEMORY_HELP
 
 
 def config_directory() -> str:
@@ -41,6 +42,23 @@ def meft_run() -> None:
 def meft_tables() -> None:
     """Entry point of `meft-tables`: makes the score and memory tables from a folder of records."""
     sys.exit(_guarded(_make_tables))
+
+
+def meft_memory() -> None:
+    """Entry point of `meft-memory`: predicts, and measures where asked, what training steps need."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    settings.register()
+    sys.exit(_guarded(_report_memory))
+
+
+def _report_memory() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(MEMORY_HELP)
+        return
+    asked, overrides = checks.parse_memory(sys.argv[1:])
+    from meft_runner.memory_report import report
+
+    report(asked, overrides, config_directory())
 
 
 def _run_one(config: DictConfig) -> None:

@@ -14,9 +14,9 @@ from transformers import set_seed
 
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
 from meft_runner.errors import UserError
-from meft_runner.memory import probe
+from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
@@ -26,7 +26,6 @@ from meft_runner.tasks import TaskData, load_task
 from meft_runner.training import MeftTrainer, StepTimes, adapter_description, build_trainer
 
 _log = logging.getLogger(__name__)
-_AUTOCAST = {Precision.fp32: None, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def run_directory(settings: Settings) -> Path:
@@ -124,20 +123,15 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dic
         row.pop("length", None)
     batch = {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=True).items()}
     accumulating = settings.training.gradient_accumulation > 1
-    memory = probe(model, batch, _AUTOCAST[settings.training.precision], accumulating)
+    memory = probe(model, batch, AUTOCAST[settings.training.precision.name], accumulating)
     for stack in reversible_stacks(model):
         stack.monitor.reset()
     return {
         "source": "cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
         "batch_size": size,
-        "length": batch["input_ids"].shape[1] if "input_ids" in batch else _image_length(model.config),
+        "length": batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(model.config),  # type: ignore[arg-type]  # a peft model hands on its model's,
     }
-
-
-def _image_length(config: Any) -> int:
-    """Returns how many positions an image takes: its patches and the class token."""
-    return (config.image_size // config.patch_size) ** 2 + 1
 
 
 def _write_answers(trainer: MeftTrainer, data: TaskData, folder: Path) -> None:

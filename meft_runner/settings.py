@@ -16,6 +16,9 @@ Reversal = Enum("Reversal", ["exact", "float", "stored"])
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
+Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
+Format = Enum("Format", ["table", "json", "csv", "markdown"])
+Sweep = Enum("Sweep", ["length", "depth", "batch"])
 Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do for a task
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
@@ -33,6 +36,7 @@ class BackboneSettings:
         sha256: the digest that the package's weight file must have.
         attention: the attention implementation of transformers.
         merge: for each MEFT variant, the weights (w1, w2) of the two streams after the last block.
+        config: the sizes that make it what it is, as its config.json names them; memory is predicted from them.
     """
 
     name: str = MISSING
@@ -43,6 +47,7 @@ class BackboneSettings:
     sha256: str | None = None
     attention: Attention = Attention.sdpa
     merge: dict[str, list[float]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -251,7 +256,7 @@ class MeftSettings(MethodSettings):
         merge: weights of the two streams after the last block; None for the backbone's own.
         frozen_layers: bottom layers that stay plain and frozen.
         grid_bits: the exact streams' grid has step 2^-grid_bits.
-        chunks: parts in which a layer computes the rows of a batch; more take less memory.
+        chunks: pieces in which a layer computes a batch, more take less memory; None for pieces of about 1,024 tokens.
         strict: stop when a rebuilt stream differs, instead of counting.
     """
 
@@ -263,7 +268,7 @@ class MeftSettings(MethodSettings):
     merge: list[float] | None = None
     frozen_layers: int = 0
     grid_bits: int = 16
-    chunks: int = 1
+    chunks: int | None = None
     strict: bool = True
 
 
@@ -324,6 +329,43 @@ class TablesSettings:
 
     output_dir: str = "runs"
     tables_dir: str | None = None
+
+
+@dataclass
+class MemorySettings:
+    """What `meft-memory` predicts: every combination of the lists.
+
+    Attributes:
+        backbone: models.
+        method: fine-tuning methods.
+        checkpointing: with and without gradient checkpointing (full, lora, ia3).
+        batch: rows in one forward pass.
+        length: tokens a row; images have their own.
+        precision: fp32, or autocast to bf16 or fp16.
+        attention: scores in memory, or a fused kernel.
+        accumulating: predict a step that adds to the gradients of an earlier pass.
+        format: of what is printed.
+        sweep: draw the curve over lengths, depths or batches.
+        fit: a budget such as 24GiB; answers the largest batch and the largest length that it holds.
+        timeline: draw the live bytes over one step.
+        measure: measure the same steps on this machine, beside the prediction.
+        output_dir: receives the figures.
+    """
+
+    backbone: list[str] = field(default_factory=lambda: ["roberta"])
+    method: list[str] = field(default_factory=lambda: list(METHODS))
+    checkpointing: list[bool] = field(default_factory=lambda: [False])
+    batch: list[int] = field(default_factory=lambda: [32])
+    length: list[int] = field(default_factory=lambda: [128])
+    precision: list[Precision] = field(default_factory=lambda: [Precision.fp32])
+    attention: list[Kernel] = field(default_factory=lambda: [Kernel.materialised])
+    accumulating: bool = False
+    format: Format = Format.table
+    sweep: Sweep | None = None
+    fit: str | None = None
+    timeline: bool = False
+    measure: bool = False
+    output_dir: str = "memory"
 
 
 METHODS: dict[str, type[MethodSettings]] = {

@@ -3,14 +3,14 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn import functional as F
 
 from meft_runner.backbones.family import Family, LayerView, refuse_inputs
 from meft_runner.reversible import BlockInputs
 
 
 def encoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """LayerNorm(x + dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
+    """LayerNorm(x + F.dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
     projected, _ = layer.self_attn(x, attention_mask=inputs.attention_mask)
     return layer.self_attn_layer_norm(x + _dropped(layer, projected, projected, adapter))
 
@@ -26,8 +26,8 @@ def decoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter:
 
 
 def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """LayerNorm(x + dropout(MLP(x)) + adapter(x)); (B, S, H)."""
-    inner = dropout(layer.activation_fn(layer.fc1(x)), p=layer.activation_dropout, training=layer.training)
+    """LayerNorm(x + F.dropout(MLP(x)) + adapter(x)); (B, S, H)."""
+    inner = F.dropout(layer.activation_fn(layer.fc1(x)), p=layer.activation_dropout, training=layer.training)
     return layer.final_layer_norm(x + _dropped(layer, layer.fc2(inner), x, adapter))
 
 
@@ -57,8 +57,8 @@ def decoder_inputs(
 
 
 def _dropped(layer: Any, output: Tensor, read: Tensor, adapter: nn.Module | None) -> Tensor:
-    """Returns dropout(output) + adapter(read), (B, S, H)."""
-    output = dropout(output, p=layer.dropout, training=layer.training)
+    """Returns F.dropout(output) + adapter(read), (B, S, H)."""
+    output = F.dropout(output, p=layer.dropout, training=layer.training)
     return output if adapter is None else output + adapter(read)
 
 

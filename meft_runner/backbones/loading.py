@@ -80,7 +80,7 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         tokenizer.pad_token_id = padding_id(config)
     if config.model_type == "bart":
         _end_texts(tokenizer, config)
-    positions = _readable_positions(config)
+    positions = readable_positions(config)
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
     tokenizer.model_max_length = positions
@@ -163,10 +163,16 @@ def padding_id(config: PreTrainedConfig) -> int:
     return 0 if token is None else token
 
 
-def _readable_positions(config: PreTrainedConfig) -> int:
+def readable_positions(config: PreTrainedConfig) -> int:
+    """Returns how many tokens a model of texts reads."""
     # RoBERTa's positions start behind the padding token's.
     offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
     return config.max_position_embeddings - offset
+
+
+def image_positions(config: PreTrainedConfig) -> int:
+    """Returns how many positions an image takes in a ViT: its patches and the class token."""
+    return (config.image_size // config.patch_size) ** 2 + 1
 
 
 def _end_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

@@ -3,17 +3,17 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn import functional as F
 
 from meft_runner.backbones.family import Family, LayerView, refuse_inputs
 from meft_runner.reversible import BlockInputs
 
 
 def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """X + dropout(o) + adapter(o), o = the attention's output projection; LayerNorm before or after; (B, S, H)."""
+    """X + F.dropout(o) + adapter(o), o = the attention's output projection; LayerNorm before or after; (B, S, H)."""
     read = layer.self_attn_layer_norm(x) if layer.do_layer_norm_before else x
     projected, _ = layer.self_attn(hidden_states=read, attention_mask=inputs.attention_mask)
-    output = dropout(projected, p=layer.dropout, training=layer.training)
+    output = F.dropout(projected, p=layer.dropout, training=layer.training)
     if adapter is not None:
         output = output + adapter(projected)
     output = x + output
@@ -21,9 +21,9 @@ def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Modu
 
 
 def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """X + dropout(MLP(r)) + adapter(r), r = what the MLP reads; LayerNorm before or after; (B, S, H)."""
+    """X + F.dropout(MLP(r)) + adapter(r), r = what the MLP reads; LayerNorm before or after; (B, S, H)."""
     read = layer.final_layer_norm(x) if layer.do_layer_norm_before else x
-    output = dropout(layer.fc2(layer.activation_fn(layer.fc1(read))), p=layer.dropout, training=layer.training)
+    output = F.dropout(layer.fc2(layer.activation_fn(layer.fc1(read))), p=layer.dropout, training=layer.training)
     if adapter is not None:
         output = output + adapter(read)
     output = x + output

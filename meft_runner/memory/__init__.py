@@ -2,6 +2,16 @@
 
 from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
 from meft_runner.memory.probe import meter_for, probe
-from meft_runner.memory.step import StepMemory, measure_step, tensor_bytes
+from meft_runner.memory.step import AUTOCAST, StepMemory, measure_step, tensor_bytes
 
-__all__ = ["CudaMeter", "Meter", "StepMemory", "TrackedMeter", "measure_step", "meter_for", "probe", "tensor_bytes"]
+__all__ = [
+    "AUTOCAST",
+    "CudaMeter",
+    "Meter",
+    "StepMemory",
+    "TrackedMeter",
+    "measure_step",
+    "meter_for",
+    "probe",
+    "tensor_bytes",
+]

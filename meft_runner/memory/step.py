@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from meft_runner.memory.meters import Meter, rounded_bytes
 
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's dtype, by the precision's name
+
 
 @dataclass(frozen=True)
 class StepMemory:
@@ -53,8 +55,9 @@ def measure_step(
     forward: Callable[[], Tensor],
     meter: Meter,
     accumulating: bool = False,
+    rehearse: bool = True,
 ) -> StepMemory:
-    """Runs two training steps and measures the second, when the optimizer's state exists.
+    """Runs a training step to measure it when the optimizer's state exists.
 
     Args:
         model: a prepared model; its weights change as the optimizer changes them.
@@ -62,19 +65,23 @@ def measure_step(
         forward: runs the model on a batch and returns the loss, a scalar.
         meter: the source of the figures.
         accumulating: measure a step whose gradients are added to those of an earlier pass.
+        rehearse: run a whole step before it, for what is made once; else the optimizer's state alone is made.
 
     Returns:
-        The second step's memory; what is not the model's, such as the batch, is left out.
+        The step's memory; what is not the model's, such as the batch, is left out.
     """
     gc.collect()
     optimizer.zero_grad(set_to_none=True)
     with meter:
-        meter.follow(_held(model, optimizer))
-        forward().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        meter.follow(held_tensors(model, optimizer))
+        if rehearse:
+            forward().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        else:
+            make_optimizer_state(model, optimizer)
         between = meter.live_bytes()
-        held = tensor_bytes(_held(model, optimizer))
+        held = tensor_bytes(held_tensors(model, optimizer))
         if accumulating:
             forward().backward()
         watch = _PeakWatch(meter, model)
@@ -141,7 +148,15 @@ def _gradient_bytes(parameter: Tensor) -> int:
     return rounded_bytes(parameter.grad.untyped_storage().nbytes())
 
 
-def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def make_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Makes an optimizer's state by a step with zero gradients, which needs no forward pass."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def held_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Returns what lives from step to step: parameters, buffers and optimizer state."""
     states = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
     return [*model.parameters(), *model.buffers(), *states]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs
-from meft_runner.reversible.piecewise import Gradients, Pieces
+from meft_runner.reversible.piecewise import Addition, Gradients, Pieces
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
@@ -167,10 +167,10 @@ class ReversePass:
         tensors = (reads, result, grad, grad_reads, self.trace.kept[half])
         for place, (reads_piece, result_piece, grad_piece, grad_reads_piece, kept) in pieces.cut(function, *tensors):
             value = self.streams.value(reads_piece, self.dtype)
-            increment, through = pieces.differentiate(
-                function, value, self.inputs, place, grad_piece, self.gradients, grad_reads is not None
+            addition = Addition(self.streams, scale, result_piece, kept)
+            through = pieces.differentiate(
+                function, value, self.inputs, place, grad_piece, addition, self.gradients, grad_reads is not None
             )
-            self.streams.revert_(result_piece, scale, increment, kept)
             if grad_reads_piece is not None:
                 grad_reads_piece.add_(through)
 

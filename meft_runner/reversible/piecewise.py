@@ -6,13 +6,17 @@ draws and the last bits of a matrix product depend on the piece.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, Composed, TokenwiseModule
+from meft_runner.reversible.streams import ExactStreams, FloatStreams
+
+_USUAL_TOKENS = 1024
 
 
 @dataclass
@@ -34,6 +38,27 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A stream with an increment added to it: result = scale * x + increment.
+
+    Attributes:
+        streams: the arithmetic.
+        scale: lambda or beta.
+        result: (B, S, H), becomes x.
+        kept: what the inverse needs besides, None for nothing.
+    """
+
+    streams: FloatStreams | ExactStreams
+    scale: Fraction
+    result: Tensor
+    kept: Tensor | None
+
+    def undo_(self, increment: Tensor) -> None:
+        """Takes the increment out again, in place."""
+        self.streams.revert_(self.result, self.scale, increment, self.kept)
+
+
+@dataclass(frozen=True)
 class Pieces:
     """How large a piece of a batch may be.
 
@@ -46,9 +71,13 @@ class Pieces:
     tokens: int
 
     @classmethod
-    def of(cls, batch: torch.Size, chunks: int) -> "Pieces":
-        """Cuts a (B, S, H) batch into `chunks` pieces, or as many as it has rows or tokens."""
+    def of(cls, batch: torch.Size, chunks: int | None) -> "Pieces":
+        """Cuts a (B, S, H) batch into `chunks` pieces, or as many as it has rows or tokens.
+
+        With None, a piece has about 1,024 tokens: enough for matrix products to be as fast as on the whole.
+        """
         rows, tokens = batch[0], batch[0] * batch[1]
+        chunks = chunks or -(-tokens // _USUAL_TOKENS)
         return cls(-(-rows // chunks), -(-tokens // chunks))
 
     def cut(self, function: nn.Module, *tensors: Tensor | None) -> Iterator[tuple[slice, tuple[Any, ...]]]:
@@ -84,10 +113,11 @@ class Pieces:
         inputs: BlockInputs,
         place: slice,
         grad_output: Tensor,
+        addition: Addition,
         gradients: Gradients,
         wants_x: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Computes a function on one piece, and its gradients, from one evaluation.
+    ) -> Tensor | None:
+        """Computes a function on one piece, undoes its addition, and takes its gradients, from one evaluation.
 
         Args:
             function: the module to run.
@@ -95,35 +125,34 @@ class Pieces:
             inputs: its second argument, of the whole batch.
             place: of the piece.
             grad_output: gradient of the output, (B, S, H).
+            addition: what the output was added to, at the same place.
             gradients: receives those of the parameters and of differentiable inputs.
             wants_x: whether the gradient of x is wanted.
 
         Returns:
-            The output and the gradient of x (None where not wanted), both (B, S, H).
+            The gradient of x, (B, S, H), None where not wanted.
         """
         leaf = x.detach().requires_grad_(wants_x)
         if isinstance(function, Composed):
             with torch.enable_grad():
-                middle = function.first(leaf, inputs.rows(place))
-            output, grad_middle = self._differentiate_second(function.second, middle.detach(), grad_output, gradients)
-            grad_x = _backward(function.first, middle, leaf, inputs, grad_middle, gradients)
-            return output, grad_x
+                output = function.first(leaf, inputs.rows(place))
+            grad_output = self._through_second(function.second, output.detach(), grad_output, addition, gradients)
+            return _backward(function.first, output, leaf, inputs, grad_output, gradients)
         with torch.enable_grad():
             output = function(leaf, _inputs_for(function, inputs, place))
-        return output.detach(), _backward(function, output, leaf, inputs, grad_output, gradients)
+        addition.undo_(output.detach())
+        return _backward(function, output, leaf, inputs, grad_output, gradients)
 
-    def _differentiate_second(
-        self, function: TokenwiseModule, x: Tensor, grad_output: Tensor, gradients: Gradients
-    ) -> tuple[Tensor, Tensor]:
+    def _through_second(
+        self, function: TokenwiseModule, x: Tensor, grad_output: Tensor, addition: Addition, gradients: Gradients
+    ) -> Tensor:
         """Differentiates the token-wise stage of a composed function, one piece's graph alive at a time."""
-        output, grad_x = torch.empty_like(grad_output), torch.empty_like(x)
-        for place, (x_piece, grad_piece, output_piece, grad_x_piece) in self.cut(
-            function, x, grad_output, output, grad_x
-        ):
-            value, grad = self.differentiate(function, x_piece, BlockInputs(), place, grad_piece, gradients)
-            output_piece.copy_(value)
-            grad_x_piece.copy_(grad)
-        return output, grad_x
+        grad_x = torch.empty_like(x)
+        for place, pieces in self.cut(function, x, grad_output, grad_x, addition.result, addition.kept):
+            x_piece, grad_piece, grad_x_piece, result, kept = pieces
+            part = replace(addition, result=result, kept=kept)
+            grad_x_piece.copy_(self.differentiate(function, x_piece, BlockInputs(), place, grad_piece, part, gradients))
+        return grad_x
 
 
 def _inputs_for(function: nn.Module, inputs: BlockInputs, place: slice) -> BlockInputs:

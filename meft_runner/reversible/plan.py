@@ -43,14 +43,14 @@ class Plan:
         blocks: the blocks, bottom first.
         coupling: scales, swap and merge weights.
         streams: the arithmetic.
-        chunks: parts in which the rows of a batch are computed one after the other.
+        chunks: pieces in which a batch is computed one after the other; None for pieces of about 1,024 tokens.
         monitor: receives what the checks find.
     """
 
     blocks: Sequence[ReversibleBlock]
     coupling: Coupling
     streams: Streams
-    chunks: int
+    chunks: int | None
     monitor: ReversalMonitor
 
     @property

@@ -23,7 +23,7 @@ class ReversibleStack(nn.Module):
         mode: `exact` (rebuilt without error), `float` (rebuilt by the paper's arithmetic) or
             `stored` (ordinary autograd over the forward of `exact`).
         grid_bits: the integer grid's step is 2^-grid_bits.
-        chunks: parts in which the rows of a batch are computed one after the other.
+        chunks: pieces in which a batch is computed one after the other; None for pieces of about 1,024 tokens.
         strict: whether a stream that comes back different stops the run.
 
     Raises:
@@ -36,7 +36,7 @@ class ReversibleStack(nn.Module):
         coupling: Coupling,
         mode: str = "exact",
         grid_bits: int = 16,
-        chunks: int = 1,
+        chunks: int | None = None,
         strict: bool = True,
     ) -> None:
         super().__init__()

@@ -129,7 +129,7 @@ def test_a_model_without_segments_gets_none(tmp_path):
 
 def test_roberta_positions_start_behind_the_padding_token():
     config = tiny_model("roberta").config
-    assert loading._readable_positions(config) == config.max_position_embeddings - 2
+    assert loading.readable_positions(config) == config.max_position_embeddings - 2
 
 
 def test_a_head_of_another_task_is_replaced(tmp_path):

@@ -1,0 +1,107 @@
+"""A training step from shapes alone: fake tensors have sizes and lifetimes, but no data."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from meft_runner.memory.meters import TrackedMeter
+from meft_runner.memory.step import StepMemory, measure_step
+from meft_runner.reversible import ReversalMonitor, ReversibleStack
+
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+class PredictedMeter(TrackedMeter):
+    """Follows the storages of fake tensors."""
+
+    source = "predicted"
+
+
+class SilentMonitor(ReversalMonitor):
+    """Checks nothing: fake tensors have no values to check."""
+
+    def check_peaks(self, *args: Any) -> None:
+        """Does nothing."""
+
+    def check_rebuilt(self, *args: Any) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True)
+class FakeStep:
+    """What a training step is made of.
+
+    Attributes:
+        model: prepared, in training mode, its tensors fake.
+        optimizer: the Trainer's, over what trains.
+        forward: runs the model on a batch and returns the loss.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    forward: Callable[[], Tensor]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers train."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dtype | None) -> Iterator[FakeStep]:
+    """Makes a training step of fake tensors, to be run inside the context.
+
+    Args:
+        build: makes a prepared model; it is called with tensors on the meta device, since peft's models cannot be
+            built of fake ones.
+        inputs: shape and dtype of each of the model's inputs, labels included.
+        autocast: the dtype of autocast, None for float32.
+    """
+    with torch.device("meta"):
+        model = build().train()
+    for module in model.modules():
+        if isinstance(module, ReversibleStack):
+            module.monitor = SilentMonitor()
+    # Generator states are real tensors; what is made of them is never looked at.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _replace_tensors(model)
+        batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+        def forward() -> Tensor:
+            with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+                return model(**batch).loss
+
+        yield FakeStep(model, torch.optim.AdamW(trained, lr=0.0, fused=True), forward)
+
+
+def predict_step(step: FakeStep, accumulating: bool = False) -> StepMemory:
+    """Predicts what a training step needs, without weights and without the device it would run on.
+
+    Args:
+        step: of fake tensors.
+        accumulating: whether it adds to the gradients of an earlier pass.
+    """
+    return measure_step(step.model, step.optimizer, step.forward, PredictedMeter(), accumulating, rehearse=False)
+
+
+def _replace_tensors(model: nn.Module) -> None:
+    """Puts fake CPU tensors in the place of a model's meta tensors; shared ones stay shared."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+            tensors.update({name: fake(tensor) for name, tensor in found.items()})  # type: ignore[misc]
