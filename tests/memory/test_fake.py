@@ -1,0 +1,121 @@
+"""What is predicted from shapes alone is what is tracked on a real step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from meft_runner.laboratory import Case, dominant, measure, predict, trace
+from meft_runner.memory.step import StepMemory
+from meft_runner.settings import Kernel, Precision
+from tests.test_settings import settings
+
+SMALL = {
+    "minilm": {},
+    "roberta_base": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 4},
+    "opt_125m": {"hidden_size": 256, "word_embed_proj_dim": 256, "ffn_dim": 1024, "num_attention_heads": 4,
+                 "num_hidden_layers": 4},
+    "bart_base": {"d_model": 256, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+                  "decoder_attention_heads": 4, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024},
+    "vit": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3,
+            "image_size": 64},
+}  # fmt: skip
+METHODS = {"full": ["method=full"], "lora + checkpointing": ["method=lora", "method.checkpointing=true"],
+           "meft1": ["method=meft1", "method.chunks=3"]}  # fmt: skip
+
+
+def case(backbone, method, batch=8, length=64, **kwargs):
+    task = ["task=cifar10"] if backbone == "vit" else []
+    chosen = settings(f"backbone={backbone}", *task, *METHODS.get(method, [f"method={method}"]))
+    model = replace(chosen.backbone, config=chosen.backbone.config | SMALL[backbone])
+    return Case(model, chosen.method, batch, None if backbone == "vit" else length, **kwargs)
+
+
+def assert_predicted(asked):
+    predicted, measured = predict(asked), measure(asked)
+    for column in ("parameters_bytes", "gradients_bytes", "optimizer_bytes"):
+        assert predicted[column] == measured[column]
+    for column in ("activations_bytes", "peak_bytes", "activation_paper_bytes", "retained_after_forward_bytes"):
+        assert predicted[column] == pytest.approx(measured[column], rel=0.01), column
+    assert predicted["trainable_parameters"] == measured["trainable_parameters"]
+    assert (predicted["source"], measured["source"]) == ("predicted", "tracked")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backbone", SMALL)
+def test_predicted_equals_tracked(backbone, method):
+    assert_predicted(case(backbone, method))
+
+
+@pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
+def test_predicted_equals_tracked_under_autocast(method):
+    assert_predicted(case("roberta_base", method, precision=Precision.bf16))
+
+
+def test_predicted_equals_tracked_where_gradients_are_accumulated():
+    accumulating = case("roberta_base", "full", accumulating=True)
+    assert_predicted(accumulating)
+    assert predict(accumulating)["peak_bytes"] > predict(replace(accumulating, accumulating=False))["peak_bytes"]
+
+
+def test_a_fused_kernel_keeps_no_scores():
+    materialised = case("roberta_base", "full", length=256)
+    kept = [predict(replace(materialised, attention=kernel))["retained_after_forward_bytes"] for kernel in Kernel]
+    scores = 4 * 8 * 4 * 256 * 256 * 4  # layers, rows, heads, queries, keys, bytes: the softmax alone
+    assert kept[0] - kept[1] > 2 * scores
+
+
+def test_prediction_leaves_random_numbers_and_dropout_alone():
+    state, dropout = torch.get_rng_state(), torch.nn.functional.dropout
+    predict(case("roberta_base", "meft1", attention=Kernel.flash))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.nn.functional.dropout is dropout
+
+
+def test_a_timeline_has_the_peak_of_the_prediction():
+    asked = case("roberta_base", "meft1")
+    timeline = trace(asked)
+    batch = 2 * 512 + 8 * 64 * 8  # what is not the model's: ids and labels, rounded
+    assert max(timeline.live_bytes) == pytest.approx(predict(asked)["peak_bytes"], abs=2 * batch)
+    assert 0 < timeline.backward < timeline.optimizer < len(timeline.live_bytes)
+
+
+def test_pieces_of_tokens_cut_the_transient_of_a_single_row():
+    asked = case("opt_125m", "meft1", batch=1, length=512, attention=Kernel.flash)
+    whole, cut = (
+        predict(replace(asked, method=replace(asked.method, chunks=chunks)))["activations_bytes"] for chunks in (1, 8)
+    )
+    assert cut < 0.7 * whole
+
+
+def test_the_dominant_part_in_words():
+    memory = StepMemory(10, 20, 30, 40, 100, 60, 5)
+    assert dominant(memory) == "activations, 40 % of the peak"
+
+
+def floor(backbone, overrides, batch, length, **kwargs):
+    """Activations in GiB of a backbone in its real size."""
+    chosen = settings(f"backbone={backbone}", *overrides)
+    return predict(Case(chosen.backbone, chosen.method, batch, length, **kwargs))["activations_bytes"] / 2**30
+
+
+def test_the_floor_of_roberta_large():
+    assert floor("roberta", ["method=meft1"], 32, 128) <= 0.30
+
+
+@pytest.mark.slow
+def test_more_floors():
+    checkpointed = ["method=lora", "method.checkpointing=true"]
+    assert floor("roberta", ["method=meft3"], 32, 128) <= 0.30
+    assert floor("roberta", ["method=meft1"], 32, 512) <= 1.2
+    long = {"precision": Precision.bf16, "attention": Kernel.flash}
+    assert floor("opt", ["method=meft1"], 1, 2048, **long) <= 0.6 * floor("opt", checkpointed, 1, 2048, **long)
+
+
+@pytest.mark.slow
+def test_the_slope_with_depth():
+    slopes = {}
+    for name, overrides in (("meft1", ["method=meft1"]), ("lora", ["method=lora", "method.checkpointing=true"])):
+        shallow, deep = (floor("bert", overrides, 4, 128, depth=depth) for depth in (12, 48))
+        slopes[name] = (deep - shallow) / 36
+    assert slopes["meft1"] <= 0.15 * slopes["lora"]
