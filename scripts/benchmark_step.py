@@ -29,16 +29,17 @@ SCALES = {"meft1": ("1/10", "1"), "meft2": ("1", "1/10"), "meft3": ("1/10", "1/1
 REFERENCE = "lora + checkpointing"
 
 
-def method_settings(chunks: int) -> dict[str, MethodSettings]:
-    """Returns the methods that are compared, by the name they get in the table."""
+def method_settings() -> dict[str, MethodSettings]:
+    """Returns the methods that are compared, by the name they get in the table; `exact` also in chunks."""
     found: dict[str, MethodSettings] = {}
     for checkpointing in (False, True):
         suffix = " + checkpointing" if checkpointing else ""
         found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
         found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
-    for reversal in Reversal:
+    for reversal, chunks in [(Reversal.exact, 1), (Reversal.exact, 2), (Reversal.exact, 4), (Reversal.float, 1)]:
         for name, (scale_1, scale_2) in SCALES.items():
-            found[f"{name} {reversal.name}"] = MeftSettings(
+            suffix = "" if chunks == 1 else f", {chunks} chunks"
+            found[f"{name} {reversal.name}{suffix}"] = MeftSettings(
                 name, 1e-4, reversal=reversal, scale_1=scale_1, scale_2=scale_2, chunks=chunks
             )
     return found
@@ -76,7 +77,7 @@ def benchmark(arguments: argparse.Namespace) -> pd.DataFrame:
         "attention_mask": torch.ones(rows, length, dtype=torch.long),
         "labels": torch.randint(0, 2, (rows,)),
     }
-    runs = {name: build(config, method) for name, method in method_settings(arguments.chunks).items()}
+    runs = {name: build(config, method) for name, method in method_settings().items()}
     memory = {
         name: measure_step(model, optimizer, lambda model=model: model(**batch).loss, meter_for(torch.device("cpu")))
         for name, (model, optimizer) in runs.items()
@@ -103,12 +104,12 @@ def benchmark(arguments: argparse.Namespace) -> pd.DataFrame:
 def main() -> None:
     """Runs the benchmark, prints its table and writes it beside the other results."""
     parser = argparse.ArgumentParser(description="Step time and activation memory of every method, as ratios.")
-    for name, default in (("hidden", 512), ("layers", 12), ("batch", 8), ("length", 128), ("chunks", 1), ("rounds", 9)):
+    for name, default in (("hidden", 512), ("layers", 12), ("batch", 8), ("length", 128), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output", type=Path, default=Path("results/step"), help="folder of the table's files")
     arguments = parser.parse_args()
     table = benchmark(arguments)
-    name = f"hidden{arguments.hidden}-batch{arguments.batch}x{arguments.length}-chunks{arguments.chunks}"
+    name = f"hidden{arguments.hidden}-batch{arguments.batch}x{arguments.length}"
     print_table(table, title=f"{name}, {arguments.layers} layers, torch {torch.__version__}, {platform.machine()}")
     write_tables({name: table}, arguments.output)
 

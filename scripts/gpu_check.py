@@ -7,15 +7,20 @@
 Weights are random: neither exactness nor time nor memory depends on them.
 """
 
+import argparse
 import gc
+import json
 import math
+import os
 import re
+import shlex
 import statistics
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,12 +31,14 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meft_runner import laboratory
+from meft_runner import laboratory, settings
 from meft_runner.checks import parse
 from meft_runner.cli import config_directory
 from meft_runner.laboratory import Case
 from meft_runner.memory import AUTOCAST
 from meft_runner.methods.meft import reversible_stacks
+from meft_runner.records.record import environment, now
+from meft_runner.records.tables import print_table
 from meft_runner.settings import Precision
 
 KERNELS = {
@@ -45,7 +52,7 @@ REFERENCE = "lora + checkpointing"
 METHODS = ("full", "full + checkpointing", "lora", REFERENCE, "ia3", "ia3 + checkpointing", *VARIANTS)
 LOSS_SCALE = 1024.0  # a power of two: keeps gradients of fp16 above 0 and changes no bit of the others
 WARM_UP, ROUNDS, STEPS = 2, 3, 3  # steps before the clock starts, visits to each method, steps a visit
-CAPACITY_GIB = 16  # what the largest batch may take: then devices compare, and large ones come to an end
+CAPACITY_GIB = 16  # memory for the largest batch: devices compare, and large ones come to an end
 LARGEST_BATCH = 1024
 
 Row = dict[str, Any]
@@ -64,30 +71,31 @@ class Shape:
         return f"{self.backbone} {self.batch_size} x {self.length}"
 
 
+def units() -> dict[str, list[dict[str, Any]]]:
+    """Returns what is run for each part: arguments of its function, which begin the rows of its table."""
+    if torch.cuda.is_available():
+        roberta, opt = Shape("roberta", 32, 128), Shape("opt", 8, 512)
+        slim = replace(roberta, sizes=_sizes(256, 12, intermediate_size=1024))
+    else:
+        roberta = slim = Shape("roberta", 2, 16, _sizes(64, 2, intermediate_size=128, vocab_size=1000))
+        opt = Shape("opt", 2, 32, _sizes(64, 2, ffn_dim=128, word_embed_proj_dim=64, vocab_size=1000))
+    methods = ("full", "lora", REFERENCE, "meft1", "meft3")
+    return {
+        "exactness": _each(shape=[slim], precision=Precision.__members__, kernel=KERNELS, padding=(False, True)),
+        "memory": _each(shape=[roberta], precision=("fp32", "bf16"), method=methods)
+        + _each(shape=[opt], precision=["bf16"], method=methods),
+        "speed": _each(shape=[roberta, opt]),
+        "capacity": _each(shape=[replace(roberta, batch_size=1, length=512)], method=METHODS),
+    }
+
+
 def _sizes(hidden: int, layers: int, **others: int) -> tuple[str, ...]:
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, **others}
-    return tuple(f"backbone.config.{name}={value}" for name, value in sizes.items())
+    return tuple(f"++backbone.config.{name}={value}" for name, value in sizes.items())
 
 
-def units(cuda: bool) -> dict[str, list[tuple]]:
-    """Returns what is run for each part: the arguments of its function, one call after the other."""
-    if cuda:
-        roberta, opt = Shape("roberta", 32, 128), Shape("opt", 8, 512)
-        deep = Shape("roberta", 32, 128, _sizes(256, 12, intermediate_size=1024))
-    else:
-        roberta = deep = Shape("roberta", 2, 16, _sizes(64, 2, intermediate_size=128))
-        opt = Shape("opt", 2, 32, _sizes(64, 2, ffn_dim=128, word_embed_proj_dim=64))
-    memory_methods = ("full", "lora", REFERENCE, "meft1", "meft3")
-    return {
-        "exactness": list(product([deep], Precision.__members__, KERNELS, ("no padding", "padding"))),
-        "memory": [
-            (shape, precision, method)
-            for shape, precision in ((roberta, "fp32"), (roberta, "bf16"), (opt, "bf16"))
-            for method in memory_methods
-        ],
-        "speed": [(roberta,), (opt,)],
-        "capacity": list(product([replace(roberta, length=512)], METHODS)) if cuda else [],
-    }
+def _each(**choices: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
 def device() -> torch.device:
@@ -95,6 +103,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@cache
 def case_of(shape: Shape, precision: str, method: str, *overrides: str) -> Case:
     """Returns the case of a method by its name in the tables, such as "lora + checkpointing"."""
     name, _, checkpointing = method.partition(" + ")
@@ -107,6 +116,7 @@ def case_of(shape: Shape, precision: str, method: str, *overrides: str) -> Case:
 
 def build(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Returns a model with the attention that training uses, torch's fused kernels, and the Trainer's optimizer."""
+    release()
     with device():  # large models take long to initialise elsewhere
         model = laboratory.build(case).train()
     model.set_attn_implementation("sdpa")
@@ -138,22 +148,23 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, case: Case, b
 
 
 def release() -> None:
-    """Gives back to the device what nothing refers to any more."""
-    gc.collect()
-    torch.cuda.empty_cache()
+    """Gives back to a GPU what nothing refers to any more."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-def exactness(shape: Shape, precision: str, kernel: str, padding: str) -> list[Row]:
+def exactness(shape: Shape, precision: str, kernel: str, padding: bool) -> list[Row]:
     """Compares exact reversal with stored activations; the mismatches decide, the rest describes."""
-    row: Row = {"precision": precision, "kernel": kernel, "batch": padding}
+    row: Row = {}
     equal, errors = [], []
     for method in VARIANTS:
-        run = partial(one_pass, shape, precision, method, KERNELS[kernel], padding == "padding")
+        run = partial(one_pass, shape, precision, method, KERNELS[kernel], padding)
         try:
-            stored_loss, stored, _ = run(reversal="stored")
+            stored_loss, stored, _ = run("stored")
         except RuntimeError as error:  # nothing is reversed here, so it is the kernel that the device refuses
-            return [row | {"not available": first_line(error)}]
-        loss, gradients, row[f"{method} mismatches"] = run(reversal="exact")
+            return [{"note": f"not available, {first_line(error)}"}]
+        loss, gradients, row[f"{method} mismatches"] = run("exact")
         equal.append(loss == stored_loss)
         errors += [(gradients[layer] - stored[layer]).norm() / stored[layer].norm() for layer in stored]
     largest = torch.stack(errors).max().item()
@@ -163,11 +174,7 @@ def exactness(shape: Shape, precision: str, kernel: str, padding: str) -> list[R
 def one_pass(
     shape: Shape, precision: str, method: str, kernel: SDPBackend, padded: bool, reversal: str
 ) -> tuple[float, dict[str, Tensor], int]:
-    """Runs forward and backward, always with the same weights, inputs and dropout.
-
-    Returns:
-        The loss, the gradients of each layer as one vector, and how many stream elements came back changed.
-    """
+    """Returns loss, gradients by layer and mismatches; weights, inputs and dropout are always the same."""
     case = case_of(shape, precision, method, f"method.reversal={reversal}", "method.strict=false")
     torch.manual_seed(0)
     model, _ = build(case)
@@ -179,7 +186,9 @@ def one_pass(
         if parameter.grad is not None:
             layer = re.sub(r"(blocks\.\d+)\..*", r"\1", name)
             gradients.setdefault(layer, []).append(parameter.grad.flatten())
-    mismatches = sum(stack.monitor.mismatches for stack in reversible_stacks(model))
+    monitors = [stack.monitor for stack in reversible_stacks(model)]
+    assert all(monitor.checked_steps == (reversal == "exact") for monitor in monitors)  # 0 mismatches were counted
+    mismatches = sum(monitor.mismatches for monitor in monitors)
     return loss.item(), {layer: torch.cat(parts) for layer, parts in gradients.items()}, mismatches
 
 
@@ -189,12 +198,12 @@ def memory(shape: Shape, precision: str, method: str) -> list[Row]:
     predicted = laboratory.predict(case)
     with device():
         measured = laboratory.measure(case)
-    row: Row = {"shape": str(shape), "precision": precision, "method": method}
+    row: Row = {}
     for figure in ("peak", "activations"):
         expected, found = predicted[f"{figure}_bytes"], measured[f"{figure}_bytes"]
-        row[f"{figure} predicted (MiB)"] = round(expected / 2**20, 1)
-        row[f"{figure} measured (MiB)"] = round(found / 2**20, 1)
-        row[f"{figure} measured / predicted"] = round(found / expected, 4)
+        row[f"predicted {figure} (MiB)"] = round(expected / 2**20, 1)
+        row[f"measured {figure} (MiB)"] = round(found / 2**20, 1)
+        row[f"measured / predicted {figure}"] = round(found / expected, 4)
     return [row]
 
 
@@ -206,7 +215,6 @@ def speed(shape: Shape) -> list[Row]:
     median = {method: statistics.median(found) if found else math.nan for method, found in seconds.items()}
     return [
         {
-            "shape": str(shape),
             "method": method,
             "median step (s)": round(median[method], 4),
             "tokens per second": round(shape.batch_size * shape.length / median[method], 1),
@@ -218,11 +226,7 @@ def speed(shape: Shape) -> list[Row]:
 
 
 def step_seconds(case: Case) -> list[float]:
-    """Returns the seconds of a few steps; none where the device has no room for them.
-
-    The model is built anew each time: all methods' models at once would not fit on most devices.
-    """
-    release()
+    """Returns the seconds of a few steps of a new model, the only one on the device; none where it does not fit."""
     seconds = []
     try:
         (model, optimizer), batch = build(case), batch_of(case)
@@ -244,6 +248,8 @@ def synchronized_time() -> float:
 
 def capacity(shape: Shape, method: str) -> list[Row]:
     """Finds the largest batch of a method on a device that seems to have no more memory than the limit."""
+    if not torch.cuda.is_available():
+        return [{"note": "left out, needs a GPU"}]
     case = case_of(shape, "bf16", method)
     share = CAPACITY_GIB * 2**30 / torch.cuda.get_device_properties().total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, share))
@@ -252,7 +258,7 @@ def capacity(shape: Shape, method: str) -> list[Row]:
         fitted, failed = largest_batch(lambda rows: fits(model, optimizer, replace(case, batch_size=rows)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    return [{"method": method, "largest batch": fitted, "did not fit": failed}]
+    return [{"largest batch": fitted, "did not fit": failed}]
 
 
 def largest_batch(fits: Callable[[int], bool]) -> tuple[int, int | None]:
@@ -284,24 +290,21 @@ PARTS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
     "exactness": ("Exact reversal against stored activations", exactness),
     "memory": ("Memory of a training step, attention scores in memory", memory),
     "speed": ("Step time, bf16, fused attention", speed),
-    "capacity": (f"Largest batch at length 512 in {CAPACITY_GIB} GiB, roberta, bf16, fused attention", capacity),
+    "capacity": (f"Largest batch up to {LARGEST_BATCH} in {CAPACITY_GIB} GiB, bf16, fused attention", capacity),
 }
 
 
-def run_part(part: Part, function: Callable[..., list[Row]], units: list[tuple], deadline: float) -> Iterator[None]:
-    """Adds rows to a part until the deadline, and notes what it lacks; yields after every unit."""
-    for unit in units:
-        label = " ".join(map(str, unit))
-        try:
-            if time.monotonic() > deadline:
-                part["left out"].append(f"{label}, for lack of time")
-            else:
-                part["rows"] += [{k: None if pd.isna(v) else v for k, v in row.items()} for row in function(*unit)]
-        except Exception as error:  # one that fails must not cost the others
-            traceback.print_exc()
-            part["failed"].append(f"{label}, {first_line(error)}")
-        release()
-        yield
+def rows_of(function: Callable[..., list[Row]], unit: dict[str, Any], deadline: float) -> list[Row]:
+    """Returns the rows that a part's function makes, or one that says why there are none."""
+    try:
+        found = function(**unit) if time.monotonic() < deadline else [{"note": "left out for lack of time"}]
+    except torch.OutOfMemoryError as error:
+        found = [{"note": f"does not fit, {first_line(error)}"}]
+    except Exception as error:  # one that fails must not cost the others
+        traceback.print_exc()
+        found = [{"note": f"failed, {first_line(error)}"}]
+    name = {key: str(value) for key, value in unit.items()}
+    return [{**name, **{key: None if pd.isna(value) else value for key, value in row.items()}} for row in found]
 
 
 def first_line(error: Exception) -> str:
@@ -309,26 +312,21 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def table_of(part: Part) -> pd.DataFrame:
+def table_of(part: dict[str, Any]) -> pd.DataFrame:
     """Returns a part's rows; a dash stands for what there is not."""
     table = pd.DataFrame(part["rows"], dtype=object)
     return table.where(table.notna(), "-")
 
 
-def notes(part: Part) -> list[str]:
-    """Returns what a part lacks, in sentences."""
-    return [f"{name.capitalize()}: {'; '.join(part[name])}." for name in ("left out", "failed") if part[name]]
-
-
-def section(part: Part) -> str:
+def section(part: dict[str, Any]) -> str:
     """Returns a part in Markdown."""
-    device, packages = part["environment"]["device"], part["environment"]["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "peft"))
-    heading = f"{device}; {versions}; `{part['command']}`; {part['started']}"
-    return "\n\n".join([f"## {part['title']}", heading, table_of(part).to_markdown(index=False), *notes(part)]) + "\n"
+    environment = part["environment"]
+    versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "transformers", "peft"))
+    heading = f"{environment['device']}; {versions}; `{part['command']}`; {part['started']}"
+    return f"## {part['title']}\n\n{heading}\n\n{table_of(part).to_markdown(index=False)}\n"
 
 
-def write(path: Path, parts: dict[str, Part]) -> None:
+def write(path: Path, parts: dict[str, dict[str, Any]]) -> None:
     """Writes both files to temporary names and renames them, so that a crash leaves what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {".json": json.dumps(parts, indent=2) + "\n", ".md": "\n".join(map(section, parts.values()))}
@@ -338,24 +336,43 @@ def write(path: Path, parts: dict[str, Part]) -> None:
         temporary.replace(path.with_suffix(suffix))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the parts, prints their tables and writes them; returns 1 where something failed."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cpu", action="store_true", help="small shapes on CPU")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after them nothing is begun")
-    parser.add_argument("--output", type=Path, help="folder of the files; results/gpu, on CPU none")
+    parser.add_argument("--minutes", type=float, default=8.0, help="nothing is begun after them")
+    parser.add_argument("--output", type=Path, help="folder of the files; results/gpu with a GPU, else none")
     asked = parser.parse_args(arguments)
-    chosen = asked.parts.split(",")
-    if not set(chosen) <= set(PARTS):
-        parser.error(f"--parts={asked.parts}: expected some of {','.join(PARTS)}")
+    asked.parts = asked.parts.split(",")
+    if not set(asked.parts) <= set(PARTS):
+        parser.error(f"argument --parts: expected some of {','.join(PARTS)}")
+    return asked
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the parts, prints their tables and writes them; returns 1 where something failed."""
+    asked = read_arguments(arguments)
+    deadline = time.monotonic() + 60 * asked.minutes
     if asked.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laboratory measures on a GPU wherever it sees one
     settings.register()
-    run(chosen, shlex.join(["scripts/gpu_check.py", *arguments]), time.monotonic() + 60 * asked.minutes, asked.output)
+    on_gpu = torch.cuda.is_available()
+    folder = asked.output or (Path("results/gpu") if on_gpu else None)
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    path = folder and folder / (re.sub(r"\W+", "-", name.lower()) + ".json")
+    parts = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+    about = {"command": shlex.join(["python", "scripts/gpu_check.py", *arguments]), "environment": environment(name)}
+    for part in asked.parts:
+        title, function = PARTS[part]
+        parts[part] = {"title": title, "started": now(), **about, "rows": []}
+        for unit in units()[part]:
+            parts[part]["rows"] += rows_of(function, unit, deadline)
+            if path:
+                write(path, parts)
+        print_table(table_of(parts[part]), title=title)
+    return int(any(row.get("note", "").startswith("failed") for part in asked.parts for row in parts[part]["rows"]))
 
 
-def run(chosen: list[str], command: str, deadline: float, folder: Path | None) -> int:
-    cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else "CPU"
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from meft_runner.memory.timeline import Timeline
 mpl.use("Agg")  # files only, no window
 mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
 _GIB = 2**30
+_PHASES = ("forward", "backward", "optimizer")
 _COLOURS = {
     "full": "black", "lora": "tab:blue", "ia3": "tab:green",
     "meft1": "tab:red", "meft2": "tab:orange", "meft3": "tab:purple",
@@ -34,7 +35,9 @@ def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
             line[over], line["activations_bytes"] / _GIB, marker="o", markersize=3, label=label,
             color=_COLOURS[str(method)], linestyle="--" if checkpointing else "-",
         )  # fmt: skip
-    axes.set(xlabel=over.replace("_", " "), ylabel="activations (GiB)", title=title, xscale="log", yscale="log")
+    axes.set(xlabel=over.replace("_", " "), ylabel="activations (GiB)", title=title, xscale="log")
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(sorted(table[over].unique()), [str(value) for value in sorted(table[over].unique())])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
@@ -49,17 +52,20 @@ def timeline_figure(timelines: dict[str, Timeline], title: str) -> Figure:
     )
     for axes, (label, timeline) in zip(panels[:, 0], timelines.items(), strict=True):
         total = len(timeline.live_bytes)
-        place = [index / total for index in range(total)]
-        axes.fill_between(place, [value / _GIB for value in timeline.live_bytes], step="post", linewidth=0)
+        axes.fill_between(
+            [index / total for index in range(total)],
+            [value / _GIB for value in timeline.live_bytes],
+            step="post",
+            linewidth=0,
+        )
         edges = [0, timeline.backward / total, timeline.optimizer / total, 1]
-        for name, start, end, shade in zip(
-            ("forward", "backward", "optimizer"), edges, edges[1:], (0.0, 0.12, 0.3), strict=False
-        ):
+        for name, start, end, shade in zip(_PHASES, edges, edges[1:], (0.0, 0.12, 0.3), strict=False):
             axes.axvspan(start, end, color="grey", alpha=shade)
-            axes.text(start, 1.01, f" {name}", transform=axes.get_xaxis_transform(), fontsize="small")
+            place, side = (1, "right") if name == "optimizer" else (start, "left")  # that phase is narrow
+            axes.text(place, 1.01, name, transform=axes.get_xaxis_transform(), fontsize="small", ha=side)
         peak = max(timeline.live_bytes) / _GIB
-        axes.set(ylabel="live (GiB)", xlim=(0, 1), xticks=[])
-        axes.set_title(f"{label}: peak {peak:.2f} GiB", loc="right", fontsize="medium")
+        axes.set(ylabel="live (GiB)", xlim=(0, 1), ylim=(0, None), xticks=[])
+        axes.set_title(f"{label}: peak {peak:.2f} GiB", fontsize="medium", pad=12)
     panels[-1, 0].set_xlabel("operations of one training step")
     figure.suptitle(title)
     return figure

@@ -13,10 +13,12 @@ BOUNDS = {None: 5e-6, torch.bfloat16: 2e-2}
 PRECISIONS = pytest.mark.parametrize("precision", BOUNDS, ids=["fp32", "bf16"])
 
 
-def train_once(variant, reversal, layers, precision, device="cpu", kind="bert", padding="right", **kwargs):
+def train_once(
+    variant, reversal, layers, precision, device="cpu", kind="bert", padding="right", rows=4, dropout=0.1, **kwargs
+):
     """Returns loss, gradients by layer and the model after one forward and backward pass."""
-    model = prepared(meft_settings(variant, reversal, **kwargs), kind, layers=layers).to(device)
-    inputs = {name: tensor.to(device) for name, tensor in batch(kind, padding=padding).items()}
+    model = prepared(meft_settings(variant, reversal, **kwargs), kind, layers=layers, dropout=dropout).to(device)
+    inputs = {name: tensor.to(device) for name, tensor in batch(kind, rows=rows, padding=padding).items()}
     torch.manual_seed(3)
     with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
         loss = model(**inputs).loss
@@ -98,13 +100,21 @@ def test_float_reversal_fails_the_same_bound(variant):
     assert reversible_stacks(model)[0].monitor.max_error > 1e-3
 
 
+@pytest.mark.parametrize(("kind", "rows"), [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3)])
+@pytest.mark.parametrize("chunks", [2, 3, 7])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("chunks", [2, 3])
-def test_chunks_stay_exact(variant, chunks):
-    reference_loss, reference, _ = train_once(variant, "stored", 4, None, chunks=chunks)
-    loss, found, _ = train_once(variant, "exact", 4, None, chunks=chunks)
+def test_pieces_stay_exact(variant, chunks, kind, rows):
+    settings = {"kind": kind, "rows": rows, "chunks": chunks, "padding": None if rows == 1 else "right"}
+    reference_loss, reference, _ = train_once(variant, "stored", 4, None, **settings)
+    loss, found, model = train_once(variant, "exact", 4, None, **settings)
     assert loss == reference_loss
     assert max(relative_errors(found, reference).values()) <= BOUNDS[None]
+    assert all(stack.monitor.mismatches == 0 for stack in reversible_stacks(model))
+
+
+def test_pieces_compute_what_the_whole_does():
+    whole, pieces = (train_once("meft1", "exact", 4, None, chunks=chunks, dropout=0.0)[1] for chunks in (1, 3))
+    assert max(relative_errors(pieces, whole).values()) < 1e-4
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
