@@ -121,8 +121,8 @@ def trace(case: Case) -> Timeline:
 @contextmanager
 def _shapes_of(case: Case) -> Iterator[FakeStep]:
     """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
-    dropout = kernels.fused_dropout() if case.attention is Kernel.flash else nullcontext()
-    with dropout, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
+    operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
+    with operations, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
         yield step
 
 

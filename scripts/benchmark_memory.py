@@ -4,7 +4,7 @@
     python scripts/benchmark_memory.py --only roberta-32x128      # one of them
 
 Everything is predicted from shapes alone: fp32 with attention scores in memory and dropout masks as on a CPU, and
-autocast to bf16 with a fused attention kernel and dropout masks as on a GPU. The same command gives the same figures.
+autocast to bf16 with attention, dropout and LayerNorm as on a GPU. The same command gives the same figures.
 """
 
 import argparse

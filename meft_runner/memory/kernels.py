@@ -2,8 +2,8 @@
 
 `materialised` is transformers' own attention in matrix products ("eager"), with the scores in memory, and
 everything else as a CPU does it. `flash` stands for a GPU: a fused attention kernel that keeps queries, keys,
-values, the output and one number a query, and dropout masks of one byte an element, where a CPU's have the
-size of what they mask.
+values, the output and one number a query; dropout masks of one byte an element, where a CPU's have the size of
+what they mask; and LayerNorm in float32 under autocast, where a CPU's stays in half precision.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+_CPU_LAYER_NORM = torch.nn.functional.layer_norm
 FUSED = "meft_fused"  # a name with "flash" in it would make transformers look for that library
 
 
@@ -53,8 +54,15 @@ def register() -> None:
     AttentionMaskInterface.register(FUSED, lambda *args, **kwargs: None)
 
 
+def _layer_norm(input: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    if not torch.is_autocast_enabled("cpu"):
+        return _CPU_LAYER_NORM(input, *arguments, **options)
+    with torch.autocast("cpu", enabled=False):
+        return _CPU_LAYER_NORM(input.float(), *arguments, **options)
+
+
 @contextmanager
-def fused_dropout() -> Iterator[None]:
-    """Makes dropout keep its mask as a GPU does."""
-    with mock.patch.object(torch.nn.functional, "dropout", _dropout):
+def gpu_operations() -> Iterator[None]:
+    """Makes dropout and LayerNorm keep what a GPU's do."""
+    with mock.patch.multiple(torch.nn.functional, dropout=_dropout, layer_norm=_layer_norm):
         yield
