@@ -32,7 +32,16 @@ class BlockInputs:
 
     def rows(self, part: slice) -> "BlockInputs":
         """Returns the record for some rows of the batch; a tensor shared by all rows stays whole."""
-        return self.map(lambda tensor: tensor if tensor.shape[0] == 1 else tensor[part])
+        return self.map(lambda tensor: rows_of(tensor, part))
+
+    def leaves(self, part: slice) -> "BlockInputs":
+        """Returns the record for some rows, each tensor a leaf that requires gradient where the whole one does."""
+        return self.map(lambda tensor: rows_of(tensor, part).detach().requires_grad_(tensor.requires_grad))
+
+
+def rows_of(tensor: Tensor, part: slice) -> Tensor:
+    """Returns some rows of a tensor of block inputs: all of it where it is shared by all rows."""
+    return tensor if tensor.shape[0] == 1 else tensor[part]
 
 
 class TokenwiseModule(nn.Module):

@@ -8,15 +8,29 @@ draws and the last bits of a matrix product depend on the piece.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from meft_runner.reversible.block import BlockInputs, Composed, TokenwiseModule
+from meft_runner.reversible.block import BlockInputs, Composed, TokenwiseModule, rows_of
 from meft_runner.reversible.streams import ExactStreams, FloatStreams
 
 _USUAL_TOKENS = 1024
+
+
+class ReadRows(NamedTuple):
+    """Some rows of a differentiable block input, as one piece reads them.
+
+    Attributes:
+        whole: the input, of the whole batch.
+        place: of the rows.
+        leaf: the rows, a leaf of the piece's graph.
+    """
+
+    whole: Tensor
+    place: slice
+    leaf: Tensor
 
 
 @dataclass
@@ -25,12 +39,41 @@ class Gradients:
 
     sums: dict[int, Tensor] = field(default_factory=dict)
 
-    def add(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-        """Adds each gradient to its tensor's sum; None stands for zero."""
-        for tensor, gradient in zip(tensors, gradients, strict=True):
+    def take(
+        self, function: nn.Module, output: Tensor, grad_output: Tensor, x: Tensor, read: Sequence[ReadRows]
+    ) -> Tensor | None:
+        """Differentiates one evaluation of a function, and adds what its parameters and inputs get.
+
+        Args:
+            function: what was evaluated.
+            output: its output, with its graph.
+            grad_output: the output's gradient.
+            x: its first argument, a leaf.
+            read: the differentiable inputs that it read besides.
+
+        Returns:
+            The gradient of x, None where x requires none.
+        """
+        parameters = [parameter for parameter in function.parameters() if parameter.requires_grad]
+        wanted = [*([x] if x.requires_grad else []), *(rows.leaf for rows in read), *parameters]
+        if not wanted:
+            return None
+        found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
+        grad_x = found.pop(0) if x.requires_grad else None
+        for rows in read:
+            self._add_rows(rows, found.pop(0))
+        for parameter, gradient in zip(parameters, found, strict=True):
+            total = self.sums.get(id(parameter))
             if gradient is not None:
-                total = self.sums.get(id(tensor))
-                self.sums[id(tensor)] = gradient if total is None else total + gradient
+                self.sums[id(parameter)] = gradient if total is None else total + gradient
+        return torch.zeros_like(x) if x.requires_grad and grad_x is None else grad_x
+
+    def _add_rows(self, rows: ReadRows, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        if id(rows.whole) not in self.sums:
+            self.sums[id(rows.whole)] = torch.zeros_like(rows.whole)
+        rows_of(self.sums[id(rows.whole)], rows.place).add_(gradient)
 
     def get(self, tensor: Tensor | None) -> Tensor | None:
         """Returns a tensor's sum, None where it got no gradient."""
@@ -103,7 +146,7 @@ class Pieces:
                 middle = function.first(piece, inputs.rows(place))
                 outputs.append(self.evaluate(function.second, middle, inputs))
             else:
-                outputs.append(function(piece, _inputs_for(function, inputs, place)))
+                outputs.append(function(piece, _inputs_for(function, inputs).rows(place)))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(x.shape)
 
     def differentiate(
@@ -132,16 +175,19 @@ class Pieces:
         Returns:
             The gradient of x, (B, S, H), None where not wanted.
         """
-        leaf = x.detach().requires_grad_(wants_x)
-        if isinstance(function, Composed):
-            with torch.enable_grad():
-                output = function.first(leaf, inputs.rows(place))
-            grad_output = self._through_second(function.second, output.detach(), grad_output, addition, gradients)
-            return _backward(function.first, output, leaf, inputs, grad_output, gradients)
+        inputs = _inputs_for(function, inputs)
+        leaf, leaves = x.detach().requires_grad_(wants_x), inputs.leaves(place)
+        stage = function.first if isinstance(function, Composed) else function
         with torch.enable_grad():
-            output = function(leaf, _inputs_for(function, inputs, place))
-        addition.undo_(output.detach())
-        return _backward(function, output, leaf, inputs, grad_output, gradients)
+            output = stage(leaf, leaves)
+        if isinstance(function, Composed):
+            grad_output = self._through_second(function.second, output.detach(), grad_output, addition, gradients)
+        else:
+            addition.undo_(output.detach())
+        pairs = zip(inputs.tensors(), leaves.tensors(), strict=True)
+        both = [(whole, rows) for whole, rows in pairs if whole is not None and rows is not None]
+        read = [ReadRows(whole, place, rows) for whole, rows in both if rows.requires_grad]
+        return gradients.take(stage, output, grad_output, leaf, read)
 
     def _through_second(
         self, function: TokenwiseModule, x: Tensor, grad_output: Tensor, addition: Addition, gradients: Gradients
@@ -155,22 +201,6 @@ class Pieces:
         return grad_x
 
 
-def _inputs_for(function: nn.Module, inputs: BlockInputs, place: slice) -> BlockInputs:
-    return BlockInputs() if isinstance(function, TokenwiseModule) else inputs.rows(place)
-
-
-def _backward(
-    function: nn.Module, output: Tensor, leaf: Tensor, inputs: BlockInputs, grad_output: Tensor, gradients: Gradients
-) -> Tensor | None:
-    """Takes the gradients of one evaluation, and returns that of `leaf` where it requires one."""
-    targets = [t for t in (*inputs.tensors(), *function.parameters()) if t is not None and t.requires_grad]
-    wanted = [leaf, *targets] if leaf.requires_grad else targets
-    if not wanted:
-        return None
-    found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
-    grad_x = None
-    if leaf.requires_grad:
-        grad_x = found.pop(0)
-        grad_x = torch.zeros_like(leaf) if grad_x is None else grad_x
-    gradients.add(targets, found)
-    return grad_x
+def _inputs_for(function: nn.Module, inputs: BlockInputs) -> BlockInputs:
+    """Returns what a function reads besides its first argument: nothing where it is token-wise."""
+    return BlockInputs() if isinstance(function, TokenwiseModule) else inputs
