@@ -378,6 +378,12 @@ METHODS: dict[str, type[MethodSettings]] = {
 }
 
 
+PUBLISHED_SCALES = {  # lambda and beta (arXiv 2306.00477), the values in conf/method/
+    "meft1": ("1/10", "1"),
+    "meft2": ("1", "1/10"),
+    "meft3": ("1/10", "1/10"),
+}
+
 TASKS: dict[str, type[TaskSettings]] = {
     "glue": GlueSettings,
     "demo": DemoSettings,

@@ -23,9 +23,16 @@ from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.memory import measure_step, meter_for
 from meft_runner.records.tables import print_table, write_tables
-from meft_runner.settings import BackboneSettings, FullSettings, LoraSettings, MeftSettings, MethodSettings, Reversal
+from meft_runner.settings import (
+    PUBLISHED_SCALES,
+    BackboneSettings,
+    FullSettings,
+    LoraSettings,
+    MeftSettings,
+    MethodSettings,
+    Reversal,
+)
 
-SCALES = {"meft1": ("1/10", "1"), "meft2": ("1", "1/10"), "meft3": ("1/10", "1/10")}
 REFERENCE = "lora + checkpointing"
 
 
@@ -37,7 +44,7 @@ def method_settings() -> dict[str, MethodSettings]:
         found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
         found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
     for reversal, chunks in [(Reversal.exact, 1), (Reversal.exact, 2), (Reversal.exact, 4), (Reversal.float, 1)]:
-        for name, (scale_1, scale_2) in SCALES.items():
+        for name, (scale_1, scale_2) in PUBLISHED_SCALES.items():
             suffix = "" if chunks == 1 else f", {chunks} chunks"
             found[f"{name} {reversal.name}{suffix}"] = MeftSettings(
                 name, 1e-4, reversal=reversal, scale_1=scale_1, scale_2=scale_2, chunks=chunks
@@ -48,7 +55,7 @@ def method_settings() -> dict[str, MethodSettings]:
 def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Returns a prepared model with random weights, and its optimizer."""
     torch.manual_seed(0)
-    merge = {name: [0.5, 0.5] for name in SCALES}
+    merge = {name: [0.5, 0.5] for name in PUBLISHED_SCALES}
     backbone = BackboneSettings(name="random", model_types=["bert"], hub="-", merge=merge)
     model = methods.prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)

@@ -21,10 +21,9 @@ from transformers import (
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.answers import IGNORED, OPTForAnswers
-from meft_runner.settings import BackboneSettings, MeftSettings, Reversal
+from meft_runner.settings import PUBLISHED_SCALES, BackboneSettings, MeftSettings, Reversal
 
-SCALES = {"meft1": ("1/10", "1"), "meft2": ("1", "1/10"), "meft3": ("1/10", "1/10")}
-VARIANTS = tuple(SCALES)
+VARIANTS = tuple(PUBLISHED_SCALES)
 VOCABULARY = 100
 MAX_POSITIONS = 66
 
@@ -90,7 +89,7 @@ def backbone_settings(kind="bert") -> BackboneSettings:
 
 
 def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
-    scale_1, scale_2 = SCALES[variant]
+    scale_1, scale_2 = PUBLISHED_SCALES[variant]
     return MeftSettings(
         **{"name": variant, "learning_rate": 1e-3, "scale_1": scale_1, "scale_2": scale_2} | kwargs,
         reversal=Reversal[reversal],

@@ -11,7 +11,7 @@ from meft_runner.checks import parse, parse_scale, parse_tables
 from meft_runner.cli import config_directory
 from meft_runner.compatibility import COMPATIBILITY
 from meft_runner.errors import UserError
-from meft_runner.settings import METHODS, BackboneSettings, Settings, identity, plain
+from meft_runner.settings import METHODS, PUBLISHED_SCALES, BackboneSettings, Settings, identity, plain
 from meft_runner.settings import TASKS as TASK_SCHEMAS
 
 BACKBONES = tuple(dict.fromkeys(name for service in COMPATIBILITY for name in service.backbones))
@@ -48,10 +48,10 @@ def test_methods_compose(name):
 
 
 def test_the_papers_factors():
-    factors = [
-        (settings(f"method=meft{i}").method.scale_1, settings(f"method=meft{i}").method.scale_2) for i in (1, 2, 3)
-    ]
-    assert factors == [("1/10", "1"), ("1", "1/10"), ("1/10", "1/10")]
+    for name, scales in PUBLISHED_SCALES.items():
+        method = settings(f"method={name}").method
+        assert (method.scale_1, method.scale_2) == scales
+    assert list(PUBLISHED_SCALES.values()) == [("1/10", "1"), ("1", "1/10"), ("1/10", "1/10")]
 
 
 def test_a_learning_rate_of_ones_own():

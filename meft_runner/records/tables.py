@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meft_runner.records.record import Record
-from meft_runner.settings import METHODS
+from meft_runner.settings import METHODS, PUBLISHED_SCALES
 
 _MIB = 2**20
 _DASH = "-"
@@ -25,6 +25,7 @@ def method_label(record: Record) -> str:
     schema = METHODS[name]
     defaults = OmegaConf.to_container(OmegaConf.structured(schema), enum_to_str=True)
     assert isinstance(defaults, dict)
+    defaults |= dict(zip(("scale_1", "scale_2"), PUBLISHED_SCALES.get(name, ()), strict=False))
     changed = [f"{k}={v}" for k, v in method.items() if defaults.get(k, MISSING) not in (MISSING, v)]
     return f"{name} ({', '.join(changed)})" if changed else name
 

@@ -38,6 +38,7 @@ def record(best, *overrides, activations=2**20):
     [
         (["method=meft1"], "meft1"),
         (["method=meft3", "method.reversal=float"], "meft3 (reversal=float)"),
+        (["method=meft1", "method.scale_1=1/100"], "meft1 (scale_1=1/100)"),
         (["method=lora", "method.checkpointing=true"], "lora (checkpointing=True)"),
         (["method=ia3", "training.learning_rate=1"], "ia3"),
         (["method=meft1", "method.chunks=4", "method.adapter_dim=16"], "meft1 (adapter_dim=16, chunks=4)"),
