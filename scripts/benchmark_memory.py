@@ -59,9 +59,9 @@ def shape_table(name: str, methods: list[str] | None = None) -> list[dict[str, A
 
 
 def depth_table() -> list[dict[str, Any]]:
-    """Returns activations by depth, at BERT-base's width, 8 x 128, fp32."""
+    """Returns activations by depth, at BERT-base's width, 32 x 128, fp32."""
     methods = ["full", "lora", "meft1", "meft2", "meft3"]
-    asked = MemorySettings(["bert"], methods, [False, True], [8], [128], sweep=Sweep.depth)
+    asked = MemorySettings(["bert"], methods, [False, True], [32], [128], sweep=Sweep.depth)
     return predicted(asked)
 
 
@@ -115,7 +115,9 @@ def main() -> None:
         made = jobs[name]()
         write(name, made)
         if name == "depth":
-            save_figure(memory_curve(pd.DataFrame(made), "depth", "BERT-base's layers, 8 x 128, fp32"), FOLDER, name)
+            save_figure(
+                memory_curve(pd.DataFrame(made), "depth", "BERT-base's layers, 32 x 128, fp32, predicted"), FOLDER, name
+            )
 
 
 if __name__ == "__main__":

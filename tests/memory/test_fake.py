@@ -116,6 +116,6 @@ def test_more_floors():
 def test_the_slope_with_depth():
     slopes = {}
     for name, overrides in (("meft1", ["method=meft1"]), ("lora", ["method=lora", "method.checkpointing=true"])):
-        shallow, deep = (floor("bert", overrides, 4, 128, depth=depth) for depth in (12, 48))
+        shallow, deep = (floor("bert", overrides, 32, 128, depth=depth) for depth in (12, 48))
         slopes[name] = (deep - shallow) / 36
     assert slopes["meft1"] <= 0.15 * slopes["lora"]

@@ -1,0 +1,42 @@
+import runpy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from meft_runner import settings
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "scripts" / "benchmark_memory.py"
+KEY = ["method", "checkpointing", "precision"]
+
+
+def regenerated(name, **kwargs):
+    settings.register()
+    made = runpy.run_path(str(SCRIPT), run_name="benchmark_memory")["shape_table"](name, **kwargs)
+    return pd.DataFrame(made).set_index(KEY).sort_index()
+
+
+def committed(name):
+    return pd.read_csv(ROOT / "results" / "memory" / f"{name}.csv").set_index(KEY).sort_index()
+
+
+def assert_same(found, expected):
+    columns = [column for column in found if column.endswith(("_bytes", "parameters"))]
+    pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
+
+
+def test_two_methods_of_a_table_regenerate_to_the_same_figures():
+    assert_same(regenerated("bert-32x128", methods=["lora", "meft3"]), committed("bert-32x128"))
+
+
+@pytest.mark.slow
+def test_a_whole_table_regenerates_to_the_same_figures():
+    assert_same(regenerated("vit-64"), committed("vit-64"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results" / "memory").glob("*.md")), ids=lambda file: file.stem)
+def test_every_table_says_what_it_is_and_how_it_was_made(file):
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("Predicted from shapes alone, torch ")
+    assert first.endswith(f"`python scripts/benchmark_memory.py --only {file.stem}`")
