@@ -85,14 +85,13 @@ def write(name: str, made: list[dict[str, Any]]) -> None:
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
     head = f"Predicted from shapes alone, {versions}: `python scripts/benchmark_memory.py --only {name}`\n\n"
     text = shown(made).drop(columns=["dominant", "source"]).to_markdown(index=False)
-    (FOLDER / f"{name}.md").write_text(f"{head}{text}\n{slopes(made)}", encoding="utf-8")
+    more = slopes(made) if name == "depth" else ""
+    (FOLDER / f"{name}.md").write_text(f"{head}{text}\n{more}", encoding="utf-8")
 
 
 def slopes(made: list[dict[str, Any]]) -> str:
-    """Returns bytes a layer of each method where a table has several depths, as a second table."""
+    """Returns bytes a layer of each method, between the two largest depths, as a second table."""
     table = pd.DataFrame(made)
-    if table["depth"].nunique() == 1:
-        return ""
     ends = table[table["depth"].isin([table["depth"].max(), table["depth"].max() // 2])].sort_values("depth")
     parts = ends.groupby(["method", "checkpointing"], sort=False)
     slope = parts["activations_bytes"].diff().dropna() / parts["depth"].diff().dropna()
