@@ -74,11 +74,11 @@ def _run_one(config: DictConfig) -> None:
 
 def _make_tables() -> None:
     from meft_runner.records.record import read_complete_records
-    from meft_runner.records.tables import brief, memory_table, print_table, score_table, write_tables
+    from meft_runner.records.tables import brief, loss_table, memory_table, print_table, score_table, write_tables
 
     asked = checks.parse_tables(sys.argv[1:])
     records = read_complete_records(Path(asked.output_dir))
-    tables = {"scores": score_table(records), "memory": memory_table(records)}
+    tables = {"scores": score_table(records), "memory": memory_table(records), "training_loss": loss_table(records)}
     print_table(tables["scores"], title="best development scores (%)")
     print_table(brief(tables["memory"]), title="memory of a training step")
     if asked.tables_dir is not None:

@@ -107,6 +107,24 @@ def memory_table(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
+def loss_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the training loss of complete runs: a row a run, a column an epoch."""
+    rows = [
+        {
+            "backbone": record["config"]["backbone"]["name"],
+            "method": method_label(record),
+            "task": task_label(record),
+            "seed": record["config"]["seed"],
+            **{
+                f"epoch {entry['epoch']:g}": _rounded(entry.get("train_loss"), 3)
+                for entry in record["scores"]["history"]
+            },
+        }
+        for record in records
+    ]
+    return _in_method_order(pd.DataFrame(rows).fillna(_DASH))
+
+
 def brief(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of a memory table that a terminal has room for."""
     return table[

@@ -3,6 +3,7 @@ import pytest
 
 from meft_runner.records.record import finish, new_record
 from meft_runner.records.tables import (
+    loss_table,
     memory_table,
     method_label,
     print_table,
@@ -98,3 +99,14 @@ def test_the_printed_table_of_a_run(capsys):
     assert "62.5" in printed
     assert "10 (1.00 % of 1,000)" in printed
     assert "exact: 0 mismatches in 3 steps" in printed
+
+
+def test_training_losses_by_epoch():
+    short, long, old = record(0.5, "method=meft1"), record(0.6, "method=full"), record(0.6, "method=lora")
+    short["scores"]["history"] = [{"epoch": 1.0, "train_loss": 0.5}]
+    long["scores"]["history"] = [{"epoch": 1.0, "train_loss": 0.7}, {"epoch": 2.0, "train_loss": 0.65}]
+    old["scores"]["history"] = [{"epoch": 1.0}]  # an earlier version kept none
+    table = loss_table([short, long, old])
+    assert table["method"].tolist() == ["full", "lora", "meft1"]
+    assert table["epoch 1"].tolist() == ["0.700", "-", "0.500"]
+    assert table["epoch 2"].tolist() == ["0.650", "-", "-"]

@@ -365,7 +365,7 @@ def test_broken_images_of_the_hub(monkeypatch, image):
     file = io.BytesIO()
     Image.fromarray(IMAGES[0]).save(file, "PNG")
     rows = hub_rows([file.getvalue(), image], [0, 1]).select([0, 1, 0, 0, 0, 0])
-    with pytest.raises(UserError, match=r"someone/animals .* train, row 2: not an image"):
+    with pytest.raises(UserError, match=r"someone/animals train, row 2: not an image"):
         load_from_hub(monkeypatch, rows)
 
 
