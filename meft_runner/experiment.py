@@ -122,6 +122,8 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dic
     for row in rows:
         row.pop("length", None)
     batch = {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=True).items()}
+    config: Any = model.config  # a peft model hands on its model's
+    length = batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(config)
     accumulating = settings.training.gradient_accumulation > 1
     memory = probe(model, batch, AUTOCAST[settings.training.precision.name], accumulating)
     for stack in reversible_stacks(model):
@@ -130,7 +132,7 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dic
         "source": "cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
         "batch_size": size,
-        "length": batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(model.config),  # type: ignore[arg-type]  # a peft model hands on its model's,
+        "length": length,
     }
 
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import image_positions, readable_positions
+from meft_runner.backbones.loading import image_positions, load_config, readable_positions
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, kernels, probe
 from meft_runner.memory.fake import FakeStep, Shapes, fake_step, predict_step
@@ -57,6 +57,11 @@ class Case:
     accumulating: bool = False
     depth: int | None = None
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether the method recomputes each layer's activations; MEFT has no such setting."""
+        return getattr(self.method, "checkpointing", False)
+
     def config(self) -> PreTrainedConfig:
         """Returns the model's configuration.
 
@@ -78,7 +83,7 @@ class Case:
 def model_config(backbone: BackboneSettings) -> PreTrainedConfig:
     """Returns a backbone's configuration, of a local folder or of the sizes in its settings; nothing is downloaded."""
     if backbone.path is not None:
-        config = AutoConfig.from_pretrained(backbone.path, trust_remote_code=False)
+        config = load_config(backbone, backbone.path)
     else:
         config = AutoConfig.for_model(backbone.model_types[0], **backbone.config)
     config.use_cache = False
@@ -146,7 +151,7 @@ def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str,
     return {
         "backbone": case.backbone.name,
         "method": case.method.name,
-        "checkpointing": getattr(case.method, "checkpointing", False),
+        "checkpointing": case.checkpointing,
         "batch_size": case.batch_size,
         "length": case.length or image_positions(case.config()),
         "depth": case.depth or case.config().num_hidden_layers,

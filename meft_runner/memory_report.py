@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from meft_runner import checks, laboratory
 from meft_runner.backbones.loading import image_positions, readable_positions
 from meft_runner.compatibility import COMPATIBILITY
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError
 from meft_runner.laboratory import Case, model_config
 from meft_runner.records.figures import memory_curve, save_figure, timeline_figure
 from meft_runner.records.tables import print_table
-from meft_runner.settings import METHODS, Format, MemorySettings, Settings, Sweep
+from meft_runner.settings import METHODS, Format, MemorySettings, MethodSettings, Settings, Sweep
 
 _GIB = 2**30
 _DEPTHS = (6, 12, 24, 48, 96)
@@ -106,17 +106,8 @@ def _checkpointing(method: str, asked: MemorySettings) -> list[list[str]]:
 
 
 def _compose(backbone: str, method: str, overrides: list[str]) -> Settings:
-    services = [service for service in COMPATIBILITY if backbone in service.backbones]
-    if not services:
-        known = dict.fromkeys(name for service in COMPATIBILITY for name in service.backbones)
-        raise UserError(
-            f"backbone={backbone}: there is no such backbone, {nearest(backbone, known)}expected {', '.join(known)}."
-        )
-    if method not in METHODS:
-        raise UserError(
-            f"method={method}: there is no such method, {nearest(method, METHODS)}expected {', '.join(METHODS)}."
-        )
-    task = services[0].tasks[0]
+    # Some task that the backbone does; Hydra itself refuses a name that it does not know.
+    task = next((service.tasks[0] for service in COMPATIBILITY if backbone in service.backbones), "demo")
     own = [override for override in overrides if _applies(override, method)]
     return checks.parse(compose("config", overrides=[f"backbone={backbone}", f"method={method}", f"task={task}", *own]))
 
@@ -124,7 +115,7 @@ def _compose(backbone: str, method: str, overrides: list[str]) -> Settings:
 def _applies(override: str, method: str) -> bool:
     """Tells whether a setting of methods is one of this method's; others of the table may have it."""
     group, _, name = override.partition("=")[0].partition(".")
-    return group != "method" or name in {field.name for field in fields(METHODS[method])}
+    return group != "method" or name in {field.name for field in fields(METHODS.get(method, MethodSettings))}
 
 
 def _swept(case: Case, sweep: Sweep | None) -> list[Case]:
@@ -141,8 +132,7 @@ def _swept(case: Case, sweep: Sweep | None) -> list[Case]:
 
 def label(case: Case) -> str:
     """Returns what a figure calls a case."""
-    checkpointing = " + checkpointing" if getattr(case.method, "checkpointing", False) else ""
-    return f"{case.backbone.name} {case.method.name}{checkpointing}"
+    return f"{case.backbone.name} {case.method.name}{' + checkpointing' if case.checkpointing else ''}"
 
 
 def rows(found: list[Case], measure: bool) -> list[dict[str, Any]]:
@@ -205,7 +195,7 @@ def _answer(case: Case, budget: int) -> dict[str, Any]:
     answer = {
         "backbone": case.backbone.name,
         "method": case.method.name,
-        "checkpointing": getattr(case.method, "checkpointing", False),
+        "checkpointing": case.checkpointing,
     }
     length = case.length or image_positions(case.config())
     answer[f"largest batch at length {length}"] = largest(with_batch, budget, known=_LARGEST_TOKENS // length)

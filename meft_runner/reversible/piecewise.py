@@ -117,7 +117,7 @@ class Pieces:
     def of(cls, batch: torch.Size, chunks: int | None) -> "Pieces":
         """Cuts a (B, S, H) batch into `chunks` pieces, or as many as it has rows or tokens.
 
-        With None, a piece has about 1,024 tokens: enough for matrix products to be as fast as on the whole.
+        With None, a piece has about 1,024 tokens; smaller ones cost time (results/step).
         """
         rows, tokens = batch[0], batch[0] * batch[1]
         chunks = chunks or -(-tokens // _USUAL_TOKENS)

@@ -19,7 +19,7 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor, EvalPrediction
 
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, listed, nearest
 from meft_runner.settings import Head, ImageSettings
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, describe, row_limits
 from meft_runner.tasks.metrics import compute_metrics
@@ -114,7 +114,7 @@ def _read_folder(folder: Path, limit: int | None, classes: Sequence[str]) -> _Sp
         if name not in numbers:
             raise UserError(
                 f"{folder / name}: '{name}' is not among the {len(classes)} classes of the training split or "
-                f"task.classes, {nearest(name, classes)}expected {_first(classes)}. Rename or remove that folder."
+                f"task.classes, {nearest(name, classes)}expected {listed(classes)}. Rename or remove that folder."
             )
     chosen = _spread(files, limit)
     labels = [numbers[file.parent.name] for file in chosen]
@@ -135,10 +135,6 @@ def _spread(files: list[Path], limit: int | None) -> list[Path]:
     if limit is None or limit >= len(files):
         return files
     return [files[i * len(files) // limit] for i in range(limit)]
-
-
-def _first(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
 
 
 def _read_arrays(path: Path, limit: int | None) -> _Split:

@@ -20,7 +20,7 @@ import pandas as pd
 from datasets import Features, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, listed, nearest
 from meft_runner.settings import TextSettings
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import Row, TaskData, describe
@@ -34,7 +34,6 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _TEXTS = ("first", "second")  # the texts' names in our rows, where a column of the user's cannot clash with `label`
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")  # as many digits as 64 bits hold
 _LARGEST_GRADE = float(np.finfo(np.float32).max)  # models compute with 32 bits at the most
-_SHOWN_NAMES = 8  # of columns or classes in a message
 
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what the readers log they raise as well
 
@@ -175,7 +174,7 @@ def _check_found(task: TextSettings, row: Row, file: _File) -> None:
     for column, setting in settings.items():
         if column not in row:
             raise UserError(
-                f"{file}: column '{column}' is missing, {nearest(column, row)}found {_listed(list(row))}. "
+                f"{file}: column '{column}' is missing, {nearest(column, row)}found {listed(list(row))}. "
                 f"Set {setting} to what the file has."
             )
 
@@ -209,7 +208,7 @@ def _numbered(rows: list[Row], classes: Sequence[str], file: _File) -> list[Row]
 def _class_number(label: Label, numbers: dict[str, int], where: str) -> int:
     if str(label) not in numbers:
         raise UserError(
-            f"{where}: label {label!r} does not occur in training, where the classes are {_listed(list(numbers))}. "
+            f"{where}: label {label!r} does not occur in training, where the classes are {listed(list(numbers))}. "
             "Mend or remove that row, or train with rows of that class."
         )
     return numbers[str(label)]
@@ -235,7 +234,3 @@ def _metric(task: TextSettings, classes: Sequence[str]) -> str:
         return "accuracy" if classes else "pearson"
     check_metrics([task.metric.name], regression=not classes, key=f"task.metric={task.metric.name}")
     return task.metric.name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
