@@ -405,10 +405,14 @@ def register() -> None:
 
 
 def identity(settings: Settings) -> str:
-    """Returns a hash of everything that can change a run's result: not output paths, not the logger."""
-    content = plain(settings)
-    for key in ("output_dir", "logger"):
-        del content[key]
+    """Returns a hash of everything that can change a run's result: not output paths, not the logger.
+
+    A setting that is None says nothing and is left out, so that a new optional setting leaves earlier runs their name.
+    """
+    content = {key: value for key, value in plain(settings).items() if key not in ("output_dir", "logger")}
+    for key, section in content.items():
+        if isinstance(section, dict):
+            content[key] = {name: value for name, value in section.items() if value is not None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 

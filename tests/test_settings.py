@@ -113,6 +113,16 @@ def test_identity_follows_what_changes_a_result(override):
     assert identity(settings()) != identity(settings(override))
 
 
+@pytest.mark.parametrize(("value", "same"), [(None, True), (1, False)])
+def test_a_new_setting_that_says_nothing_leaves_the_identity(value, same, monkeypatch):
+    chosen = settings()
+    before = identity(chosen)
+    content = plain(chosen)
+    content["method"]["new"] = value
+    monkeypatch.setattr("meft_runner.settings.plain", lambda _: content)
+    assert (identity(chosen) == before) is same
+
+
 def test_plain_settings_are_json():
     content = plain(settings())
     assert content["method"]["reversal"] == "exact"
