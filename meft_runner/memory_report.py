@@ -16,7 +16,6 @@ from meft_runner.backbones.loading import image_positions, readable_positions
 from meft_runner.compatibility import COMPATIBILITY
 from meft_runner.errors import UserError
 from meft_runner.laboratory import Case, model_config
-from meft_runner.records.figures import memory_curve, save_figure, timeline_figure
 from meft_runner.records.tables import print_table
 from meft_runner.settings import METHODS, Format, MemorySettings, MethodSettings, Settings, Sweep
 
@@ -45,15 +44,26 @@ def report(asked: MemorySettings, overrides: list[str], config_directory: str) -
     if budget is not None:
         print_table(answers(found, budget), title=f"what fits into {asked.fit}, predicted")
     elif asked.timeline:
-        figure = timeline_figure({label(case): laboratory.trace(case) for case in found}, "live bytes, predicted")
-        _tell(save_figure(figure, folder, f"{name}_timeline"))
+        _draw_timelines(found, folder, f"{name}_timeline")
     else:
         made = rows(found, asked.measure)
         _print(made, asked.format)
         if asked.sweep is not None:
-            over = _COLUMNS[asked.sweep]
-            figure = memory_curve(pd.DataFrame(made), over, f"{name}: activations of a training step, predicted")
-            _tell(save_figure(figure, folder, f"{name}_{asked.sweep.name}"))
+            _draw_curve(made, _COLUMNS[asked.sweep], name, folder)
+
+
+def _draw_timelines(found: list[Case], folder: Path, name: str) -> None:
+    from meft_runner.records.figures import save_figure, timeline_figure  # imports half a second; a table needs none
+
+    timelines = {label(case): laboratory.trace(case) for case in found}
+    _tell(save_figure(timeline_figure(timelines, "live bytes, predicted"), folder, name))
+
+
+def _draw_curve(made: list[dict[str, Any]], over: str, name: str, folder: Path) -> None:
+    from meft_runner.records.figures import memory_curve, save_figure
+
+    figure = memory_curve(pd.DataFrame(made), over, f"{name}: activations of a training step, predicted")
+    _tell(save_figure(figure, folder, f"{name}_{over.removesuffix('_size')}"))
 
 
 def _print(made: list[dict[str, Any]], form: Format) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from meft_runner.memory.meters import TrackedMeter
+from meft_runner.memory.shapes import ShapeMode, ShapeTensor
 from meft_runner.memory.step import StepMemory, measure_step
 from meft_runner.reversible import ReversalMonitor, ReversibleStack
 
@@ -20,6 +20,14 @@ class PredictedMeter(TrackedMeter):
     """Follows the storages of fake tensors."""
 
     source = "predicted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shapes = ShapeMode()
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs an operation without data; at once, since a second mode would cost a second dispatch."""
+        return self._shapes.run(func, args, kwargs)
 
 
 class SilentMonitor(ReversalMonitor):
@@ -67,8 +75,7 @@ def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dt
     for module in model.modules():
         if isinstance(module, ReversibleStack):
             module.monitor = SilentMonitor()
-    # Generator states are real tensors; what is made of them is never looked at.
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with ShapeMode():
         _replace_tensors(model)
         batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -91,17 +98,16 @@ def predict_step(step: FakeStep, accumulating: bool = False) -> StepMemory:
 
 
 def _replace_tensors(model: nn.Module) -> None:
-    """Puts fake CPU tensors in the place of a model's meta tensors; shared ones stay shared."""
+    """Wraps a model's meta tensors as fake CPU tensors; shared ones stay shared."""
     made: dict[int, Tensor] = {}
 
-    def fake(tensor: Tensor) -> Tensor:
+    def wrapped(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            fake = ShapeTensor(tensor.detach())
+            made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
         return made[id(tensor)]
 
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-            tensors.update({name: fake(tensor) for name, tensor in found.items()})  # type: ignore[misc]
+            tensors.update({name: wrapped(tensor) for name, tensor in found.items()})  # type: ignore[misc]

@@ -100,9 +100,13 @@ class TrackedMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and follows what it returns."""
-        result = func(*args, **(kwargs or {}))
+        result = self.run(func, args, kwargs or {})
         self.follow(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         return result
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs an operation."""
+        return func(*args, **kwargs)
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
         """Counts the storages of `tensors` that are not counted yet."""

@@ -38,6 +38,7 @@ class Gradients:
     """Sums of gradients, by the tensor that they belong to."""
 
     sums: dict[int, Tensor] = field(default_factory=dict)
+    _trained: dict[int, list[nn.Parameter]] = field(default_factory=dict)
 
     def take(
         self, function: nn.Module, output: Tensor, grad_output: Tensor, x: Tensor, read: Sequence[ReadRows]
@@ -54,7 +55,7 @@ class Gradients:
         Returns:
             The gradient of x, None where x requires none.
         """
-        parameters = [parameter for parameter in function.parameters() if parameter.requires_grad]
+        parameters = self._trained_by(function)
         wanted = [*([x] if x.requires_grad else []), *(rows.leaf for rows in read), *parameters]
         if not wanted:
             return None
@@ -67,6 +68,12 @@ class Gradients:
             if gradient is not None:
                 self.sums[id(parameter)] = gradient if total is None else total + gradient
         return torch.zeros_like(x) if x.requires_grad and grad_x is None else grad_x
+
+    def _trained_by(self, function: nn.Module) -> list[nn.Parameter]:
+        """Returns a function's trainable parameters; to look for them costs as much time as a small piece."""
+        if id(function) not in self._trained:
+            self._trained[id(function)] = [p for p in function.parameters() if p.requires_grad]
+        return self._trained[id(function)]
 
     def _add_rows(self, rows: ReadRows, gradient: Tensor | None) -> None:
         if gradient is None:
