@@ -130,6 +130,13 @@ def test_mistakes(monkeypatch, capsys, arguments, message):
     assert len(error.strip().splitlines()) <= 2
 
 
+def test_a_folder_of_another_architecture(monkeypatch, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    code, _, error = call(monkeypatch, capsys, cli.meft_memory, "backbone=opt_125m", f"backbone.path={tmp_path}")
+    assert code == 2
+    assert f"backbone.path={tmp_path}: holds a gpt2 model, backbone=opt_125m expects opt" in error
+
+
 def test_single_values_are_lists_of_one():
     asked, overrides = parse_memory(["batch=4", "method=meft1", "method.chunks=2"])
     assert (asked.batch, asked.method, overrides) == ([4], ["meft1"], ["method.chunks=2"])

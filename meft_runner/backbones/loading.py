@@ -109,9 +109,11 @@ def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
         UserError: it cannot be reached.
     """
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise _unreachable(backbone, "configuration", error) from error
+    _check_model_type(backbone, source, config.model_type)
+    return config
 
 
 def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int) -> PreTrainedModel:
@@ -171,8 +173,8 @@ def readable_positions(config: PreTrainedConfig) -> int:
 
 
 def image_positions(config: PreTrainedConfig) -> int:
-    """Returns how many positions an image takes in a ViT: its patches and the class token."""
-    return (config.image_size // config.patch_size) ** 2 + 1
+    """Returns how many positions an image takes: its patches, the class token and a DeiT's distillation token."""
+    return (config.image_size // config.patch_size) ** 2 + (2 if config.model_type == "deit" else 1)
 
 
 def _end_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
@@ -199,14 +201,18 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
         model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{key}: config.json is not a JSON object ({error}). Restore it.") from error
-    if model_type not in backbone.model_types:
-        raise UserError(
-            f"{key}: holds a {model_type} model, backbone={backbone.name} expects {' or '.join(backbone.model_types)}. "
-            "Choose the backbone that fits, or another folder."
-        )
+    _check_model_type(backbone, str(folder), model_type)
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UserError(
             f"{key}: {_WEIGHTS[0]} is missing (or pytorch_model.bin). Save the model there with save_pretrained."
+        )
+
+
+def _check_model_type(backbone: BackboneSettings, source: str, model_type: str | None) -> None:
+    if model_type not in backbone.model_types:
+        raise UserError(
+            f"backbone.path={source}: holds a {model_type} model, backbone={backbone.name} expects "
+            f"{' or '.join(backbone.model_types)}. Choose the backbone that fits, or another folder."
         )
 
 

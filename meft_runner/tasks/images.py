@@ -82,6 +82,8 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
 
 def _read(task: ImageSettings, split: str, limit: int | None, classes: Sequence[str]) -> _Split:
     if task.data_dir is None:
+        if not task.hub:
+            raise UserError("task.data_dir: not given. Give the folder that holds train/<class>/ and test/<class>/.")
         found = _read_hub(task, split, limit)
     elif (path := split_path(task, split, f"{split}.npz", split)).is_dir():
         found = _read_folder(path, limit, classes)

@@ -8,7 +8,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
 
 from meft_runner.backbones import loading
-from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.loading import (
+    find_source,
+    image_positions,
+    load_image_processor,
+    load_model,
+    load_tokenizer,
+)
 from meft_runner.errors import UserError
 from meft_runner.settings import BackboneSettings, Head
 from tests.models import tiny_config, tiny_model
@@ -200,6 +206,13 @@ def test_images_are_scaled_to_the_size_of_the_model(tmp_path):
     backbone = settings(name="vit", model_types=["vit"], path=str(tmp_path))
     processor = load_image_processor(backbone, find_source(backbone))
     assert processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_positions_of_an_image_are_those_of_the_model(kind):
+    model = tiny_model(kind)
+    hidden = model(torch.zeros(1, 3, 16, 16), output_hidden_states=True).hidden_states[0]
+    assert hidden.shape[1] == image_positions(model.config)
 
 
 @pytest.mark.parametrize("marks_single_texts", [False, True])

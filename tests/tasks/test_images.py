@@ -321,6 +321,11 @@ def test_a_missing_folder_and_a_missing_split(tmp_path):
         load(task(tmp_path), PROCESSOR)
 
 
+def test_a_folder_must_be_given_where_there_is_no_repository():
+    with pytest.raises(UserError, match=r"task\.data_dir: not given"):
+        load(ImageSettings("images", hub=""), PROCESSOR)
+
+
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "train" / "ant").mkdir(parents=True)
     with pytest.raises(UserError, match=r"train: holds no images\. Add them"):
