@@ -122,6 +122,7 @@ def parse_scale(key: str, text: str) -> Fraction:
 
 _LARGEST_COUNT = 10**9
 _RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "backbone": {"repeat": (1, 1000)},
     "task": {
         "max_train_rows": (1, _LARGEST_COUNT),
         "max_eval_rows": (1, _LARGEST_COUNT),
@@ -141,6 +142,8 @@ _RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "rank": (1, 10**6),
         "alpha": (1, 10**6),
         "dropout": (0, 0.99),
+        "init_constant": (-1e6, 1e6),
+        "init_noise": (0, 1e6),
     },
     "training": {
         "epochs": (1, 10**6),

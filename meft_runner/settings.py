@@ -19,6 +19,7 @@ Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
 Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
 Format = Enum("Format", ["table", "json", "csv", "markdown"])
 Sweep = Enum("Sweep", ["length", "depth", "batch"])
+Study = Enum("Study", ["gradients"])
 Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do for a task
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
@@ -37,6 +38,7 @@ class BackboneSettings:
         attention: the attention implementation of transformers.
         merge: for each MEFT variant, the weights (w1, w2) of the two streams after the last block.
         config: the sizes that make it what it is, as its config.json names them; memory is predicted from them.
+        repeat: how many times the pre-trained layers are stacked on each other; None for once.
     """
 
     name: str = MISSING
@@ -48,6 +50,7 @@ class BackboneSettings:
     attention: Attention = Attention.sdpa
     merge: dict[str, list[float]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    repeat: int | None = None
 
 
 @dataclass
@@ -224,12 +227,16 @@ class LoraSettings(MethodSettings):
         rank: rank of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: dropout on the update's input.
+        init_constant: value at which the update's zero matrix starts; None for 0.
+        init_noise: standard deviation of noise that is added to it; None for none.
     """
 
     checkpointing: bool = False
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
+    init_constant: float | None = None
+    init_noise: float | None = None
 
 
 @dataclass
@@ -238,9 +245,13 @@ class Ia3Settings(MethodSettings):
 
     Attributes:
         checkpointing: recompute each layer's activations in backward.
+        init_constant: value at which the factors start; None for 1.
+        init_noise: standard deviation of noise that is added to them; None for none.
     """
 
     checkpointing: bool = False
+    init_constant: float | None = None
+    init_noise: float | None = None
 
 
 @dataclass
@@ -307,15 +318,33 @@ class TrainingSettings:
 
 @dataclass
 class Settings:
-    """One run."""
+    """One run.
+
+    Attributes:
+        backbone: the pre-trained model.
+        task: data and score.
+        method: the way of fine-tuning.
+        training: the optimisation.
+        seed: fixes everything random.
+        study: what is done instead of training; `gradients` compares those of a reversal with the stored ones.
+        output_dir: receives a folder for each run.
+        logger: a tracker that follows the training.
+        retry_failed: a sweep runs those again that failed before.
+        seeds: a sweep ends with the best settings of each backbone, task and method over these seeds.
+        from_record: identity of an earlier run in `output_dir` whose settings are taken, all but the seed.
+    """
 
     backbone: BackboneSettings = MISSING
     task: TaskSettings = MISSING
     method: MethodSettings = MISSING
     training: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 1
+    study: Study | None = None
     output_dir: str = "runs"
     logger: Logger = Logger.none
+    retry_failed: bool = False
+    seeds: list[int] | None = None
+    from_record: str | None = None
 
 
 @dataclass
@@ -404,16 +433,22 @@ def register() -> None:
             store.store(group=group, name=f"_{name}_schema", node=schema)
 
 
+BESIDE_THE_RESULT = ("output_dir", "logger", "retry_failed", "seeds", "from_record")  # settings that do not change it
+
+
 def identity(settings: Settings) -> str:
     """Returns a hash of everything that can change a run's result: not output paths, not the logger.
 
     A setting that is None says nothing and is left out, so that a new optional setting leaves earlier runs their name.
     """
-    content = {key: value for key, value in plain(settings).items() if key not in ("output_dir", "logger")}
-    for key, section in content.items():
-        if isinstance(section, dict):
-            content[key] = {name: value for name, value in section.items() if value is not None}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    content = {key: value for key, value in plain(settings).items() if key not in BESIDE_THE_RESULT}
+    return hashlib.sha256(json.dumps(_said(content), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _said(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {key: _said(value) for key, value in content.items() if value is not None}
 
 
 def plain(settings: Settings) -> dict[str, Any]:

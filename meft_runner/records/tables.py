@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meft_runner.records.record import Record
-from meft_runner.settings import METHODS, PUBLISHED_SCALES
+from meft_runner.settings import BESIDE_THE_RESULT, METHODS, PUBLISHED_SCALES
 
 _MIB = 2**20
 _DASH = "-"
@@ -175,7 +175,7 @@ def _reversal_text(reversal: dict[str, Any] | None) -> str:
 
 
 def _settings_without_seed(record: Record) -> str:
-    config = {key: value for key, value in record["config"].items() if key not in ("seed", "output_dir", "logger")}
+    config = {key: value for key, value in record["config"].items() if key not in ("seed", *BESIDE_THE_RESULT)}
     return repr(config)
 
 
