@@ -59,7 +59,8 @@ class Gradients:
         wanted = [*([x] if x.requires_grad else []), *(rows.leaf for rows in read), *parameters]
         if not wanted:
             return None
-        found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
+        with torch.autocast(output.device.type, enabled=False):  # backward, as ever, runs in the dtypes of forward
+            found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
         grad_x = found.pop(0) if x.requires_grad else None
         for rows in read:
             self._add_rows(rows, found.pop(0))
