@@ -20,6 +20,7 @@ from meft_runner.settings import (
     TablesSettings,
 )
 
+_SWITCH = {"true": True, "false": False}
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
 
@@ -39,6 +40,8 @@ def parse(config: Any) -> Settings:
         _check_splits(settings.task)
     if isinstance(settings.method, MeftSettings):
         _check_meft(settings, settings.method)
+    elif settings.study is not None:
+        raise UserError(f"study={settings.study.name}: looks at a reversal, method={settings.method.name} has none.")
     return settings
 
 
@@ -56,7 +59,11 @@ def parse_tables(overrides: list[str]) -> TablesSettings:
             raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
         if key not in known:
             raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
-        setattr(asked, key, value)
+        if key == "report" and value not in _SWITCH:
+            raise UserError(f"report={value}: expected true or false.")
+        setattr(asked, key, _SWITCH[value] if key == "report" else value)
+    if asked.report and asked.tables_dir is None:
+        asked.tables_dir = "tables"
     return asked
 
 
@@ -167,8 +174,9 @@ def _check_ranges(settings: Settings) -> None:
             value, (low, high) = getattr(section, name), ranges[name]
             if value is not None and not low <= value <= high:  # not a number fails this too
                 raise UserError(f"{group}.{name}={value}: expected {low} to {high}.")
-    if not 0 <= settings.seed < 2**32:
-        raise UserError(f"seed={settings.seed}: expected 0 to 4294967295.")
+    for seed in (settings.seed, *(settings.seeds or [])):
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}: expected 0 to 4294967295.")
 
 
 def _check_splits(task: SplitSettings) -> None:

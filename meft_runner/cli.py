@@ -5,15 +5,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from meft_runner import checks, settings
-from meft_runner.compatibility import help_text
+from meft_runner import checks, resolvers, runs, settings, sweep  # noqa: F401  # resolvers register themselves
 from meft_runner.config_errors import explain
 from meft_runner.help_texts import MEMORY_HELP
 
@@ -29,19 +31,21 @@ def meft_run() -> None:
     # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     settings.register()
-    OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
     sys.argv[1:] = _sweepable(sys.argv[1:])
-    codes = [0]
+    codes, sweep.SweepNote.config = [0], None
 
     def run_one(config: DictConfig) -> None:
-        codes.append(_guarded(lambda: _run_one(config)))  # a mistake in one run of a sweep leaves the others
+        codes.append(_guarded(lambda: _run_one(config), in_sweep=_in_sweep()))
 
     main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
-    sys.exit(max(_guarded(main), *codes))
+    codes.append(_guarded(main))
+    if sweep.SweepNote.config is not None:
+        codes.append(_guarded(lambda: _after_sweep(sweep.SweepNote.config)))
+    sys.exit(max(codes))
 
 
 def meft_tables() -> None:
-    """Entry point of `meft-tables`: makes the score and memory tables from a folder of records."""
+    """Entry point of `meft-tables`: makes tables, figures and a report from a folder of records."""
     sys.exit(_guarded(_make_tables))
 
 
@@ -66,27 +70,54 @@ def _report_memory() -> None:
 
 
 def _run_one(config: DictConfig) -> None:
-    parsed = checks.parse(config)
+    parsed = sweep.repeated(checks.parse(config))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
-    from meft_runner import experiment  # torch and transformers take seconds to import
+    directory = runs.run_directory(parsed)
+    reason = runs.why_not_to_run(parsed, _in_sweep())
+    if reason is not None:
+        print(f"{directory.name} {reason}")
+        if _in_sweep():
+            return
+    from meft_runner import experiment, processes  # torch and transformers take seconds to import
+    from meft_runner.records.reversal_study import reversal_table
     from meft_runner.records.tables import print_table, run_table
 
-    record = experiment.run(parsed)
-    print_table(run_table(record), title=experiment.run_directory(parsed).name)
+    try:
+        record = experiment.run(parsed)
+    except runs.BusyError as error:
+        if not _in_sweep():
+            raise
+        print(error)
+        return
+    if processes.is_main():
+        print_table(run_table(record) if parsed.study is None else reversal_table([record]), title=directory.name)
+
+
+def _after_sweep(config: DictConfig) -> int:
+    """Lists what failed, and runs the best settings over the seeds that were asked for."""
+    from meft_runner.records.record import read_complete_records
+    from meft_runner.records.selection import one_of_each
+
+    HydraConfig.instance().set_config(config)  # the folder may be named by the experiment
+    folder = Path(config.output_dir)
+    failed = sweep.failures(folder)
+    if failed:
+        print(f"{len(failed)} runs in {folder} failed; retry_failed=true runs them again:", file=sys.stderr)
+        print(*(f"  {name}: {error}" for name, error in failed.items()), sep="\n", file=sys.stderr)
+    best = one_of_each(read_complete_records(folder)) if config.seeds else []
+    return max(1 if failed else 0, sweep.run_seeds(best, config.seeds, folder, sys.argv[1:]) if best else 0)
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def _make_tables() -> None:
-    from meft_runner.records.record import read_complete_records
-    from meft_runner.records.tables import brief, loss_table, memory_table, print_table, score_table, write_tables
-
     asked = checks.parse_tables(sys.argv[1:])
-    records = read_complete_records(Path(asked.output_dir))
-    tables = {"scores": score_table(records), "memory": memory_table(records), "training_loss": loss_table(records)}
-    print_table(tables["scores"], title="best development scores (%)")
-    print_table(brief(tables["memory"]), title="memory of a training step")
-    if asked.tables_dir is not None:
-        write_tables(tables, Path(asked.tables_dir))
+    from meft_runner.records.overview import make_overview
+
+    make_overview(asked)
 
 
 def _sweepable(arguments: list[str]) -> list[str]:
@@ -96,21 +127,32 @@ def _sweepable(arguments: list[str]) -> list[str]:
     would then be held against the default method, which has no such setting. As choices of one value
     they are left out there too.
     """
-    if "-m" not in arguments and "--multirun" not in arguments:
+    if not {"-m", "--multirun"} & set(arguments) and not any(text.startswith("experiment=") for text in arguments):
         return arguments
     setting = re.compile(r"((?:backbone|task|method)\.[\w.]+)=([^,()]+|\[[^()]*\])")
     matches = [(argument, setting.fullmatch(argument)) for argument in arguments]
     return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in matches]
 
 
-def _guarded(main: Callable[[], Any]) -> int:
-    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else."""
+def _guarded(main: Callable[[], Any], in_sweep: bool = False) -> int:
+    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else.
+
+    Args:
+        main: returns an exit code of its own, or nothing.
+        in_sweep: whether other runs follow; then an error of any kind is printed and leaves them.
+    """
     try:
-        main()
+        return main() or 0
     except Exception as error:
         message = explain(error)
-        if message is None:
+        if message is not None:
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        if not in_sweep:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    return 0
+        traceback.print_exc()
+    except KeyboardInterrupt:
+        if in_sweep:
+            raise  # ends the sweep
+        print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
+    return 1

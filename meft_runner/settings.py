@@ -353,11 +353,13 @@ class TablesSettings:
 
     Attributes:
         output_dir: the folder of the runs.
-        tables_dir: receives the tables as files; None to print them only.
+        tables_dir: receives tables and figures as files; None to print tables only.
+        report: write all of them as one page too; `tables_dir` is then `tables` unless set.
     """
 
     output_dir: str = "runs"
     tables_dir: str | None = None
+    report: bool = False
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import (
@@ -18,9 +19,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from meft_runner.checks import effective_merge
+from meft_runner.errors import UserError
 from meft_runner.methods import may_start_without_gradient
 from meft_runner.methods.weights import load_trained, save_trained
 from meft_runner.settings import MeftSettings, Precision, Settings, plain
@@ -108,6 +111,29 @@ def check_gradients(model: nn.Module) -> None:
         raise GradientError(f"{len(bad)} trainable parameters have no usable gradient after one step: {', '.join(bad)}")
 
 
+class EpochOrder(Sampler[int]):
+    """An order of rows that depends on the seed and the epoch alone: a run resumed inside an epoch goes on in it.
+
+    Args:
+        sampler: draws the order.
+        trainer: knows seed and epoch.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer) -> None:
+        self.sampler = sampler
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        """Draws the order of the epoch that the trainer is in."""
+        seed = 10_007 * self.trainer.args.seed + int(self.trainer.state.epoch or 0)
+        self.sampler.generator = torch.Generator().manual_seed(seed)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        """Returns how many rows there are."""
+        return len(self.sampler)
+
+
 class MeftTrainer(Trainer):
     """A Trainer whose checkpoints hold the trained weights alone, in peft's file form.
 
@@ -127,6 +153,10 @@ class MeftTrainer(Trainer):
         self.description = description
         self.splits = splits
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        return EpochOrder(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None  # the Trainer's "not grouped"
 
@@ -144,6 +174,15 @@ class MeftTrainer(Trainer):
         # BART returns its encoder's states besides, which would be gathered over the whole split.
         ignored = ["past_key_values", "encoder_last_hidden_state"]
         return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer says RuntimeError of a full disk
+            raise UserError(
+                f"output_dir={Path(str(self.args.output_dir)).parent}: the checkpoint of step {self.state.global_step} "
+                f"cannot be written there ({str(error).splitlines()[0]}). Free space, or choose another folder."
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
@@ -222,7 +261,7 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
         label_names=list(data.label_names),
         logging_strategy="epoch",
         include_num_input_tokens_seen="non_padding" if of_tokens else "no",
-        report_to=[] if settings.logger.name == "none" else [settings.logger.name],
+        report_to=[],  # trackers are ours: the same names for each of them
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from meft_runner import cli
+from meft_runner.records.record import write_record
+from tests.records import made
 
 
 def call(monkeypatch, capsys, entry, *arguments):
@@ -57,7 +59,7 @@ def test_a_sweep_over_methods_takes_settings_that_the_default_method_lacks(monke
     arguments = ["-m", "method=lora,ia3", "method.checkpointing=true", "task.max_length=600", f"output_dir={tmp_path}"]
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)
     assert code == 2
-    assert error.count("task.max_length=600: minilm reads at most 512") == 2  # both got as far as their data
+    assert error.count("error: task.max_length=600: minilm reads at most 512") == 2  # both got as far as their data
     assert len(list(tmp_path.glob("minilm-demo-*/record.json"))) == 2
 
 
@@ -99,7 +101,7 @@ def test_mistakes_found_in_a_run_leave_a_record(monkeypatch, capsys, tmp_path, a
 def test_a_bad_run_of_a_sweep_leaves_the_others(monkeypatch, capsys, tmp_path):
     code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "method.frozen_layers=6,7", f"output_dir={tmp_path}")
     assert code == 2
-    assert error.count("error:") == 2
+    assert error.count("error: method.frozen_layers") == 2
     assert len(list(tmp_path.glob("*/record.json"))) == 2
 
 
@@ -109,12 +111,32 @@ def test_a_bad_run_of_a_sweep_leaves_the_others(monkeypatch, capsys, tmp_path):
         (["output_dir=/nowhere"], "output_dir=/nowhere: no such folder"),
         (["outputdir=a"], "outputdir: no such setting, did you mean 'output_dir'?"),
         (["a"], "a: expected key=value"),
+        (["report=yes"], "report=yes: expected true or false"),
     ],
 )
 def test_mistakes_in_the_arguments_of_the_tables(monkeypatch, capsys, arguments, message):
     code, _, error = call(monkeypatch, capsys, cli.meft_tables, *arguments)
     assert code == 2
     assert message in error
+
+
+def test_a_report_has_a_folder_of_its_own(monkeypatch, capsys, tmp_path):
+    write_record(made.record(), tmp_path / "runs" / "one")
+    monkeypatch.chdir(tmp_path)
+    code, printed, error = call(monkeypatch, capsys, cli.meft_tables, "report=true")
+    assert (code, error) == (0, "")
+    assert "50.0" in printed
+    assert (tmp_path / "tables" / "report.html").is_file()
+
+
+def test_a_folder_of_tables_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    write_record(made.record(), tmp_path / "runs" / "one")
+    (tmp_path / "file").write_text("")
+    arguments = [f"output_dir={tmp_path}/runs", f"tables_dir={tmp_path}/file"]
+    code, _, error = call(monkeypatch, capsys, cli.meft_tables, *arguments)
+    assert code == 2
+    (line,) = error.splitlines()
+    assert line.startswith(f"error: tables_dir={tmp_path}/file: cannot be written")
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

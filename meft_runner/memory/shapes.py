@@ -26,8 +26,8 @@ class ShapeTensor(Tensor):
     @staticmethod
     def __new__(cls: type[Self], meta: Tensor) -> Self:
         """Wraps a tensor of the meta device."""
-        made: Self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, meta.shape, meta.stride(), meta.storage_offset(), dtype=meta.dtype, device="cpu"
+        made: Self = torch.Tensor._make_wrapper_subclass(
+            cls, meta.shape, meta.stride(), meta.storage_offset(), dtype=meta.dtype, device=torch.device("cpu")
         )
         made.meta = meta
         return made

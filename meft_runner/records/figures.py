@@ -1,13 +1,19 @@
-"""Figures, each as PNG and SVG."""
+"""Figures, each as PNG and SVG: what all share, and those of `meft-memory`."""
 
+import math
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from meft_runner.memory.timeline import Timeline
+if TYPE_CHECKING:
+    from meft_runner.memory.timeline import Timeline  # which imports torch
 
 mpl.use("Agg")  # files only, no window
 mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
@@ -17,6 +23,63 @@ _COLOURS = {
     "full": "black", "lora": "tab:blue", "ia3": "tab:green",
     "meft1": "tab:red", "meft2": "tab:orange", "meft3": "tab:purple",
 }  # fmt: skip
+_LINES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PANELS_A_ROW = 3
+
+
+def method_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns how the line of each label is drawn: a method's colour, and marks that tell its variants apart."""
+    marks = {name: zip(cycle(_LINES), cycle(_MARKERS), strict=False) for name in _COLOURS}
+    styles: dict[str, dict[str, Any]] = {}
+    for label in sorted(set(labels)):
+        line, marker = next(marks[_name(label)])
+        styles[label] = {"color": _COLOURS[_name(label)], "linestyle": line, "marker": marker, "markersize": 4}
+    return styles
+
+
+def panel_grid(titles: Sequence[str], columns: int = _PANELS_A_ROW) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with a panel for each title, so many in a row at the most."""
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(1.5 + 3.9 * columns, 0.8 + 3.2 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_title(title, fontsize="medium")
+        axes.grid(alpha=0.3)
+    return figure, panels[: len(titles)]
+
+
+def plot_means(axes: Axes, table: pd.DataFrame, over: str, column: str, label: str, style: dict[str, Any]) -> None:
+    """Draws the mean of a column over another, with a bar of one standard deviation where there are several values."""
+    values = table.groupby(over)[column]
+    mean, deviation = values.mean(), values.std().fillna(0)
+    axes.errorbar(
+        mean.index, mean, yerr=deviation if (deviation > 0).any() else None, capsize=2, label=label, **style
+    )  # fmt: skip
+
+
+def log_axis_with_zero(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None:
+    """Makes an axis logarithmic, but linear below the smallest value above 0: so 0 has its place on it."""
+    smallest = values[values > 0].min()
+    decade = 10.0 ** math.floor(math.log10(smallest)) if smallest > 0 else 1.0
+    set_scale = axes.set_xscale if which == "x" else axes.set_yscale
+    set_scale("symlog", linthresh=decade)
+    axes.set(**{f"{which}lim": (-decade / 4, None)})
+
+
+def legend_below(figure: Figure, title: str | None = None) -> None:
+    """Puts one legend for all panels below them, methods in the order of tables."""
+    found = [entry for axes in figure.axes for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
+    order = list(_COLOURS)
+    labels = {str(label): line for line, label in found}
+    names = sorted(labels, key=lambda label: (order.index(name) if (name := _name(label)) in order else 0, label))
+    figure.legend(
+        [labels[name] for name in names], names, title=title, loc="outside lower center",
+        ncols=min(3, len(figure.axes) + 1), fontsize="small", title_fontsize="small",
+    )  # fmt: skip
 
 
 def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
@@ -45,7 +108,7 @@ def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
     return figure
 
 
-def timeline_figure(timelines: dict[str, Timeline], title: str) -> Figure:
+def timeline_figure(timelines: dict[str, "Timeline"], title: str) -> Figure:
     """Draws live bytes over one training step, a panel a method, with the three phases shaded."""
     figure, panels = plt.subplots(
         len(timelines), 1, figsize=(8, 1 + 1.9 * len(timelines)), sharey=True, squeeze=False, layout="constrained"
@@ -79,3 +142,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
     return files
+
+
+def _name(label: str) -> str:
+    """Returns the method's name at the beginning of a label such as "meft1, float"."""
+    return label.replace(",", " ").split()[0]

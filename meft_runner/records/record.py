@@ -4,18 +4,22 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from meft_runner.errors import UserError
+from meft_runner.settings import METHODS
 
 SCHEMA_VERSION = 1
 FILE_NAME = "record.json"
 _PACKAGES = (
     "meft-runner", "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "scikit-learn", "hydra-core",
 )  # fmt: skip
+_RESULTS = ("data", "scores", "parameters", "memory", "timing", "reversal")
 
 Record = dict[str, Any]
 
@@ -34,9 +38,11 @@ def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
         "data": None,
         "scores": None,
         "parameters": None,
+        "start": None,
         "memory": None,
         "timing": None,
         "reversal": None,
+        "gradients": None,
     }
 
 
@@ -83,6 +89,21 @@ def read_record(directory: Path) -> Record | None:
     return record
 
 
+def read_records(paths: Iterable[Path]) -> list[Record]:
+    """Returns the records among files, in their order; what is no record of this program is told and left out."""
+    records = []
+    for path in paths:
+        try:
+            record = read_record(path.parent)
+            if record is None or not _is_usable(record):
+                raise UserError(f"{path}: not a run record of this program.")
+        except UserError as error:
+            sys.stderr.write(f"skipped: {error}\n")
+        else:
+            records.append(record)
+    return records
+
+
 def read_complete_records(output_dir: Path) -> list[Record]:
     """Returns the records of all complete runs in a folder, sorted by folder name.
 
@@ -91,11 +112,11 @@ def read_complete_records(output_dir: Path) -> list[Record]:
     """
     if not output_dir.is_dir():
         raise UserError(f"output_dir={output_dir}: no such folder. Give the output_dir of earlier runs.")
-    found = [read_record(path.parent) for path in sorted(output_dir.glob(f"*/{FILE_NAME}"))]
-    complete = [record for record in found if record is not None and record["status"] == "complete"]
+    paths = sorted(output_dir.glob(f"*/{FILE_NAME}"))
+    complete = [record for record in read_records(paths) if record["status"] == "complete"]
     if not complete:
         raise UserError(
-            f"output_dir={output_dir}: none of its {len(found)} runs is complete. Give the output_dir of complete runs."
+            f"output_dir={output_dir}: none of its {len(paths)} runs is complete. Give the output_dir of complete runs."
         )
     return complete
 
@@ -115,6 +136,15 @@ def environment(device: str) -> dict[str, Any]:
 def now() -> str:
     """Returns the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _is_usable(record: Record) -> bool:
+    """Whether tables can be made of a record: it has every part, and its method is known here."""
+    try:
+        *_, method = [record["config"][group]["name"] for group in ("backbone", "task", "method")]
+    except (KeyError, TypeError):
+        return False
+    return method in METHODS and all(part in record for part in _RESULTS)
 
 
 def _version(package: str) -> str | None:

@@ -29,7 +29,7 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
     train_loss = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
     for entry in log:
         for split in data.evaluation:
-            metrics = _metrics(entry, split, metric_suffix(list(data.evaluation), split))
+            metrics = split_metrics(entry, split, list(data.evaluation))
             if metrics:
                 start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
                 by_step.setdefault(entry["step"], start).update(metrics)
@@ -62,11 +62,19 @@ def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
     }
 
 
-def _metrics(entry: dict[str, Any], split: str, suffix: str) -> dict[str, float | None]:
-    prefix = f"eval_{split}_"
+def split_metrics(entry: dict[str, Any], split: str, splits: list[str]) -> dict[str, float | None]:
+    """Returns the metrics of a development split in an entry of the Trainer's log, named as records name them.
+
+    Args:
+        entry: with keys such as eval_validation_accuracy.
+        split: one of the splits.
+        splits: all of them, the one that gives the score first.
+    """
+    prefix, suffix = f"eval_{split}_", metric_suffix(splits, split)
+    longer = tuple(f"eval_{other}_" for other in splits if other.startswith(f"{split}_"))
     skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     return {
         key.removeprefix(prefix) + suffix: value if math.isfinite(value) else None
         for key, value in entry.items()
-        if key.startswith(prefix) and not key.endswith(skipped)
+        if key.startswith(prefix) and not (longer and key.startswith(longer)) and not key.endswith(skipped)
     }

@@ -13,7 +13,7 @@ OPERATIONS = {
     "a view and what is made of it": lambda x: x.view(2, 2, 6).transpose(0, 1).contiguous(),
     "in place": lambda x: x.clone().mul_(2).add_(x),
     "a constant": lambda x: x * torch.tensor(2.0),
-    "several results": lambda x: torch.aminmax(x),
+    "several results": torch.aminmax,
     "a sum over a part": lambda x: x.sum(dim=-1, keepdim=True, dtype=torch.float64),
     "tensors of nothing": lambda x: torch.ones(3, dtype=torch.int64) + torch.arange(3),
     "a list": lambda x: torch.cat([x, x.half()]),

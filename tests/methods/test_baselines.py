@@ -1,9 +1,13 @@
 import pytest
 import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from peft.tuners.ia3 import IA3Layer
+from peft.tuners.lora import LoraLayer
 
+from meft_runner.backbones import task_head
 from meft_runner.settings import FullSettings, Ia3Settings, LoraSettings
 from meft_runner.training import GradientError, check_gradients
-from tests.models import KINDS, batch, gradients, prepared, tiny_model
+from tests.models import KINDS, batch, family_of, gradients, prepared, tiny_model
 
 METHODS = {"full": FullSettings, "lora": LoraSettings, "ia3": Ia3Settings}
 
@@ -72,3 +76,84 @@ def test_a_parameter_without_gradient_is_named():
     model.classifier.weight.grad.zero_()
     with pytest.raises(GradientError, match=r"2 trainable .* classifier.weight \(zero\), classifier.bias \(none\)"):
         check_gradients(model)
+
+
+USUAL = {"lora": 0.0, "ia3": 1.0}
+ADAPTED = pytest.mark.parametrize("name", USUAL)
+TWO_KINDS = pytest.mark.parametrize("kind", ["bert", "opt"])
+
+
+def starts(model):
+    """The parameters that start at a constant, as peft's own layers hold them."""
+    lora = [layer.lora_B["default"].weight for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return lora + [layer.ia3_l["default"] for layer in model.modules() if isinstance(layer, IA3Layer)]
+
+
+def peft_model(name, kind):
+    """The same model by peft alone."""
+    model, family = tiny_model(kind), family_of(kind)
+    if name == "lora":
+        config = LoraConfig(
+            r=8, lora_alpha=16, target_modules=family.lora_targets, modules_to_save=task_head(model), lora_dropout=0.0
+        )
+    else:
+        config = IA3Config(
+            target_modules=family.ia3_targets,
+            feedforward_modules=family.ia3_feedforward,
+            modules_to_save=task_head(model),
+        )
+    torch.manual_seed(1)  # as in `prepared`
+    return get_peft_model(model, config)
+
+
+def equal(found, expected, names):
+    return all(torch.equal(found[name], expected[name]) for name in names)
+
+
+@TWO_KINDS
+@ADAPTED
+def test_without_a_start_of_ones_own_the_model_is_pefts(name, kind):
+    expected = peft_model(name, kind).state_dict()
+    state = torch.get_rng_state()
+    model = prepared(method(name), kind)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.state_dict().keys() == expected.keys()
+    assert equal(model.state_dict(), expected, expected)
+    assert all((p == USUAL[name]).all() for p in starts(model))
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, -2.0])
+@TWO_KINDS
+@ADAPTED
+def test_a_constant_start(name, kind, constant):
+    model, plain = prepared(method(name, init_constant=constant), kind), prepared(method(name), kind)
+    assert len(starts(model)) == (4 if name == "lora" else 6)
+    assert all((p == constant).all() for p in starts(model))
+    changed = {id(p) for p in starts(model)}
+    kept = [n for n, p in model.named_parameters() if id(p) not in changed]
+    assert equal(model.state_dict(), plain.state_dict(), kept)
+
+
+@pytest.mark.parametrize("constant", [None, 0.5])
+@TWO_KINDS
+@ADAPTED
+def test_a_noisy_start(name, kind, constant):
+    model = prepared(method(name, init_constant=constant, init_noise=0.1), kind)
+    expected = USUAL[name] if constant is None else constant
+    noise = torch.cat([(p.detach() - expected).flatten() / 0.1 for p in starts(model)])
+    assert noise.mean().item() == pytest.approx(0, abs=4 / len(noise) ** 0.5)  # four standard errors
+    assert noise.std().item() == pytest.approx(1, abs=3 / len(noise) ** 0.5)
+    assert len(noise.unique()) > 0.99 * len(noise)
+    again = prepared(method(name, init_constant=constant, init_noise=0.1), kind)
+    assert equal(model.state_dict(), again.state_dict(), model.state_dict())  # `prepared` seeds the generator
+    model(**batch(kind)).loss.backward()
+    check_gradients(model)
+
+
+@TWO_KINDS
+@ADAPTED
+def test_a_start_without_data(name, kind):
+    with torch.device("meta"):
+        model = prepared(method(name, init_constant=0.3, init_noise=0.1), kind)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert starts(model)

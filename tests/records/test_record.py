@@ -5,6 +5,7 @@ import pytest
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import finish, new_record, read_complete_records, read_record, write_record
+from tests.records import made
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def test_a_record_reads_back(record, tmp_path):
 def test_the_contract_of_a_new_record(record):
     assert list(record) == [
         "schema_version", "identity", "status", "error", "started", "finished", "config", "environment", "data",
-        "scores", "parameters", "memory", "timing", "reversal",
+        "scores", "parameters", "start", "memory", "timing", "reversal", "gradients",
     ]  # fmt: skip
     assert record["status"] == "running"
     finish(record, "failed", "why")
@@ -68,11 +69,38 @@ def test_files_that_are_no_records(content, message, tmp_path):
         read_record(tmp_path)
 
 
-def test_records_of_a_folder(record, tmp_path):
-    write_record(record | {"status": "failed"}, tmp_path / "c")
-    with pytest.raises(UserError, match="none of its 1 runs is complete"):
+def test_records_of_a_folder(tmp_path):
+    write_record(made.record() | {"status": "failed"}, tmp_path / "c")
+    write_record(made.record() | {"status": "running"}, tmp_path / "d")
+    with pytest.raises(UserError, match="none of its 2 runs is complete"):
         read_complete_records(tmp_path)
     for name in ("b", "a"):
-        write_record(record | {"identity": name, "status": "complete"}, tmp_path / name)
+        write_record(made.record() | {"identity": name}, tmp_path / name)
     (tmp_path / "multirun.yaml").write_text(json.dumps({}))
     assert [found["identity"] for found in read_complete_records(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema_version": 1, "status": "comp', "not a run record"),
+        ('{"schema_version": 9, "status": "complete", "config": {}}', "schema version 9"),
+        ('{"schema_version": 1, "status": "complete", "config": {}}', "not a run record of this program"),
+        ('{"schema_version": 1, "status": "complete", "config": [1]}', "not a run record of this program"),
+        (
+            '{"schema_version": 1, "status": "complete", "config": {"backbone": {"name": "b"}, "task": {"name": "t"}, '
+            '"method": {"name": "m"}}}',
+            "not a run record of this program",
+        ),
+        ('{"name": "another project"}', "not a run record"),
+        (b"\xff\xfe\x00", "not a run record"),
+    ],
+)
+def test_files_that_are_no_records_are_told_and_left_out(content, message, tmp_path, capsys):
+    write_record(made.record(), tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert len(read_complete_records(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: ")
+    assert message in line

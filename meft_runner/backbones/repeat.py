@@ -1,0 +1,37 @@
+"""Deeper models of pre-trained layers: the layers of a model, stacked on each other again."""
+
+from copy import deepcopy
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from meft_runner.backbones.family import Family
+
+_DEPTHS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
+
+
+def repeat_layers(model: PreTrainedModel, family: Family, times: int) -> None:
+    """Stacks every list of layers `times` times on itself, in place: 0, 1, ..., 0, 1, ... with weights of their own.
+
+    Args:
+        model: as it was loaded.
+        family: its architecture.
+        times: how often each layer is there afterwards.
+    """
+    for view in family.views:
+        layers = view.layers(model)
+        # All copies go on reading the one configuration of the model.
+        copies = [deepcopy(layers, {id(model.config): model.config}) for _ in range(times - 1)]
+        view.replace_layers(model, _numbered([layer for part in (layers, *copies) for layer in part]))
+    depths = {name: getattr(model.config, name) for name in _DEPTHS if hasattr(model.config, name)}
+    for name, depth in depths.items():  # read before any is set: BART has two names for one of them
+        setattr(model.config, name, times * depth)
+
+
+def _numbered(layers: list[Any]) -> list[Any]:
+    """Numbers layers in their order, where they know it: by their place in the cache of keys and values."""
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    return layers

@@ -1,0 +1,39 @@
+"""Several processes that train one model together, as torchrun and accelerate launch start them."""
+
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
+
+_T = TypeVar("_T")
+
+
+def is_main() -> bool:
+    """Tells whether this process is the one that writes records and prints."""
+    return _state().is_main_process
+
+
+def agreed(value: _T) -> _T:
+    """Returns the main process's value in every process."""
+    if _state().num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def any_of(value: bool) -> bool:
+    """Tells whether the value is true in any of the processes."""
+    return (
+        bool(reduce(torch.tensor(int(value), device=_state().device), "sum")) if _state().num_processes > 1 else value
+    )
+
+
+def wait() -> None:
+    """Waits until every process is here."""
+    _state().wait_for_everyone()
+
+
+def _state() -> PartialState:
+    return PartialState(cpu=not torch.cuda.is_available())

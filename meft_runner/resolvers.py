@@ -1,0 +1,39 @@
+"""What conf/ computes; imported for its effect, also by the processes that a launcher starts."""
+
+import os
+import tempfile
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from meft_runner.compatibility import help_text
+
+
+def times(factor: float, value: float) -> float:
+    """Returns the product, of decimal numbers: 3 times 1e-4 is 3e-4."""
+    return float(f"{factor * value:.12g}")
+
+
+def share(part: float, whole: int) -> int:
+    """Returns a part of a number of layers: 0.25 of 24 is 6."""
+    return int(part * whole)
+
+
+_SMALL = ("cola", "mrpc", "rte", "stsb")  # GLUE's tasks of up to 10,000 rows, which need more epochs
+
+
+def by_size(task: str, small: Any, large: Any) -> Any:
+    """Returns the value for small tasks, or that for large ones."""
+    return small if task in _SMALL else large
+
+
+def scratch() -> str:
+    """Returns a folder for what Hydra writes at every sweep; a sweep that has nothing to do changes no file of ours."""
+    return f"{tempfile.gettempdir()}/meft-run-{os.getuid()}"
+
+
+OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
+OmegaConf.register_new_resolver("times", times, replace=True)
+OmegaConf.register_new_resolver("share", share, replace=True)
+OmegaConf.register_new_resolver("by_size", by_size, replace=True)
+OmegaConf.register_new_resolver("scratch", scratch, replace=True)

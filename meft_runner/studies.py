@@ -1,0 +1,120 @@
+"""What is measured beside scores: how far from pre-training a method starts, how true a reversal's gradients are."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.methods.meft import reversible_stacks
+from meft_runner.reversible import ExactStreams, ReversibleStack
+from meft_runner.reversible.replay import random_state_kept
+from meft_runner.reversible.streams import StoredStreams
+
+# What the heads return for their rows: classes or grades, the two ends of a span, the likelihoods of answers.
+_OUTPUTS = ("logits", "start_logits", "end_logits", "log_likelihoods")
+
+
+@torch.no_grad()
+def first_outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns what a model says of some rows, without dropout; nothing is drawn and nothing is changed.
+
+    Args:
+        model: before or after it was prepared for training.
+        batch: inputs with labels, on any device.
+
+    Returns:
+        All outputs of its head in one vector, (N,), float64, on the CPU.
+    """
+    device = next(model.parameters()).device
+    with _mode(model, training=False):
+        outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+    return torch.cat([outputs[name].flatten() for name in _OUTPUTS if name in outputs]).cpu().double()
+
+
+def relative_distance(found: Tensor, reference: Tensor) -> float | None:
+    """Returns |found - reference| / |reference| of two (N,) vectors, None where that is no finite number."""
+    return _finite((found - reference).norm() / reference.norm())
+
+
+def gradient_errors(
+    model: nn.Module, batch: Mapping[str, Tensor], autocast_dtype: torch.dtype | None
+) -> list[dict[str, str | float | None]]:
+    """Compares the gradients of a model's own reversal with those of ordinary autograd over stored activations.
+
+    Both passes are of training, with the same dropout, and share the forward pass of the model's arithmetic:
+    streams on the grid where the reversal is exact, y = lambda * x + F(x) in floating point where it is the
+    published one (arXiv 2306.00477). What differs is the reversal alone. Gradients that the model holds, and
+    the generators, stay as they are.
+
+    Args:
+        model: prepared with a MEFT method.
+        batch: inputs with labels, on the model's device.
+        autocast_dtype: of the forward pass, None for float32.
+
+    Returns:
+        For each reversible layer, bottom first, its name `layer`, and of the gradient of all that trains in it the
+        relative L2 `error` and the `cosine` to the reference; both None where a gradient is not finite.
+
+    Raises:
+        StreamOverflowError: the forward pass itself is not finite or leaves the grid.
+        ReversalError: in strict mode, when exact streams differ.
+    """
+    with _mode(model, training=True):
+        found = _layer_gradients(model, batch, autocast_dtype)
+        with _activations_stored(reversible_stacks(model)):
+            expected = _layer_gradients(model, batch, autocast_dtype)
+    return [{"layer": name, **_comparison(gradient, expected[name])} for name, gradient in found.items()]
+
+
+def _layer_gradients(
+    model: nn.Module, batch: Mapping[str, Tensor], autocast_dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Returns the gradient of all that trains in each reversible layer, (P,), float64, by the layer's name."""
+    blocks = [block for stack in reversible_stacks(model) for block in stack.plan.blocks]
+    trained = [[parameter for parameter in block.parameters() if parameter.requires_grad] for block in blocks]
+    device = next(model.parameters()).device
+    with random_state_kept(device):
+        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            loss = model(**batch).loss
+        gradients = iter(torch.autograd.grad(loss, [parameter for layer in trained for parameter in layer]))
+    vectors = [torch.cat([next(gradients).flatten() for _ in layer]).double() for layer in trained]
+    return {block.name: vector for block, vector in zip(blocks, vectors, strict=True)}
+
+
+def _comparison(found: Tensor, expected: Tensor) -> dict[str, float | None]:
+    """Returns the error and the cosine of two (P,) vectors."""
+    cosine = _finite(found @ expected / (found.norm() * expected.norm()))
+    return {"error": relative_distance(found, expected), "cosine": cosine}
+
+
+@contextmanager
+def _activations_stored(stacks: list[ReversibleStack]) -> Iterator[None]:
+    """Leaves the backward pass of stacks to ordinary autograd; their forward pass stays what it is, bit for bit."""
+    before = [(stack.mode, stack.streams) for stack in stacks]
+    for stack in stacks:
+        stack.mode = "stored"
+        if isinstance(stack.streams, ExactStreams):  # autograd needs to be led past the integers
+            stack.streams = StoredStreams(stack.streams)
+    try:
+        yield
+    finally:
+        for stack, (mode, streams) in zip(stacks, before, strict=True):
+            stack.mode, stack.streams = mode, streams
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts a model into training or evaluation mode, and back."""
+    before = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def _finite(value: Tensor) -> float | None:
+    number = value.item()
+    return number if math.isfinite(number) else None

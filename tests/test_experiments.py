@@ -1,0 +1,86 @@
+"""Every file of conf/experiment/: it composes, and at scale=smoke it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from meft_runner import checks, resolvers, settings  # noqa: F401  # resolvers register themselves
+from meft_runner.cli import config_directory
+from tests import sweeps
+from tests.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
+
+FILES = sorted(Path(config_directory(), "experiment").glob("*.yaml"))
+NAMES = [file.stem for file in FILES]
+OF_THE_ISSUE = {
+    "glue_bert_base", "glue_roberta_large", "glue_bart_large", "qa_opt_1b3", "qa_opt_6b7", "image_vit",
+    "init_lora", "init_ia3", "reversal_error", "reversible_layers", "scale_factors",
+}  # fmt: skip
+ITS_OWN_MODEL = ("qa_opt_1b3", "qa_opt_6b7", "image_vit")
+
+
+def cells(arguments):
+    """Returns the overrides of some runs of a sweep, spread over all of them so that every value is met."""
+    config = compose("config", overrides=arguments, return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    overrides = [*(f"{key}={value}" for key, value in config.hydra.sweeper.params.items()), *arguments]
+    (found,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    return found[:: max(1, len(found) // 3)] + found[-1:]
+
+
+def test_the_papers_experiments_are_there():
+    assert set(NAMES) >= OF_THE_ISSUE
+
+
+@pytest.mark.parametrize("scale", [[], ["scale=smoke"]])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_composes(name, scale, monkeypatch):
+    settings.register()
+    own = ["backbone=vit", "task=cifar10"] if name == "image_vit" else ["backbone=opt_125m", "task=arc_easy"]
+    arguments = [f"experiment={name}", *scale, *(own if scale and name in ITS_OWN_MODEL else []), "output_dir=x"]
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        for cell in cells(arguments):
+            parsed = checks.parse(compose("config", overrides=cell))
+            assert parsed.training.learning_rate > 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_it_opens_with_its_command_and_its_cost(file):
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert any(f"meft-run experiment={file.stem}" in line for line in head)
+    assert any("Rough cost" in line for line in head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OF_THE_ISSUE))
+def test_it_runs_at_scale_smoke(name, tmp_path):
+    own = []
+    if name == "image_vit":
+        data = make_image_rows(tmp_path / "rows")
+        own = [f"backbone.path={make_model_folder(tmp_path / 'vit', 'vit')}", "backbone=vit", "task=images"]
+        own += [f"task.data_dir={data}"]
+    elif name in ITS_OWN_MODEL:
+        rows = tmp_path / "rows"
+        rows.mkdir()
+        made = [
+            {"question": f"What is {i} and one?", "choices": {"text": [str(i + 1), str(i)], "label": ["A", "B"]},
+             "answerKey": "A"} for i in range(12)
+        ]  # fmt: skip
+        for split in ("train", "validation"):
+            write_lines(rows / f"{split}.jsonl", made)
+        model = make_opt_folder(tmp_path / "opt", [row["question"] for row in made])
+        own = ["backbone=opt_125m", f"backbone.path={model}", "task=arc_easy", f"task.data_dir={rows}"]
+    command = [f"experiment={name}", "scale=smoke", *own]
+    sweeps.finish(sweeps.start(command, tmp_path / "runs"))
+    found = sweeps.records(tmp_path / "runs").values()
+    assert found
+    assert all(record["status"] == "complete" for record in found)
+    subprocess.run(
+        [sys.executable, "-c", "from meft_runner.cli import meft_tables; meft_tables()", f"output_dir={tmp_path}/runs",
+         f"tables_dir={tmp_path}/tables", "report=true"], check=True,
+    )  # fmt: skip
+    assert (tmp_path / "tables" / "report.html").is_file()

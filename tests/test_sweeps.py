@@ -1,0 +1,117 @@
+"""Sweeps survive: killed, interrupted, run twice at once."""
+
+import json
+import random
+
+import pytest
+
+from tests import sweeps
+
+ROWS = 160
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for split, count in (("train", ROWS), ("validation", 20)):
+        made = [
+            {
+                "sentence1": f"{i} dogs were found by {i % 7}.",
+                "sentence2": "A dog." if i % 3 else "A cat.",
+                "label": i % 2,
+            }
+            for i in range(count)
+        ]
+        (rows / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return sweeps.make_folders(tmp_path, rows)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_five_times_ends_as_if_it_had_not_been(arguments, tmp_path):
+    sweeps.finish(sweeps.start(arguments, tmp_path / "whole"))
+    rng, ended, killed = random.Random(0), 0, 0
+    while killed < 5:
+        process = sweeps.start(arguments, tmp_path / "cut")
+        wait = rng.uniform(6, 16)
+        assert sweeps.kill_after(process, wait), "ended before it could be killed five times: make the runs longer"
+        killed += 1
+        ended = sum(record["status"] == "complete" for record in sweeps.records(tmp_path / "cut").values())
+    output = sweeps.finish(sweeps.start(arguments, tmp_path / "cut"))
+    assert output.count("is complete already") == ended
+    expected = sweeps.results(tmp_path / "whole")
+    assert sweeps.results(tmp_path / "cut") == expected
+    assert len(expected) == sweeps.CELLS
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_share_the_runs(arguments, tmp_path):
+    arguments = [*arguments, "training.max_steps=2"]
+    for attempt in range(10):
+        both = [sweeps.start(arguments, tmp_path / f"{attempt}") for _ in range(2)]
+        outputs = [sweeps.finish(process) for process in both]
+        assert len(sweeps.results(tmp_path / f"{attempt}")) == sweeps.CELLS
+        trained = sum(output.count("'train_samples_per_second'") for output in outputs)
+        assert trained == sweeps.CELLS  # none was run twice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "local"])
+def test_launchers_run_the_same_sweep(launcher, arguments, tmp_path):
+    arguments = [*arguments, "training.max_steps=2"]
+    sweeps.finish(sweeps.start(arguments, tmp_path / "basic"))
+    sweeps.finish(sweeps.start([*arguments, f"launcher={launcher}"], tmp_path / launcher))
+    assert sweeps.results(tmp_path / launcher) == sweeps.results(tmp_path / "basic")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_one_of_them_writes(arguments, tmp_path):
+    single = [text.replace("method=lora,meft1", "method=meft1").split(",")[0] for text in arguments[1:]]
+    together = [*single, "training.batch_size=4", "training.max_steps=4"]
+    output = sweeps.finish(sweeps.start(together, tmp_path / "two", ("torch.distributed.run", "--nproc_per_node=2")))
+    assert output.count("best accuracy") == 1
+    sweeps.finish(sweeps.start([*single, "training.max_steps=4"], tmp_path / "one"))
+    (two,), (one,) = (sweeps.records(tmp_path / name).values() for name in ("two", "one"))
+    assert two["status"] == one["status"] == "complete"
+    assert two["reversal"]["mismatches"] == 0
+    losses = [record["scores"]["history"][0]["loss"] for record in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other dropout draws, the same rows a step
+
+
+def test_a_finished_sweep_trains_nothing_and_changes_no_file(arguments, tmp_path):
+    arguments = [*arguments, "training.max_steps=1", "seed=1"]
+    sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
+    before = sweeps.files(tmp_path / "runs")
+    output = sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
+    assert output.count("is complete already") == sweeps.CELLS // 2
+    assert sweeps.files(tmp_path / "runs") == before
+
+
+def test_a_failing_run_leaves_the_others_and_is_told_at_the_end(arguments, tmp_path):
+    arguments = [*arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3", "method=lora,meft1"]
+    broken = [*arguments, "task.train_split=train,tarin"]
+    process = sweeps.start(broken, tmp_path / "runs")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "2 runs in" in output
+    assert output.count("tarin.jsonl is missing") == 4  # as it happens, and at the end
+    assert sum(record["status"] == "complete" for record in sweeps.records(tmp_path / "runs").values()) == 2
+    again = sweeps.start(broken, tmp_path / "runs")
+    output, _ = again.communicate()
+    assert again.returncode == 1
+    assert output.count("failed before") == 2
+    retried = sweeps.start([*broken, "retry_failed=true"], tmp_path / "runs")
+    output, _ = retried.communicate()
+    assert retried.returncode == 2
+    assert "failed before" not in output
+
+
+def test_the_best_settings_are_run_over_the_seeds(arguments, tmp_path):
+    arguments = [*arguments, "training.max_steps=1", "method=lora", "seed=1", "seeds=[1,2]"]
+    sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
+    found = sweeps.records(tmp_path / "runs").values()
+    assert all(record["status"] == "complete" for record in found)
+    runs = sorted((r["config"]["training"]["learning_rate"], r["config"]["seed"], r["scores"]["best"]) for r in found)
+    best = max((score, -rate) for rate, seed, score in runs if seed == 1)
+    assert [rate for rate, seed, _ in runs if seed == 2] == [-best[1]] or len({score for *_, score in runs}) == 1
+    assert len(runs) == 3
