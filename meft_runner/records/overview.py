@@ -79,6 +79,11 @@ TABLES = {
         "and cosine. The worst of several seeds.",
         reversal_study.reversal_table,
     ),
+    "gradients_by_layer": TablePart(
+        "Gradients of the reversal, layer by layer",
+        "The same figures of every layer, the bottom one first. A dash: not finite, or no such layer.",
+        reversal_study.gradients_by_layer,
+    ),
     "training_loss": TablePart("Training loss", "Every run, by epoch.", score_tables.loss_table),
 }
 FIGURES = {

@@ -57,6 +57,21 @@ def reversal_table(records: Sequence[Record]) -> pd.DataFrame:
     return in_method_order(table.reset_index())
 
 
+def gradients_by_layer(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns error and cosine of every layer's gradient, the worst of seeds: two rows a study, a column a layer."""
+    layers = gradient_errors(records)
+    if layers.empty:
+        return layers
+    seeds = layers.groupby([*_CASE, "place"])
+    worst = {"error": seeds["error"].max(skipna=False), "cosine": seeds["cosine"].min(skipna=False)}
+    parts = [
+        values.map("{:.2g}".format, na_action="ignore").unstack("place").assign(figure=figure)
+        for figure, values in worst.items()
+    ]
+    table = pd.concat(parts).set_index("figure", append=True).sort_index(level=_CASE, sort_remaining=False)
+    return in_method_order(table.rename(columns=lambda place: f"layer {place}").reset_index())
+
+
 def reversal_by_layer(records: Sequence[Record]) -> Figure | None:
     """Draws the relative error of gradients over layers: a panel a precision and depth, a line a method and mode."""
     layers = gradient_errors(records)

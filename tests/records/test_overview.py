@@ -23,7 +23,7 @@ def test_records_of_everything_give_everything():
 
 def test_studies_alone_have_no_scores():
     records = [study([0.1])]
-    assert list(make_tables(records)) == ["reversal"]
+    assert list(make_tables(records)) == ["reversal", "gradients_by_layer"]
     assert list(make_figures(records)) == ["reversal_by_layer"]
 
 

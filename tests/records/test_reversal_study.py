@@ -1,4 +1,9 @@
-from meft_runner.records.reversal_study import reversal_by_depth, reversal_by_layer, reversal_table
+from meft_runner.records.reversal_study import (
+    gradients_by_layer,
+    reversal_by_depth,
+    reversal_by_layer,
+    reversal_table,
+)
 from meft_runner.records.tables import texts
 from tests.records.made import record, study
 
@@ -22,6 +27,17 @@ def test_the_worst_layer_and_the_worst_seed():
             "error at the bottom": "not finite", "largest error": "not finite", "smallest cosine": "not finite",
             "mismatches": "-",
         },
+    ]  # fmt: skip
+
+
+def test_every_layer_has_its_error_and_cosine():
+    table = gradients_by_layer(
+        [study([0.5, 0.125], cosines=[0.75, 1.0]), study([None, 0.1, 0.0], *FLOAT, cosines=[None, 0.5, 1.0])]
+    )
+    cells = texts(table)[["mode", "figure", "layer 0", "layer 1", "layer 2"]].to_numpy().tolist()
+    assert cells == [
+        ["exact", "error", "0.5", "0.12", "-"], ["exact", "cosine", "0.75", "1", "-"],
+        ["float", "error", "-", "0.1", "0"], ["float", "cosine", "-", "0.5", "1"],
     ]  # fmt: skip
 
 
