@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from meft_runner import checks, resolvers, runs, settings, sweep  # noqa: F401  # resolvers register themselves
 from meft_runner.config_errors import explain
+from meft_runner.errors import UserError
 from meft_runner.help_texts import MEMORY_HELP
 
 
@@ -70,7 +71,7 @@ def _report_memory() -> None:
 
 
 def _run_one(config: DictConfig) -> None:
-    parsed = sweep.repeated(checks.parse(config))
+    parsed = sweep.repeated(checks.parse(config), HydraConfig.get().overrides.task)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
     directory = runs.run_directory(parsed)
@@ -99,6 +100,12 @@ def _after_sweep(config: DictConfig) -> int:
     from meft_runner.records.record import read_complete_records
     from meft_runner.records.selection import one_of_each
 
+    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes tells for all
+        return 0
+    if config.seeds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
+        )
     HydraConfig.instance().set_config(config)  # the folder may be named by the experiment
     folder = Path(config.output_dir)
     failed = sweep.failures(folder)

@@ -45,20 +45,30 @@ def run_seeds(chosen: Sequence[Record], seeds: Sequence[int], output_dir: Path, 
     Returns:
         The sweep's exit code.
     """
-    identities = ",".join(record["identity"] for record in chosen)
+    identities = ",".join(_quoted(record["identity"]) for record in chosen)
     kept = [argument for argument in arguments if argument.startswith(_KEPT)]
-    sweep = [f"from_record={identities}", f"seed={','.join(map(str, seeds))}", f"output_dir={output_dir}", *kept]
+    folder = _quoted(str(output_dir))
+    sweep = [f"from_record={identities}", f"seed={','.join(map(str, seeds))}", f"output_dir={folder}", *kept]
     return subprocess.run([sys.executable, "-m", "meft_runner", "-m", *sweep], check=False).returncode
 
 
-def repeated(settings: Settings) -> Settings:
+def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
     """Returns the settings of the run that `from_record` names, with the seed of `settings`; else `settings`.
 
+    Args:
+        settings: as they were asked for.
+        overrides: what was typed for them.
+
     Raises:
-        UserError: there is no such run.
+        UserError: there is no such run, or something else was asked for beside it.
     """
     if settings.from_record is None:
         return settings
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+") not in ("seed", "launcher", *BESIDE_THE_RESULT):
+            raise UserError(
+                f"{override}: from_record takes all settings of that run but the seed. Leave out one of them."
+            )
     folder = Path(settings.output_dir)
     found = next(iter(folder.glob(f"*-{settings.from_record}/{FILE_NAME}")), None)
     record = None if found is None else read_record(found.parent)
@@ -83,6 +93,11 @@ def from_plain(content: dict[str, Any]) -> Settings:
     }
     typed = {name: OmegaConf.merge(OmegaConf.structured(schema), content[name]) for name, schema in schemas.items()}
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), content | typed))  # type: ignore[return-value]
+
+
+def _quoted(text: str) -> str:
+    """Returns a value that Hydra reads as this text: 12e3456789 is a name and no number."""
+    return "'" + text.replace("'", r"\'") + "'"
 
 
 def _read(directory: Path) -> Record | None:

@@ -1,4 +1,5 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from meft_runner import resolvers, sweep
 from meft_runner.errors import UserError
@@ -33,7 +34,7 @@ def test_a_run_is_repeated_with_another_seed(tmp_path):
     earlier = settings(f"output_dir={tmp_path}", "method=lora", "training.learning_rate=0.01")
     write_run(earlier)
     again = settings(f"output_dir={tmp_path}", f"from_record={identity(earlier)}", "seed=7", "logger=tensorboard")
-    found = sweep.repeated(again)
+    found = sweep.repeated(again, ["seed=7", "from_record=x", "launcher=joblib", "logger=tensorboard"])
     assert (found.seed, found.logger.name, found.method, found.training) == (
         7, "tensorboard", earlier.method, earlier.training,
     )  # fmt: skip
@@ -41,12 +42,17 @@ def test_a_run_is_repeated_with_another_seed(tmp_path):
 
 
 def test_settings_that_name_no_run_are_their_own():
-    assert sweep.repeated(settings()) == settings()
+    assert sweep.repeated(settings(), ["method=meft1"]) == settings()
+
+
+def test_nothing_else_can_be_set_beside_a_run_to_repeat():
+    with pytest.raises(UserError, match=r"training.epochs=3: from_record takes all settings"):
+        sweep.repeated(settings("from_record=abc"), ["from_record=abc", "training.epochs=3"])
 
 
 def test_a_run_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"from_record=abc: no run in .* has this identity"):
-        sweep.repeated(settings(f"output_dir={tmp_path}", "from_record=abc"))
+        sweep.repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
 
 
 def test_why_runs_failed(tmp_path):
@@ -57,6 +63,12 @@ def test_why_runs_failed(tmp_path):
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "record.json").write_text("{}")
     assert sweep.failures(tmp_path) == {run_directory(chosen[1]).name: "no rows"}
+
+
+@pytest.mark.parametrize("name", ["12e3456789", "0123456789", "1036d2a3b7", "a folder, it's mine"])
+def test_names_are_read_as_names(name):
+    override = OverridesParser.create().parse_override(f"from_record={sweep._quoted(name)}")
+    assert override.value() == name
 
 
 @pytest.mark.parametrize(("factor", "value", "product"), [(3, 1e-4, 3e-4), (0.7, 1e-3, 7e-4), (3, 5e-5, 1.5e-4)])
