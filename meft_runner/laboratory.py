@@ -18,6 +18,7 @@ from transformers import (
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import image_positions, load_config, readable_positions
+from meft_runner.backbones.repeat import multiply_depth
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, kernels, probe
 from meft_runner.memory.fake import FakeStep, Shapes, fake_step, predict_step
@@ -87,6 +88,7 @@ def model_config(backbone: BackboneSettings) -> PreTrainedConfig:
     else:
         config = AutoConfig.for_model(backbone.model_types[0], **backbone.config)
     config.use_cache = False
+    multiply_depth(config, backbone.repeat or 1)
     return config
 
 

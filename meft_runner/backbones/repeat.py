@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones.family import Family
 
@@ -23,9 +23,14 @@ def repeat_layers(model: PreTrainedModel, family: Family, times: int) -> None:
         # All copies go on reading the one configuration of the model.
         copies = [deepcopy(layers, {id(model.config): model.config}) for _ in range(times - 1)]
         view.replace_layers(model, _numbered([layer for part in (layers, *copies) for layer in part]))
-    depths = {name: getattr(model.config, name) for name in _DEPTHS if hasattr(model.config, name)}
+    multiply_depth(model.config, times)
+
+
+def multiply_depth(config: PreTrainedConfig, times: int) -> None:
+    """Makes a configuration that of a model with `times` as many layers, in place."""
+    depths = {name: getattr(config, name) for name in _DEPTHS if hasattr(config, name)}
     for name, depth in depths.items():  # read before any is set: BART has two names for one of them
-        setattr(model.config, name, times * depth)
+        setattr(config, name, times * depth)
 
 
 def _numbered(layers: list[Any]) -> list[Any]:

@@ -58,6 +58,12 @@ def test_predicted_equals_tracked_where_gradients_are_accumulated():
     assert predict(accumulating)["peak_bytes"] > predict(replace(accumulating, accumulating=False))["peak_bytes"]
 
 
+def test_repeated_layers_need_what_as_many_layers_need():
+    asked = case("minilm", "meft1")
+    deep = replace(asked, backbone=replace(asked.backbone, config=asked.backbone.config | {"num_hidden_layers": 12}))
+    assert predict(replace(asked, backbone=replace(asked.backbone, repeat=2))) == predict(deep)
+
+
 def test_a_fused_kernel_keeps_no_scores():
     materialised = case("roberta_base", "full", length=256)
     kept = [predict(replace(materialised, attention=kernel))["retained_after_forward_bytes"] for kernel in Kernel]
