@@ -45,7 +45,12 @@ def test_it_composes(name, scale, monkeypatch):
     with initialize_config_dir(config_directory(), version_base="1.3"):
         for cell in cells(arguments):
             parsed = checks.parse(compose("config", overrides=cell))
-            assert parsed.training.learning_rate > 0
+            rate, own = parsed.training.learning_rate, parsed.method.learning_rate
+            assert round(rate / own, 6) in (0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 2, 3), "of another method"
+            if parsed.task.name in resolvers._SMALL and name == "glue_bert_base":
+                assert parsed.training.epochs in (20, 40)
+            if name == "reversible_layers":
+                assert parsed.method.frozen_layers < parsed.backbone.config["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
