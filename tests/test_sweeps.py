@@ -87,6 +87,7 @@ def test_a_finished_sweep_trains_nothing_and_changes_no_file(arguments, tmp_path
     assert sweeps.files(tmp_path / "runs") == before
 
 
+@pytest.mark.slow
 def test_a_failing_run_leaves_the_others_and_is_told_at_the_end(arguments, tmp_path):
     arguments = [*arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3", "method=lora,meft1"]
     broken = [*arguments, "task.train_split=train,tarin"]
@@ -106,6 +107,7 @@ def test_a_failing_run_leaves_the_others_and_is_told_at_the_end(arguments, tmp_p
     assert "failed before" not in output
 
 
+@pytest.mark.slow
 def test_the_best_settings_are_run_over_the_seeds(arguments, tmp_path):
     arguments = [*arguments, "training.max_steps=1", "method=lora", "seed=1", "seeds=[1,2]"]
     sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
