@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from meft_runner import checks, resolvers, settings  # noqa: F401  # resolvers register themselves
+from meft_runner import checks, resolvers, settings  # resolvers register themselves
 from meft_runner.cli import config_directory
 from tests import sweeps
 from tests.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
