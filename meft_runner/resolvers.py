@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,6 +20,11 @@ def share(part: float, whole: int) -> int:
     return int(part * whole)
 
 
+def pick(level: float, values: Sequence[Any]) -> Any:
+    """Returns the value of a level: the first one of 0, and the last one beyond the end."""
+    return values[min(int(level), len(values) - 1)]
+
+
 _SMALL = ("cola", "mrpc", "rte", "stsb")  # GLUE's tasks of up to 10,000 rows, which need more epochs
 
 
@@ -34,6 +40,7 @@ def scratch() -> str:
 
 OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
 OmegaConf.register_new_resolver("times", times, replace=True)
+OmegaConf.register_new_resolver("pick", pick, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
 OmegaConf.register_new_resolver("by_size", by_size, replace=True)
 OmegaConf.register_new_resolver("scratch", scratch, replace=True)

@@ -326,6 +326,7 @@ class Settings:
         method: the way of fine-tuning.
         training: the optimisation.
         seed: fixes everything random.
+        level: what an experiment sweeps over; its file says what follows from it.
         study: what is done instead of training; `gradients` compares those of a reversal with the stored ones.
         output_dir: receives a folder for each run.
         logger: a tracker that follows the training.
@@ -339,6 +340,7 @@ class Settings:
     method: MethodSettings = MISSING
     training: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 1
+    level: float = 0.0
     study: Study | None = None
     output_dir: str = "runs"
     logger: Logger = Logger.none
@@ -435,7 +437,8 @@ def register() -> None:
             store.store(group=group, name=f"_{name}_schema", node=schema)
 
 
-BESIDE_THE_RESULT = ("output_dir", "logger", "retry_failed", "seeds", "from_record")  # settings that do not change it
+# Settings that do not change it, or that others follow from.
+BESIDE_THE_RESULT = ("output_dir", "logger", "retry_failed", "seeds", "from_record", "level")
 
 
 def identity(settings: Settings) -> str:
