@@ -30,10 +30,5 @@ def any_of(value: bool) -> bool:
     )
 
 
-def wait() -> None:
-    """Waits until every process is here."""
-    _state().wait_for_everyone()
-
-
 def _state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())

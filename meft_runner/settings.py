@@ -442,12 +442,17 @@ BESIDE_THE_RESULT = ("output_dir", "logger", "retry_failed", "seeds", "from_reco
 
 
 def identity(settings: Settings) -> str:
-    """Returns a hash of everything that can change a run's result: not output paths, not the logger.
+    """Returns a hash of everything that can change a run's result: not output paths, not the logger."""
+    content = result_settings(plain(settings))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def result_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns, of plain settings, those that can change a result.
 
     A setting that is None says nothing and is left out, so that a new optional setting leaves earlier runs their name.
     """
-    content = {key: value for key, value in plain(settings).items() if key not in BESIDE_THE_RESULT}
-    return hashlib.sha256(json.dumps(_said(content), sort_keys=True).encode()).hexdigest()[:10]
+    return _said({key: value for key, value in content.items() if key not in BESIDE_THE_RESULT})
 
 
 def _said(content: Any) -> Any:

@@ -14,7 +14,7 @@ from meft_runner.cli import config_directory
 from tests import sweeps
 from tests.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
 
-FILES = sorted(Path(config_directory(), "experiment").glob("*.yaml"))
+FILES = sorted(Path(config_directory(), "experiment").glob("[!_]*.yaml"))
 NAMES = [file.stem for file in FILES]
 OF_THE_ISSUE = {
     "glue_bert_base", "glue_roberta_large", "glue_bart_large", "qa_opt_1b3", "qa_opt_6b7", "image_vit",

@@ -6,13 +6,12 @@ not another that was lucky once.
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from meft_runner.records.labels import backbone_label, method_label, task_label
 from meft_runner.records.record import Record
-from meft_runner.settings import BESIDE_THE_RESULT
+from meft_runner.settings import result_settings
 
 CELL = ["backbone", "method", "task"]  # of a score table
 
@@ -57,11 +56,4 @@ def one_of_each(records: Sequence[Record]) -> list[Record]:
 
 
 def _settings_without_seed(record: Record) -> str:
-    return json.dumps(_said({k: v for k, v in record["config"].items() if k not in ("seed", *BESIDE_THE_RESULT)}))
-
-
-def _said(content: Any) -> Any:
-    """Leaves out what is None, as a run's identity does: earlier records lack settings that came later."""
-    if not isinstance(content, dict):
-        return content
-    return {key: _said(content[key]) for key in sorted(content) if content[key] is not None}
+    return json.dumps({**result_settings(record["config"]), "seed": None}, sort_keys=True)
