@@ -40,7 +40,7 @@ def meft_run() -> None:
 
     main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
     codes.append(_guarded(main))
-    if sweep.SweepNote.config is not None:
+    if sweep.SweepNote.config is not None and codes[-1] == 0:  # it came to its end, whatever became of its runs
         codes.append(_guarded(lambda: _after_sweep(sweep.SweepNote.config)))
     sys.exit(max(codes))
 

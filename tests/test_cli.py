@@ -153,3 +153,14 @@ def test_help_is_quick_and_imports_nothing_heavy():
     for group in ("backbone", "task", "method"):
         assert {path.stem for path in Path(cli.config_directory(), group).glob("[!_]*.yaml")} <= listed
     assert time.perf_counter() - started < 20  # the goal is 2 s; a busy machine is no failure
+
+
+def test_nothing_follows_an_interrupted_sweep(monkeypatch, capsys, tmp_path):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run_one", interrupted)
+    monkeypatch.setattr(cli, "_after_sweep", lambda config: pytest.fail("went on with the seeds"))
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "seed=1,2", "seeds=[1,2]", f"output_dir={tmp_path}")
+    assert code == 1
+    assert "interrupted: the same command goes on" in error
