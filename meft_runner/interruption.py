@@ -40,10 +40,10 @@ class Interruption(TrainerCallback):
                 signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for a checkpoint, unless the epoch ends here: it is evaluated first and then has one anyway."""
+        """Asks for a checkpoint and the loss so far, unless the epoch ends here, which has both after its scores."""
         ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
         if processes.any_of(self._signal is not None) and not ends_epoch and not control.should_training_stop:
-            control.should_save = True
+            control.should_log = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stops behind a checkpoint.

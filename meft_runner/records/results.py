@@ -26,7 +26,7 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
         data: the task.
     """
     by_step: dict[int, dict[str, Any]] = {}
-    train_loss = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+    train_loss = _epoch_losses(log)
     for entry in log:
         for split in data.evaluation:
             metrics = split_metrics(entry, split, list(data.evaluation))
@@ -36,6 +36,20 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
     history = list(by_step.values())
     values = [entry[data.metric] for entry in history]
     return {"metric": data.metric, "best": max(values), "final": values[-1], "history": history}
+
+
+def _epoch_losses(log: list[dict[str, Any]]) -> dict[int, float]:
+    """Returns each epoch's mean training loss by its last step; an interruption has logged a part of it before."""
+    losses: dict[int, float] = {}
+    total, start, logged = 0.0, 0, 0
+    for entry in log:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - logged)
+            logged = entry["step"]
+        elif logged > start:  # the epoch's scores
+            losses[logged] = total / (logged - start)
+            total, start = 0.0, logged
+    return losses
 
 
 def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
