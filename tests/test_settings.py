@@ -119,7 +119,7 @@ def test_a_new_setting_that_says_nothing_leaves_the_identity(value, same, monkey
     before = identity(chosen)
     content = plain(chosen)
     content["method"]["new"] = value
-    monkeypatch.setattr("meft_runner.settings.plain", lambda _: content)
+    monkeypatch.setattr("meft_runner.settings.run.plain", lambda _: content)
     assert (identity(chosen) == before) is same
 
 

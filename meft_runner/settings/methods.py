@@ -1,0 +1,113 @@
+"""Methods: ways of fine-tuning."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from omegaconf import MISSING
+
+Reversal = Enum("Reversal", ["exact", "float", "stored"])
+
+
+@dataclass
+class MethodSettings:
+    """A way of fine-tuning.
+
+    Attributes:
+        name: what is typed.
+        learning_rate: the peak learning rate it is usually trained with.
+    """
+
+    name: str = MISSING
+    learning_rate: float = MISSING
+
+
+@dataclass
+class FullSettings(MethodSettings):
+    """Every parameter trains.
+
+    Attributes:
+        checkpointing: recompute each layer's activations in backward.
+    """
+
+    checkpointing: bool = False
+
+
+@dataclass
+class LoraSettings(MethodSettings):
+    """Low-rank updates of the query and value projections (arXiv 2106.09685), through peft.
+
+    Attributes:
+        checkpointing: recompute each layer's activations in backward.
+        rank: rank of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: dropout on the update's input.
+        init_constant: value at which the update's zero matrix starts; None for 0.
+        init_noise: standard deviation of noise that is added to it; None for none.
+    """
+
+    checkpointing: bool = False
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    init_constant: float | None = None
+    init_noise: float | None = None
+
+
+@dataclass
+class Ia3Settings(MethodSettings):
+    """Learned rescaling of keys, values and inner MLP activations (arXiv 2205.05638), through peft.
+
+    Attributes:
+        checkpointing: recompute each layer's activations in backward.
+        init_constant: value at which the factors start; None for 1.
+        init_noise: standard deviation of noise that is added to them; None for none.
+    """
+
+    checkpointing: bool = False
+    init_constant: float | None = None
+    init_noise: float | None = None
+
+
+@dataclass
+class MeftSettings(MethodSettings):
+    """Adapters that make the model reversible (arXiv 2306.00477).
+
+    Attributes:
+        reversal: `exact`, `float` (the paper's arithmetic) or `stored` (ordinary autograd).
+        adapter_dim: inner width r of an adapter.
+        adapter_dropout: dropout inside an adapter; None for the backbone's own.
+        scale_1: lambda, as 1/10 or 0.1.
+        scale_2: beta.
+        merge: weights of the two streams after the last block; None for the backbone's own.
+        frozen_layers: bottom layers that stay plain and frozen.
+        grid_bits: the exact streams' grid has step 2^-grid_bits.
+        chunks: pieces in which a layer computes a batch, more take less memory; None for pieces of about 1,024 tokens.
+        strict: stop when a rebuilt stream differs, instead of counting.
+    """
+
+    reversal: Reversal = Reversal.exact
+    adapter_dim: int = 8
+    adapter_dropout: float | None = None
+    scale_1: str = MISSING
+    scale_2: str = MISSING
+    merge: list[float] | None = None
+    frozen_layers: int = 0
+    grid_bits: int = 16
+    chunks: int | None = None
+    strict: bool = True
+
+
+METHODS: dict[str, type[MethodSettings]] = {
+    "full": FullSettings,
+    "lora": LoraSettings,
+    "ia3": Ia3Settings,
+    "meft1": MeftSettings,
+    "meft2": MeftSettings,
+    "meft3": MeftSettings,
+}
+
+PUBLISHED_SCALES = {  # lambda and beta (arXiv 2306.00477), the values in conf/method/
+    "meft1": ("1/10", "1"),
+    "meft2": ("1", "1/10"),
+    "meft3": ("1/10", "1/10"),
+}

@@ -1,0 +1,160 @@
+"""Tasks: what a model is to do, and how each kind of data set is described."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do for a task
+Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
+
+
+@dataclass
+class TaskSettings:
+    """A data set, how its rows become inputs, and how answers are scored.
+
+    Attributes:
+        name: what is typed.
+        max_train_rows: rows of the training split that are used; None for all.
+        max_eval_rows: rows of each development split that are used; None for all.
+    """
+
+    name: str = MISSING
+    max_train_rows: int | None = None
+    max_eval_rows: int | None = None
+
+
+@dataclass
+class SplitSettings(TaskSettings):
+    """A published data set, which comes in splits.
+
+    Attributes:
+        hub: repository on the data hub.
+        hub_config: configuration of that repository.
+        data_dir: folder with `<split>.jsonl` files that takes the hub's place.
+        train_split: name of the training split.
+        eval_splits: names of the development splits; the first gives the score.
+    """
+
+    hub: str = MISSING
+    hub_config: str | None = None
+    data_dir: str | None = None
+    train_split: str = "train"
+    eval_splits: list[str] = field(default_factory=lambda: ["validation"])
+
+
+@dataclass
+class GlueSettings(SplitSettings):
+    """One of the GLUE tasks (arXiv 1804.07461): one or two sentences get a class or a grade.
+
+    Attributes:
+        text_columns: one or two columns of text.
+        classes: class names in label order; empty for regression.
+        metrics: what is computed; the first is the score that chooses the best epoch.
+        max_length: longest input in tokens.
+        predict_test: write the test set's predictions as the leaderboard wants them.
+        test_files: for each file of the leaderboard's, the split that it is about.
+        numeric_labels: the leaderboard wants class numbers instead of names.
+    """
+
+    text_columns: list[str] = MISSING
+    classes: list[str] = field(default_factory=list)
+    metrics: list[str] = MISSING
+    max_length: int = 128
+    predict_test: bool = False
+    test_files: dict[str, str] = field(default_factory=dict)
+    numeric_labels: bool = True
+
+
+@dataclass
+class DemoSettings(TaskSettings):
+    """A generated entailment task.
+
+    Attributes:
+        max_length: longest input in tokens.
+    """
+
+    max_length: int = 32
+
+
+@dataclass
+class TextSettings(TaskSettings):
+    """The user's own files: one or two texts get a class or a grade.
+
+    Attributes:
+        train_file: CSV, TSV, JSON Lines or Parquet; must be given.
+        eval_file: likewise.
+        text_columns: one or two columns of text.
+        label_column: strings and whole numbers are classes, other numbers are grades.
+        metric: the score; None for accuracy of classes and Pearson correlation of grades.
+        max_length: longest input in tokens.
+    """
+
+    train_file: str | None = None
+    eval_file: str | None = None
+    text_columns: list[str] = field(default_factory=lambda: ["text"])
+    label_column: str = "label"
+    metric: Metric | None = None
+    max_length: int = 128
+
+
+@dataclass
+class ChoiceSettings(SplitSettings):
+    """A question with several answers, one of them right; the model ranks them by likelihood.
+
+    Attributes:
+        max_length: longest prompt with answer in tokens.
+    """
+
+    max_length: int = 128
+
+
+@dataclass
+class SquadSettings(SplitSettings):
+    """A question whose answer is a span of a given text (arXiv 1606.05250, arXiv 1806.03822).
+
+    Attributes:
+        unanswerable: whether some questions have no answer in the text (version 2).
+        max_length: longest window in tokens, question included.
+        stride: tokens that neighbouring windows of a long text share.
+        n_best: best starts and ends that are combined.
+        max_answer_length: longest answer in tokens.
+        null_threshold: no answer is given where its score exceeds the best span's by more than this.
+        skip_bad_rows: leave out rows whose answer is not where they say, instead of stopping.
+    """
+
+    unanswerable: bool = False
+    max_length: int = 384
+    stride: int = 128
+    n_best: int = 20
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
+    skip_bad_rows: bool = False
+
+
+@dataclass
+class ImageSettings(SplitSettings):
+    """Images with a class each.
+
+    With `data_dir`, the images are in `<split>.npz` or in `<split>/<class>/`. Where `max_train_rows` or
+    `max_eval_rows` cuts such a folder, images at even distances are taken, since files are sorted by class.
+
+    Attributes:
+        image_column: the hub's name of the image column.
+        label_column: the hub's name of the label column.
+        classes: class names in label order; empty for the names of the folders or the hub, or numbers from an npz.
+    """
+
+    image_column: str = "image"
+    label_column: str = "label"
+    classes: list[str] = field(default_factory=list)
+
+
+TASKS: dict[str, type[TaskSettings]] = {
+    "glue": GlueSettings,
+    "demo": DemoSettings,
+    "text": TextSettings,
+    "choice": ChoiceSettings,
+    "squad": SquadSettings,
+    "image": ImageSettings,
+}  # by the module under tasks/ that reads them
