@@ -32,17 +32,7 @@ def meft_run() -> None:
     # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     settings.register()
-    sys.argv[1:] = _sweepable(sys.argv[1:])
-    codes, sweep.SweepNote.config = [0], None
-
-    def run_one(config: DictConfig) -> None:
-        codes.append(_guarded(lambda: _run_one(config), in_sweep=_in_sweep()))
-
-    main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
-    codes.append(_guarded(main))
-    if sweep.SweepNote.config is not None and codes[-1] == 0:  # it came to its end, whatever became of its runs
-        codes.append(_guarded(lambda: _after_sweep(sweep.SweepNote.config)))
-    sys.exit(max(codes))
+    sys.exit(_launch(sys.argv[1:]))
 
 
 def meft_tables() -> None:
@@ -70,54 +60,102 @@ def _report_memory() -> None:
     report(asked, overrides, config_directory())
 
 
-def _run_one(config: DictConfig) -> None:
-    parsed = sweep.repeated(checks.parse(config), HydraConfig.get().overrides.task)
+def _launch(arguments: list[str]) -> int:
+    """Runs what the arguments ask for, and after a sweep what it asked for at its end; returns the exit code."""
+    sys.argv[1:] = _sweepable(arguments)
+    codes, sweep.SweepNote.config = [0], None
+
+    def run_one(config: DictConfig) -> None:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            _run_of_sweep(config)
+        else:
+            codes.append(_guarded(lambda: _run_one(_parse(config), in_sweep=False)))
+
+    main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
+    codes.append(_guarded(main))
+    config = sweep.SweepNote.config
+    if config is not None:
+        HydraConfig.instance().set_config(config)  # the folder may be named by the experiment
+        if codes[-1] == 0:  # it came to its end, whatever became of its runs
+            codes.append(_guarded(lambda: _after_sweep(config, sys.argv[1:])))
+        else:
+            sweep.forget(Path(config.hydra.sweep.dir))
+    return max(codes)
+
+
+def _run_of_sweep(config: DictConfig) -> None:
+    """Runs one of many: what goes wrong is told and noted, and leaves the others."""
+    job = HydraConfig.get()
+    outcome = sweep.Outcome(" ".join(job.overrides.task))
+    try:
+        parsed = _parse(config)
+        outcome.name = runs.run_directory(parsed).name
+        _run_one(parsed, in_sweep=True)
+    except runs.BusyError as error:
+        print(error)
+    except Exception as error:
+        outcome.code, outcome.error = _tell(error)
+    if _rank() == 0:
+        sweep.note(outcome, Path(job.sweep.dir), job.job.num)
+
+
+def _parse(config: DictConfig) -> settings.Settings:
+    return sweep.repeated(checks.parse(config), HydraConfig.get().overrides.task)
+
+
+def _run_one(parsed: settings.Settings, in_sweep: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
     directory = runs.run_directory(parsed)
-    reason = runs.why_not_to_run(parsed, _in_sweep())
+    reason = runs.why_not_to_run(parsed, in_sweep)
+    if _processes() > 1:  # the main one decides: others may look before it has written the record
+        from meft_runner import processes
+
+        reason = processes.agreed(reason)
     if reason is not None:
         print(f"{directory.name} {reason}")
-        if _in_sweep():
+        if in_sweep:
             return
     from meft_runner import experiment, processes  # torch and transformers take seconds to import
     from meft_runner.records.reversal_study import reversal_table
     from meft_runner.records.tables import print_table, run_table
 
-    try:
-        record = experiment.run(parsed)
-    except runs.BusyError as error:
-        if not _in_sweep():
-            raise
-        print(error)
-        return
+    record = experiment.run(parsed)
     if processes.is_main():
         print_table(run_table(record) if parsed.study is None else reversal_table([record]), title=directory.name)
 
 
-def _after_sweep(config: DictConfig) -> int:
+def _after_sweep(config: DictConfig, arguments: list[str]) -> int:
     """Lists what failed, and runs the best settings over the seeds that were asked for."""
-    from meft_runner.records.record import read_complete_records
-    from meft_runner.records.selection import one_of_each
-
-    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes tells for all
-        return 0
-    if config.seeds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    folder, sweep_dir = Path(config.output_dir), Path(config.hydra.sweep.dir)
+    ended = sweep.outcomes(sweep_dir, folder)
+    failed = [outcome for outcome in ended if outcome.error is not None]
+    if failed:
+        print(f"{len(failed)} of {len(ended)} runs failed; retry_failed=true runs them again:", file=sys.stderr)
+        print(*(f"  {outcome.name}: {outcome.error}" for outcome in failed), sep="\n", file=sys.stderr)
+    else:
+        sweep.forget(sweep_dir)
+    code = max((outcome.code for outcome in failed), default=0)
+    if not config.seeds or _rank() != 0:
+        return code
+    if _processes() > 1:
         raise UserError(
             "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
         )
-    HydraConfig.instance().set_config(config)  # the folder may be named by the experiment
-    folder = Path(config.output_dir)
-    failed = sweep.failures(folder)
-    if failed:
-        print(f"{len(failed)} runs in {folder} failed; retry_failed=true runs them again:", file=sys.stderr)
-        print(*(f"  {name}: {error}" for name, error in failed.items()), sep="\n", file=sys.stderr)
-    best = one_of_each(read_complete_records(folder)) if config.seeds else []
-    return max(1 if failed else 0, sweep.run_seeds(best, config.seeds, folder, sys.argv[1:]) if best else 0)
+    from meft_runner.records.selection import one_of_each
+
+    best = one_of_each(sweep.complete_records(ended, folder))
+    return max(code, _launch(sweep.seed_arguments(best, config.seeds, folder, arguments)) if best else 0)
 
 
-def _in_sweep() -> bool:
-    return HydraConfig.get().mode is RunMode.MULTIRUN
+def _rank() -> int:
+    """Returns which of torchrun's processes this is; the first tells for all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _processes() -> int:
+    """Returns how many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _make_tables() -> None:
@@ -141,25 +179,22 @@ def _sweepable(arguments: list[str]) -> list[str]:
     return [f"{match[1]}=choice({match[2]})" if match else argument for argument, match in matches]
 
 
-def _guarded(main: Callable[[], Any], in_sweep: bool = False) -> int:
-    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else.
-
-    Args:
-        main: returns an exit code of its own, or nothing.
-        in_sweep: whether other runs follow; then an error of any kind is printed and leaves them.
-    """
+def _guarded(main: Callable[[], Any]) -> int:
+    """Runs a command, which returns an exit code of its own or nothing, and returns its exit code."""
     try:
         return main() or 0
     except Exception as error:
-        message = explain(error)
-        if message is not None:
-            print(f"error: {message}", file=sys.stderr)
-            return 2
-        if not in_sweep:
-            raise
-        traceback.print_exc()
+        return _tell(error)[0]
     except KeyboardInterrupt:
-        if in_sweep:
-            raise  # ends the sweep
         print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
-    return 1
+        return 1
+
+
+def _tell(error: Exception) -> tuple[int, str]:
+    """Prints an error; returns the exit code it makes, 2 for the user's mistake and 1 for anything else, and a line."""
+    message = explain(error)
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+        return 2, message
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {error}"

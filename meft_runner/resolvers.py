@@ -1,7 +1,5 @@
 """What conf/ computes; imported for its effect, also by the processes that a launcher starts."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,14 +31,8 @@ def by_size(task: str, small: Any, large: Any) -> Any:
     return small if task in _SMALL else large
 
 
-def scratch() -> str:
-    """Returns a folder for what Hydra writes at every sweep; a sweep that has nothing to do changes no file of ours."""
-    return f"{tempfile.gettempdir()}/meft-run-{os.getuid()}"
-
-
 OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
 OmegaConf.register_new_resolver("times", times, replace=True)
 OmegaConf.register_new_resolver("pick", pick, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
 OmegaConf.register_new_resolver("by_size", by_size, replace=True)
-OmegaConf.register_new_resolver("scratch", scratch, replace=True)

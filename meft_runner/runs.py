@@ -1,5 +1,6 @@
 """The folder of a run: its name, what an earlier process left there, and who is working in it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from filelock import FileLock, Timeout
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_record
 from meft_runner.settings import Settings, identity
+
+_log = logging.getLogger(__name__)
 
 
 class BusyError(UserError):
@@ -40,8 +43,12 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[None]:
+def claimed(directory: Path, wait: bool = False) -> Iterator[None]:
     """Holds a run for this process alone; the system lets go of it when the process dies, however it dies.
+
+    Args:
+        directory: of the run.
+        wait: until no other process holds it.
 
     Raises:
         BusyError: another process holds it.
@@ -50,7 +57,7 @@ def claimed(directory: Path) -> Iterator[None]:
     lock = FileLock(directory.parent / ".locks" / f"{directory.name}.lock")
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise BusyError(f"{directory.name}: another process is running it.") from error
     except OSError as error:
@@ -61,3 +68,14 @@ def claimed(directory: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def wait_for(directory: Path) -> None:
+    """Waits until no process is running a run any more."""
+    try:
+        with claimed(directory):
+            return
+    except BusyError as error:
+        _log.warning("%s Waiting for it.", error)
+    with claimed(directory, wait=True):
+        pass

@@ -1,17 +1,21 @@
-"""A sweep as a whole: settings of earlier runs, what failed, and the best settings over more seeds."""
+"""A sweep as a whole: what became of its runs, its best settings over more seeds, settings of earlier runs."""
 
-import subprocess
-import sys
+import json
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.errors import UserError
-from meft_runner.records.record import FILE_NAME, Record, read_record
+from meft_runner.records.record import FILE_NAME, Record, read_complete_records, read_record
+from meft_runner.runs import wait_for
 from meft_runner.settings import BESIDE_THE_RESULT, METHODS, TASKS, BackboneSettings, Settings, TrainingSettings
 
 _KEPT = ("logger=", "retry_failed=", "launcher=", "hydra/launcher=", "hydra.launcher.")  # for more seeds
@@ -27,29 +31,71 @@ class SweepNote(Callback):
         SweepNote.config = config
 
 
-def failures(output_dir: Path) -> dict[str, str]:
-    """Returns why runs in a folder failed, by the name of the run."""
-    records = {path.parent.name: _read(path.parent) for path in sorted(output_dir.glob(f"*/{FILE_NAME}"))}
-    return {name: record["error"] for name, record in records.items() if record and record["status"] == "failed"}
+@dataclass
+class Outcome:
+    """What became of one run of a sweep, which may have been in a process or on a machine of its own.
+
+    Attributes:
+        name: of the run's folder; what was typed for it where that makes no run.
+        error: why it failed, None where it did not.
+        code: as of a command.
+    """
+
+    name: str
+    error: str | None = None
+    code: int = 0
 
 
-def run_seeds(chosen: Sequence[Record], seeds: Sequence[int], output_dir: Path, arguments: Sequence[str]) -> int:
-    """Runs the settings of records over seeds, as a sweep of its own that skips what is there.
+def note(outcome: Outcome, sweep_dir: Path, number: int) -> None:
+    """Leaves the outcome of the sweep's run of this number for the process that began the sweep."""
+    temporary = sweep_dir / f"{number}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    temporary.replace(sweep_dir / f"{number}.json")
+
+
+def outcomes(sweep_dir: Path, output_dir: Path) -> list[Outcome]:
+    """Returns the outcomes of a sweep in the order of its runs; one that had failed before is a failure too."""
+    paths = sorted(sweep_dir.glob("*.json"), key=lambda path: int(path.stem))
+    found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    for outcome in found:
+        record = _read(output_dir / outcome.name) if outcome.error is None else None
+        if record is not None and record["status"] == "failed":
+            outcome.error, outcome.code = record["error"], 1
+    return found
+
+
+def forget(sweep_dir: Path) -> None:
+    """Removes what a sweep left besides its runs."""
+    shutil.rmtree(sweep_dir, ignore_errors=True)
+    with suppress(OSError):
+        sweep_dir.parent.rmdir()  # unless another sweep is using it
+
+
+def complete_records(found: Sequence[Outcome], output_dir: Path) -> list[Record]:
+    """Returns the records of a sweep's complete runs, after waiting for those that another sweep is running."""
+    directories = [output_dir / name for name in dict.fromkeys(one.name for one in found if one.error is None)]
+    for directory in directories:
+        record = _read(directory)
+        if record is not None and record["status"] == "running":
+            wait_for(directory)
+    return read_complete_records(directories)
+
+
+def seed_arguments(
+    chosen: Sequence[Record], seeds: Sequence[int], output_dir: Path, arguments: Sequence[str]
+) -> list[str]:
+    """Returns the arguments of a sweep that runs the settings of records over seeds.
 
     Args:
         chosen: a record of each setting.
         seeds: the seeds.
         output_dir: the folder of the records, and of these runs.
         arguments: those of the sweep before; what launches and follows runs is taken from them.
-
-    Returns:
-        The sweep's exit code.
     """
     identities = ",".join(_quoted(record["identity"]) for record in chosen)
     kept = [argument for argument in arguments if argument.startswith(_KEPT)]
     folder = _quoted(str(output_dir))
-    sweep = [f"from_record={identities}", f"seed={','.join(map(str, seeds))}", f"output_dir={folder}", *kept]
-    return subprocess.run([sys.executable, "-m", "meft_runner", "-m", *sweep], check=False).returncode
+    return ["-m", f"from_record={identities}", f"seed={','.join(map(str, seeds))}", f"output_dir={folder}", *kept]
 
 
 def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
@@ -78,7 +124,10 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
             "name of a run's folder."
         )
     kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
-    return replace(from_plain(record["config"]), **kept)
+    try:
+        return replace(from_plain(record["config"]), **kept)
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
 
 
 def from_plain(content: dict[str, Any]) -> Settings:

@@ -6,6 +6,7 @@ from meft_runner.errors import UserError
 from meft_runner.records.record import finish, new_record, write_record
 from meft_runner.runs import run_directory
 from meft_runner.settings import METHODS, identity, plain
+from tests.records import made
 from tests.test_settings import settings
 
 TASKS = {"rte": "minilm", "demo": "minilm", "text": "minilm", "piqa": "opt", "squad": "minilm", "svhn": "vit"}
@@ -55,14 +56,54 @@ def test_a_run_that_is_not_there(tmp_path):
         sweep.repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
 
 
-def test_why_runs_failed(tmp_path):
-    chosen = [settings(f"output_dir={tmp_path}", f"seed={seed}") for seed in (1, 2, 3)]
+def test_what_became_of_the_runs_of_a_sweep(tmp_path):
+    output_dir, sweep_dir = tmp_path / "runs", tmp_path / "runs" / ".sweeps" / "now"
+    sweep_dir.mkdir(parents=True)
+    chosen = [settings(f"output_dir={output_dir}", f"seed={seed}") for seed in (1, 2, 3)]
+    names = [run_directory(each).name for each in chosen]
     write_run(chosen[0])
     write_run(chosen[1], "failed", "no rows")
-    write_run(chosen[2], "running")
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "record.json").write_text("{}")
-    assert sweep.failures(tmp_path) == {run_directory(chosen[1]).name: "no rows"}
+    for number, outcome in {
+        10: sweep.Outcome(names[0]),
+        2: sweep.Outcome("task=tre", "task=tre: there is no such task", 2),
+        3: sweep.Outcome(names[1]),  # skipped: it had failed before
+        4: sweep.Outcome(names[2]),  # another sweep is running it
+    }.items():
+        sweep.note(outcome, sweep_dir, number)
+    assert sweep.outcomes(sweep_dir, output_dir) == [
+        sweep.Outcome("task=tre", "task=tre: there is no such task", 2),
+        sweep.Outcome(names[1], "no rows", 1),
+        sweep.Outcome(names[2]),
+        sweep.Outcome(names[0]),
+    ]
+    sweep.forget(sweep_dir)
+    assert not (output_dir / ".sweeps").exists()
+
+
+def test_records_of_a_sweep_are_those_of_its_own_complete_runs(tmp_path):
+    chosen = [settings(f"output_dir={tmp_path}", f"seed={seed}") for seed in (1, 2, 3)]
+    for each in chosen[:2]:
+        write_record(made.record(0.5, f"seed={each.seed}"), run_directory(each))
+    write_run(chosen[2], "running")  # by a process that has died: nothing to wait for
+    ended = [sweep.Outcome(run_directory(each).name) for each in (chosen[1], chosen[2], chosen[1])]
+    assert [record["config"]["seed"] for record in sweep.complete_records(ended, tmp_path)] == [2]
+
+
+def test_the_seeds_of_a_sweep_are_started_as_it_was(tmp_path):
+    records = [{"identity": "12e3456789"}, {"identity": "abc"}]
+    arguments = ["experiment=x", "launcher=joblib", "hydra.launcher.n_jobs=4", "task=rte", "logger=wandb"]
+    assert sweep.seed_arguments(records, [1, 2], tmp_path, arguments) == [
+        "-m", "from_record='12e3456789','abc'", "seed=1,2", f"output_dir='{tmp_path}'",
+        "launcher=joblib", "hydra.launcher.n_jobs=4", "logger=wandb",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [{}, [1], {"task": {"nothing": 1}, "method": {"name": "lora"}}])
+def test_a_record_without_settings_cannot_be_repeated(config, tmp_path):
+    (tmp_path / "run-abc").mkdir()
+    write_record(new_record("abc", config, "cpu"), tmp_path / "run-abc")
+    with pytest.raises(UserError, match="from_record=abc: its record has no settings of this program"):
+        sweep.repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
 
 
 @pytest.mark.parametrize("name", ["12e3456789", "0123456789", "1036d2a3b7", "a folder, it's mine"])

@@ -12,7 +12,7 @@ from meft_runner.records import ablation_figures, memory_figures, reversal_study
 from meft_runner.records.figures import save_figure
 from meft_runner.records.memory_tables import brief, memory_table
 from meft_runner.records.published import read_published
-from meft_runner.records.record import Record, read_complete_records
+from meft_runner.records.record import Record, read_folder
 from meft_runner.records.report import ReportFigure, ReportTable, write_report
 from meft_runner.records.tables import print_table, write_tables
 from meft_runner.settings import TablesSettings
@@ -115,7 +115,7 @@ def make_overview(asked: TablesSettings) -> None:
     Raises:
         UserError: there are no complete runs, or something cannot be written.
     """
-    records = read_complete_records(Path(asked.output_dir))
+    records = read_folder(Path(asked.output_dir))
     tables = make_tables(records)
     for name in _PRINTED:
         if name in tables:

@@ -6,20 +6,20 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from meft_runner.errors import UserError
-from meft_runner.settings import METHODS
+from meft_runner.records.schema import first_problem
 
 SCHEMA_VERSION = 1
 FILE_NAME = "record.json"
 _PACKAGES = (
     "meft-runner", "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "scikit-learn", "hydra-core",
 )  # fmt: skip
-_RESULTS = ("data", "scores", "parameters", "memory", "timing", "reversal")
 
 Record = dict[str, Any]
 
@@ -64,6 +64,8 @@ def write_record(record: Record, directory: Path) -> None:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(
             f"output_dir={directory.parent}: {path.name} cannot be written there ({error.strerror}). "
             "Free space, or choose another folder."
@@ -81,7 +83,7 @@ def read_record(directory: Path) -> Record | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version, _, _ = record["schema_version"], record["status"], record["config"]
+        version, _ = record["schema_version"], (record["status"], record["error"], record["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a run record. Remove it, or restore it.") from error
     if version != SCHEMA_VERSION:
@@ -89,22 +91,25 @@ def read_record(directory: Path) -> Record | None:
     return record
 
 
-def read_records(paths: Iterable[Path]) -> list[Record]:
-    """Returns the records among files, in their order; what is no record of this program is told and left out."""
-    records = []
-    for path in paths:
+def read_complete_records(directories: Iterable[Path]) -> list[Record]:
+    """Returns the records of complete runs among folders, in their order; what is no record is told and left out."""
+    complete = []
+    for directory in directories:
         try:
-            record = read_record(path.parent)
-            if record is None or not _is_usable(record):
-                raise UserError(f"{path}: not a run record of this program.")
+            record = read_record(directory)
+            if record is None or record["status"] != "complete":
+                continue
+            problem = first_problem(record)
+            if problem is not None:
+                raise UserError(f"{directory / FILE_NAME}: not a run record of this program ({problem}).")
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
         else:
-            records.append(record)
-    return records
+            complete.append(record)
+    return complete
 
 
-def read_complete_records(output_dir: Path) -> list[Record]:
+def read_folder(output_dir: Path) -> list[Record]:
     """Returns the records of all complete runs in a folder, sorted by folder name.
 
     Raises:
@@ -112,11 +117,12 @@ def read_complete_records(output_dir: Path) -> list[Record]:
     """
     if not output_dir.is_dir():
         raise UserError(f"output_dir={output_dir}: no such folder. Give the output_dir of earlier runs.")
-    paths = sorted(output_dir.glob(f"*/{FILE_NAME}"))
-    complete = [record for record in read_records(paths) if record["status"] == "complete"]
+    directories = sorted(path.parent for path in output_dir.glob(f"*/{FILE_NAME}"))
+    complete = read_complete_records(directories)
     if not complete:
         raise UserError(
-            f"output_dir={output_dir}: none of its {len(paths)} runs is complete. Give the output_dir of complete runs."
+            f"output_dir={output_dir}: none of its {len(directories)} runs is complete. "
+            "Give the output_dir of complete runs."
         )
     return complete
 
@@ -136,15 +142,6 @@ def environment(device: str) -> dict[str, Any]:
 def now() -> str:
     """Returns the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _is_usable(record: Record) -> bool:
-    """Whether tables can be made of a record: it has every part, and its method is known here."""
-    try:
-        *_, method = [record["config"][group]["name"] for group in ("backbone", "task", "method")]
-    except (KeyError, TypeError):
-        return False
-    return method in METHODS and all(part in record for part in _RESULTS)
 
 
 def _version(package: str) -> str | None:

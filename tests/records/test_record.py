@@ -1,10 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.records.record import finish, new_record, read_complete_records, read_record, write_record
+from meft_runner.records.record import finish, new_record, read_folder, read_record, write_record
 from tests.records import made
 
 
@@ -59,7 +60,7 @@ def test_no_record():
     [
         ("{", "not a run record"),
         ("[]", "not a run record"),
-        ('{"schema_version": 9, "status": "", "config": {}}', "version 9"),
+        ('{"schema_version": 9, "status": "", "error": null, "config": {}}', "version 9"),
         ('{"schema_version": 1}', "not a run"),
     ],
 )
@@ -73,25 +74,23 @@ def test_records_of_a_folder(tmp_path):
     write_record(made.record() | {"status": "failed"}, tmp_path / "c")
     write_record(made.record() | {"status": "running"}, tmp_path / "d")
     with pytest.raises(UserError, match="none of its 2 runs is complete"):
-        read_complete_records(tmp_path)
+        read_folder(tmp_path)
     for name in ("b", "a"):
         write_record(made.record() | {"identity": name}, tmp_path / name)
     (tmp_path / "multirun.yaml").write_text(json.dumps({}))
-    assert [found["identity"] for found in read_complete_records(tmp_path)] == ["a", "b"]
+    assert [found["identity"] for found in read_folder(tmp_path)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"schema_version": 1, "status": "comp', "not a run record"),
-        ('{"schema_version": 9, "status": "complete", "config": {}}', "schema version 9"),
-        ('{"schema_version": 1, "status": "complete", "config": {}}', "not a run record of this program"),
-        ('{"schema_version": 1, "status": "complete", "config": [1]}', "not a run record of this program"),
+        ('{"schema_version": 9, "status": "complete", "error": null, "config": {}}', "schema version 9"),
         (
-            '{"schema_version": 1, "status": "complete", "config": {"backbone": {"name": "b"}, "task": {"name": "t"}, '
-            '"method": {"name": "m"}}}',
-            "not a run record of this program",
+            '{"schema_version": 1, "status": "complete", "error": null, "config": {}}',
+            "this program (config.backbone",
         ),
+        ('{"schema_version": 1, "status": "complete", "error": null, "config": [1]}', "this program (config: "),
         ('{"name": "another project"}', "not a run record"),
         (b"\xff\xfe\x00", "not a run record"),
     ],
@@ -100,7 +99,48 @@ def test_files_that_are_no_records_are_told_and_left_out(content, message, tmp_p
     write_record(made.record(), tmp_path / "good")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert len(read_complete_records(tmp_path)) == 1
+    assert len(read_folder(tmp_path)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *[("scores", value) for value in ({}, [], "high")],
+        *[("scores.best", value) for value in ("0.5", None, True, float("nan"))],
+        *[("scores.history", value) for value in (None, [1], [{"step": 1}], [{"epoch": 1, "accuracy": "high"}])],
+        *[("data", value) for value in (None, {})],
+        *[("parameters", value) for value in (None, {"total": 0, "trainable": 0}, {"total": 5})],
+        *[("memory", value) for value in ({}, "much")],
+        ("timing", "long"),
+        *[("environment", value) for value in (None, {}, {"packages": []})],
+        ("finished", None),
+        *[("config.training", value) for value in (None, {}, {"learning_rate": 1})],
+        ("config.seed", "one"),
+        ("config.method.name", ["meft1"]),
+        ("config.backbone", {"name": "bert"}),
+        *[("gradients", value) for value in ([1], [{"layer": "a"}])],
+    ],
+)
+def test_a_record_with_other_contents_is_told_and_left_out(part, value, tmp_path, capsys):
+    record = made.record()
+    *parents, last = part.split(".")
+    owner = record
+    for name in parents:
+        owner = owner[name]
+    owner[last] = value
+    for name, content in (("good", made.record()), ("bad", record)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(json.dumps(content))
+    assert len(read_folder(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"bad.record.json: not a run record of this program \({part}[.:]", line)
+
+
+def test_gradients_need_the_reversal_they_are_of(tmp_path, capsys):
+    write_record(made.study([0.1]) | {"reversal": None}, tmp_path / "bad")
+    with pytest.raises(UserError, match="none of its 1 runs is complete"):
+        read_folder(tmp_path)
+    assert "gradients without reversal" in capsys.readouterr().err
