@@ -45,6 +45,19 @@ def parse(config: Any) -> Settings:
     return settings
 
 
+def check_processes(settings: Settings, started: int) -> None:
+    """Makes sure that as many processes train a run as its settings say.
+
+    Raises:
+        UserError: torchrun has started another number.
+    """
+    expected = settings.training.processes or 1
+    if expected != started:
+        raise UserError(
+            f"training.processes={expected}: {started} started. It is set by torchrun --nproc_per_node={expected}."
+        )
+
+
 def parse_tables(overrides: list[str]) -> TablesSettings:
     """Reads the arguments of `meft-tables`, written as key=value.
 

@@ -15,10 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from meft_runner import checks, resolvers, runs, settings, sweep  # noqa: F401  # resolvers register themselves
+from meft_runner import checks, resolvers, runs, settings, sweep
 from meft_runner.config_errors import explain
 from meft_runner.errors import UserError
 from meft_runner.help_texts import MEMORY_HELP
+from meft_runner.launched import stopping_together
 
 
 def config_directory() -> str:
@@ -72,7 +73,8 @@ def _launch(arguments: list[str]) -> int:
             codes.append(_guarded(lambda: _run_one(_parse(config), in_sweep=False)))
 
     main = hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_one)
-    codes.append(_guarded(main))
+    with stopping_together():
+        codes.append(_guarded(main))
     config = sweep.SweepNote.config
     if config is not None:
         HydraConfig.instance().set_config(config)  # the folder may be named by the experiment
@@ -100,7 +102,9 @@ def _run_of_sweep(config: DictConfig) -> None:
 
 
 def _parse(config: DictConfig) -> settings.Settings:
-    return sweep.repeated(checks.parse(config), HydraConfig.get().overrides.task)
+    parsed = sweep.repeated(checks.parse(config), HydraConfig.get().overrides.task)
+    checks.check_processes(parsed, _processes())
+    return parsed
 
 
 def _run_one(parsed: settings.Settings, in_sweep: bool) -> None:
@@ -116,10 +120,12 @@ def _run_one(parsed: settings.Settings, in_sweep: bool) -> None:
         print(f"{directory.name} {reason}")
         if in_sweep:
             return
-    from meft_runner import experiment, processes  # torch and transformers take seconds to import
+    from meft_runner import experiment, interruption, processes  # torch and transformers take seconds to import
     from meft_runner.records.reversal_study import reversal_table
     from meft_runner.records.tables import print_table, run_table
 
+    if interruption.Interruption.stopped:
+        raise interruption.InterruptedRunError  # of this process of a launcher, by a signal to an earlier run
     record = experiment.run(parsed)
     if processes.is_main():
         print_table(run_table(record) if parsed.study is None else reversal_table([record]), title=directory.name)
@@ -154,8 +160,8 @@ def _rank() -> int:
 
 
 def _processes() -> int:
-    """Returns how many processes torchrun has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Returns how many processes train together."""
+    return resolvers.processes() or 1
 
 
 def _make_tables() -> None:

@@ -1,7 +1,9 @@
 """The one kind of error that is the user's to mend, and how it is worded."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 _SHOWN_NAMES = 8
 
@@ -11,6 +13,22 @@ class UserError(Exception):
 
     Its message names the key, the value, what was expected and the fix, in one or two lines.
     """
+
+
+@contextmanager
+def writing(what: str, output_dir: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Explains what goes wrong inside as something that cannot be written to the folder of the runs.
+
+    Raises:
+        UserError: one of the errors came.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"output_dir={output_dir}: {what} cannot be written there ({reason}). Free space, or choose another folder."
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from meft_runner import methods, processes
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, writing
 from meft_runner.interruption import Interruption
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
-from meft_runner.methods.weights import save_trained
+from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
 from meft_runner.records.results import parameter_counts, reversal_figures, scores_of, timing_of
 from meft_runner.runs import BusyError, claimed, run_directory
@@ -27,7 +27,7 @@ from meft_runner.settings import ImageSettings, Precision, Settings, Study, iden
 from meft_runner.studies import first_outputs, gradient_errors, relative_distance
 from meft_runner.tasks import TaskData, load_task
 from meft_runner.trackers import Tracker, tracking
-from meft_runner.training import MeftTrainer, StepTimes, adapter_description, build_trainer
+from meft_runner.training import MeftTrainer, StepTimes, adapter_description, build_trainer, train
 
 
 def run(settings: Settings) -> Record:
@@ -53,14 +53,26 @@ def run(settings: Settings) -> Record:
             return earlier
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         record = new_record(identity(settings), plain(settings), _device_name(device))
-        with _recording(record, directory), tracking(settings.logger, directory, record) as tracker:
-            _run(settings, device, directory, record, tracker)
+        interruption = Interruption()
+        with (
+            _recording(record, directory),
+            tracking(settings.logger, directory, record) as tracker,
+            interruption.watching(),
+        ):
+            _run(settings, device, directory, record, tracker, interruption)
         if processes.is_main():
             _remove_checkpoints(directory)
     return record
 
 
-def _run(settings: Settings, device: torch.device, directory: Path, record: Record, tracker: Tracker) -> None:
+def _run(
+    settings: Settings,
+    device: torch.device,
+    directory: Path,
+    record: Record,
+    tracker: Tracker,
+    interruption: Interruption,
+) -> None:
     """The story of a run; each chapter fills its part of the record."""
     if settings.training.precision is Precision.fp16 and device.type == "cpu":
         raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
@@ -86,18 +98,22 @@ def _run(settings: Settings, device: torch.device, directory: Path, record: Reco
         return
     record["memory"] = _measure_memory(settings, model, data)
     _write(record, directory)
-    _train(settings, model, data, directory, record, tracker)
+    callbacks = [interruption, *tracker.callbacks(data.evaluation)]
+    _train(settings, model, data, directory, record, callbacks)
 
 
 def _train(
-    settings: Settings, model: nn.Module, data: TaskData, directory: Path, record: Record, tracker: Tracker
+    settings: Settings,
+    model: nn.Module,
+    data: TaskData,
+    directory: Path,
+    record: Record,
+    callbacks: list[TrainerCallback],
 ) -> None:
     """Trains from the last checkpoint there is, and keeps the weights of the best epoch."""
-    times, interruption = StepTimes(), Interruption()
-    callbacks = [times, interruption, *tracker.callbacks(data.evaluation)]
-    trainer = build_trainer(settings, model, data, directory, callbacks)
-    with interruption.watching():
-        trainer.train(resume_from_checkpoint=processes.agreed(_last_checkpoint(directory)))
+    times = StepTimes()
+    trainer = build_trainer(settings, model, data, directory, [times, *callbacks])
+    train(trainer, processes.agreed(_last_checkpoint(directory)))
     record["scores"] = scores_of(trainer.state.log_history, data)
     record["timing"] = timing_of(times, trainer.state)
     record["reversal"] = reversal_figures(reversible_stacks(model))
@@ -210,8 +226,12 @@ def _save_adapter(model: nn.Module, directory: Path, settings: Settings) -> None
     temporary, final = directory / "adapter.tmp", directory / "adapter"
     for stale in (temporary, final):
         shutil.rmtree(stale, ignore_errors=True)
-    save_trained(model, temporary, adapter_description(settings))
-    temporary.replace(final)
+    try:
+        with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
+            save_trained(model, temporary, adapter_description(settings))
+            temporary.replace(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _device_name(device: torch.device) -> str:

@@ -3,17 +3,19 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from meft_runner import processes
 
 _log = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last one is SLURM's, before the time is up
+_SAME_SECONDS = 1.0  # Ctrl-C may reach a process twice, from the terminal and from the sweep that started it
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -21,10 +23,18 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 class Interruption(TrainerCallback):
-    """Asks for a checkpoint after the step in which a signal came, and stops behind it."""
+    """Asks for a checkpoint after the step in which a signal came, and stops behind it; before training, at once.
+
+    Attributes:
+        stopped: whether a run of this process was stopped; a launcher's process then begins no other.
+    """
+
+    stopped: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._came = 0.0
+        self._training = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -38,6 +48,14 @@ class Interruption(TrainerCallback):
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
+            if self._signal == signal.SIGUSR2:
+                signal.raise_signal(signal.SIGUSR2)  # to whom it was for: submitit starts the job once more
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From now on there is something to save."""
+        self._training = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks for a checkpoint and the loss so far, unless the epoch ends here, which has both after its scores."""
@@ -52,10 +70,22 @@ class Interruption(TrainerCallback):
             InterruptedRunError: a signal came.
         """
         if processes.any_of(self._signal is not None):
-            raise InterruptedRunError
+            self._stop()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The last checkpoint has been written."""
+        self._training = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
-            raise KeyboardInterrupt  # a second one: at once
-        self._signal = number
+        if self._signal is not None and time.monotonic() - self._came < _SAME_SECONDS:
+            return
+        again, self._signal, self._came = self._signal is not None, number, time.monotonic()
+        if again or not self._training:
+            self._stop()
         _log.warning("%s: writing a checkpoint first; once more stops at once.", signal.Signals(number).name)
+
+    def _stop(self) -> None:
+        Interruption.stopped = True
+        raise InterruptedRunError

@@ -1,5 +1,6 @@
 """What conf/ computes; imported for its effect, also by the processes that a launcher starts."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,14 @@ def by_size(task: str, small: Any, large: Any) -> Any:
     return small if task in _SMALL else large
 
 
+def processes() -> int | None:
+    """Returns how many processes torchrun has started to train together; None for one alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return count if count > 1 else None
+
+
 OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text
+OmegaConf.register_new_resolver("processes", processes, replace=True)
 OmegaConf.register_new_resolver("times", times, replace=True)
 OmegaConf.register_new_resolver("pick", pick, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)

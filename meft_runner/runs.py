@@ -11,6 +11,7 @@ from meft_runner.errors import UserError
 from meft_runner.records.record import read_record
 from meft_runner.settings import Settings, identity
 
+LOCKS = ".locks"  # the folder of them, beside the runs
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ def claimed(directory: Path, wait: bool = False) -> Iterator[None]:
         BusyError: another process holds it.
         UserError: the lock cannot be made there.
     """
-    lock = FileLock(directory.parent / ".locks" / f"{directory.name}.lock")
+    lock = FileLock(directory.parent / LOCKS / f"{directory.name}.lock")
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)

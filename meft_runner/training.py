@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import (
@@ -19,13 +18,14 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from meft_runner.checks import effective_merge
-from meft_runner.errors import UserError
+from meft_runner.errors import writing
 from meft_runner.methods import may_start_without_gradient
-from meft_runner.methods.weights import load_trained, save_trained
+from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, load_trained, save_trained
 from meft_runner.settings import MeftSettings, Precision, Settings, plain
 from meft_runner.tasks import EvalSplit, TaskData
 
@@ -176,13 +176,9 @@ class MeftTrainer(Trainer):
         return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        try:
+        folder = Path(str(self.args.output_dir)).parent
+        with writing(f"the checkpoint of step {self.state.global_step}", folder, WEIGHT_WRITING_ERRORS):
             super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer says RuntimeError of a full disk
-            raise UserError(
-                f"output_dir={Path(str(self.args.output_dir)).parent}: the checkpoint of step {self.state.global_step} "
-                f"cannot be written there ({str(error).splitlines()[0]}). Free space, or choose another folder."
-            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
@@ -194,6 +190,18 @@ class MeftTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         load_trained(self.model, Path(self.state.best_model_checkpoint))
+
+
+def train(trainer: MeftTrainer, checkpoint: str | None) -> None:
+    """Trains, from a checkpoint where there is one, and ends with the weights of the best epoch."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        stopping = state.stateful_callbacks["EarlyStoppingCallback"]
+        if stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]:
+            trainer.state = state  # it had stopped; the Trainer would not remember and train on
+            trainer._load_best_model()
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def build_trainer(

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 from transformers import TrainerCallback
@@ -13,6 +14,11 @@ from meft_runner.errors import UserError
 from meft_runner.interruption import InterruptedRunError
 from meft_runner.runs import run_directory
 from tests.test_experiment import small
+
+
+@pytest.fixture(autouse=True)
+def _not_stopped(monkeypatch):
+    monkeypatch.setattr(interruption.Interruption, "stopped", False)  # and put back afterwards
 
 
 class SignalAt(TrainerCallback):
@@ -59,14 +65,47 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(step, number, method, rte
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)  # summed in two parts where an epoch was cut
 
 
-def test_handlers_are_put_back_and_a_second_signal_stops_at_once():
+def test_a_run_that_had_stopped_early_is_not_trained_on(rte_folder, tmp_path, monkeypatch):
+    overrides = ("training.epochs=4", "training.patience=1", "training.learning_rate=1e-9")
+    whole, cut = (small(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
+    expected = experiment.run(whole)
+    with pytest.raises(InterruptedRunError):
+        run_with(SignalAt(9, signal.SIGTERM), cut, monkeypatch)  # in the last step of the epoch it stops behind
+    found = experiment.run(cut)
+    assert found["scores"] == expected["scores"]
+    assert [entry["step"] for entry in found["scores"]["history"]] == [5, 10]
+    assert weights(cut) == weights(whole)
+
+
+def test_a_second_signal_stops_at_once_unless_it_is_the_same(monkeypatch):
     earlier = signal.getsignal(signal.SIGTERM)
-    watch = interruption.Interruption()
+    watch, times = interruption.Interruption(), iter([10.0, 10.5, 12.0, 12.0])
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: next(times))
     with watch.watching():
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
+        watch.on_train_begin(None, None, None)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # handed on by the sweep, of the same Ctrl-C
+        with pytest.raises(InterruptedRunError):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is earlier
+
+
+def test_a_signal_before_training_stops_at_once():
+    watch = interruption.Interruption()
+    with pytest.raises(InterruptedRunError), watch.watching():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_clusters_signal_is_handed_on_behind_the_checkpoint(rte_folder, tmp_path, monkeypatch):
+    chosen, handed_on = small(rte_folder, tmp_path), []
+    handler = signal.signal(signal.SIGUSR2, lambda number, frame: handed_on.append(number))
+    try:
+        with pytest.raises(InterruptedRunError):
+            run_with(SignalAt(2, signal.SIGUSR2), chosen, monkeypatch)
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
+    assert handed_on == [signal.SIGUSR2]
+    assert (run_directory(chosen) / "checkpoint-3").is_dir()
 
 
 class FullDisk(TrainerCallback):
@@ -75,6 +114,33 @@ class FullDisk(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 7:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, resource.RLIM_INFINITY))
+
+
+@contextmanager
+def a_full_disk():
+    """A file may not grow beyond 64 KiB: SIGXFSZ, which would end the process, is ignored, and writing fails."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("method", ["lora", "meft1"])
+def test_a_full_disk_at_the_end_of_a_run(method, rte_folder, tmp_path, monkeypatch):
+    chosen = small(rte_folder, tmp_path, f"method={method}", "training.max_steps=1")
+    save = experiment._save_adapter
+
+    def save_on_a_full_disk(*args):
+        with a_full_disk():
+            save(*args)
+
+    monkeypatch.setattr(experiment, "_save_adapter", save_on_a_full_disk)
+    with pytest.raises(UserError, match="the adapter cannot be written there"):
+        experiment.run(chosen)
+    assert sorted(path.name for path in run_directory(chosen).iterdir()) == ["checkpoint-1", "record.json"]
 
 
 def test_a_full_disk_leaves_the_last_whole_checkpoint_and_a_clear_error(rte_folder, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meft_runner import settings as settings_module
-from meft_runner.checks import parse, parse_scale, parse_tables
+from meft_runner.checks import check_processes, parse, parse_scale, parse_tables
 from meft_runner.cli import config_directory
 from meft_runner.compatibility import COMPATIBILITY
 from meft_runner.errors import UserError
@@ -121,6 +121,18 @@ def test_a_new_setting_that_says_nothing_leaves_the_identity(value, same, monkey
     content["method"]["new"] = value
     monkeypatch.setattr("meft_runner.settings.run.plain", lambda _: content)
     assert (identity(chosen) == before) is same
+
+
+def test_several_processes_are_another_run(monkeypatch):
+    alone = settings()
+    check_processes(alone, 1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    together = settings()
+    assert together.training.processes == 4
+    assert identity(together) != identity(alone)
+    check_processes(together, 4)
+    with pytest.raises(UserError, match=r"training.processes=1: 4 started. .* torchrun --nproc_per_node=1"):
+        check_processes(alone, 4)
 
 
 def test_plain_settings_are_json():

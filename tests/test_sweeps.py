@@ -2,6 +2,8 @@
 
 import json
 import random
+import signal
+import time
 
 import pytest
 
@@ -30,15 +32,17 @@ def arguments(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_killed_five_times_ends_as_if_it_had_not_been(arguments, tmp_path):
     sweeps.finish(sweeps.start(arguments, tmp_path / "whole"))
-    rng, ended, killed = random.Random(0), 0, 0
-    while killed < 5:
+    rng, ended = random.Random(0), {}
+    for _ in range(5):
         process = sweeps.start(arguments, tmp_path / "cut")
         wait = rng.uniform(6, 16)
         assert sweeps.kill_after(process, wait), "ended before it could be killed five times: make the runs longer"
-        killed += 1
-        ended = sum(record["status"] == "complete" for record in sweeps.records(tmp_path / "cut").values())
+        found = sweeps.records(tmp_path / "cut")
+        assert ended.items() <= found.items()  # with their times: none was run to its end twice
+        ended = {name: record for name, record in found.items() if record["status"] == "complete"}
     output = sweeps.finish(sweeps.start(arguments, tmp_path / "cut"))
-    assert output.count("is complete already") == ended
+    assert output.count("is complete already") == len(ended)
+    assert ended.items() <= sweeps.records(tmp_path / "cut").items()
     expected = sweeps.results(tmp_path / "whole")
     assert sweeps.results(tmp_path / "cut") == expected
     assert len(expected) == sweeps.CELLS
@@ -62,6 +66,28 @@ def test_launchers_run_the_same_sweep(launcher, arguments, tmp_path):
     sweeps.finish(sweeps.start(arguments, tmp_path / "basic"))
     sweeps.finish(sweeps.start([*arguments, f"launcher={launcher}"], tmp_path / launcher))
     assert sweeps.results(tmp_path / launcher) == sweeps.results(tmp_path / "basic")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("launcher", ["joblib", "local"])
+def test_a_signal_to_a_sweep_stops_its_processes_behind_checkpoints(launcher, number, arguments, tmp_path):
+    arguments = [*arguments, "method=lora", "training.learning_rate=1e-3", "training.batch_size=1"]  # long epochs
+    process = sweeps.start([*arguments, f"launcher={launcher}"], tmp_path / "cut")
+    while len(list((tmp_path / "cut").glob(f"*/checkpoint-{ROWS}/trainer_state.json"))) < 2:
+        time.sleep(0.1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: the same command goes on" in output
+    saved = [int(path.name.rpartition("-")[2]) for path in (tmp_path / "cut").glob("*/checkpoint-*")]
+    assert len([step for step in saved if step % ROWS]) == 2
+    assert not list((tmp_path / "cut").glob("*/adapter"))
+    sweeps.finish(sweeps.start(arguments, tmp_path / "cut"))
+    sweeps.finish(sweeps.start(arguments, tmp_path / "whole"))
+    cut, whole = (sweeps.results(tmp_path / name) for name in ("cut", "whole"))
+    assert cut.keys() == whole.keys()
+    assert all(cut[name][1] == whole[name][1] for name in whole)  # weights; losses were summed in two parts
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ from typing import Any
 
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from meft_runner.errors import UserError
+
+WEIGHT_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch's writer says RuntimeError of a full disk
 
 
 def save_trained(model: nn.Module, directory: Path, description: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from meft_runner.records.record import Record
 from meft_runner.records.selection import chosen_runs, scored_runs
 
 _STARTS = ("init_constant", "init_noise")
+_AGAINST_LAYERS = {"memory": "activations (MiB)", "time": "median step (s)", "score": "score (%)"}
 _START_STYLES = {
     "as usual": {"color": "black", "marker": "*", "linestyle": "", "markersize": 9},
     "constant": {"color": "tab:blue", "marker": "o", "linestyle": "-", "markersize": 4},
@@ -48,24 +49,26 @@ def initialisation_study(records: Sequence[Record]) -> Figure | None:
 
 
 def reversible_layers(records: Sequence[Record]) -> Figure | None:
-    """Draws memory and score over the number of reversible layers, where runs left bottom layers frozen."""
+    """Draws memory, time and score over the number of reversible layers, where runs left bottom layers frozen."""
     runs = chosen_runs(scored_runs([record for record in records if "frozen_layers" in record["config"]["method"]]))
     runs = runs.assign(
         reversible=runs["record"].map(_reversible),
         memory=runs["record"].map(activations_mib),
+        time=runs["record"].map(lambda record: (record["timing"] or {}).get("median_step_seconds")).astype(float),
         method=[method_label(record, without=("frozen_layers",)) for record in runs["record"]],
     ).dropna(subset=["reversible", "memory"])
     panels = [(names, part) for names, part in runs.groupby(["backbone", "task"]) if part["reversible"].nunique() > 1]
     if not panels:
         return None
-    figure, axes = panel_grid([f"{backbone}: {task}" for (backbone, task), _ in panels for _ in range(2)], columns=2)
+    drawn = [(f"{backbone}: {task}", part, column) for (backbone, task), part in panels for column in _AGAINST_LAYERS]
+    figure, axes = panel_grid([title for title, _, _ in drawn], columns=len(_AGAINST_LAYERS))
     styles = method_styles(runs["method"])
-    for (_, part), memory, score in zip(panels, axes[::2], axes[1::2], strict=True):
+    for ax, (_, part, column) in zip(axes, drawn, strict=True):
         for method, line in part.groupby("method"):
-            plot_means(memory, line, "reversible", "memory", str(method), styles[str(method)])
-            plot_means(score, line, "reversible", "score", str(method), styles[str(method)])
-        memory.set(xlabel="reversible layers", ylabel="activations (MiB)", ylim=(0, None))
-        score.set(xlabel="reversible layers", ylabel="score (%)")
+            plot_means(ax, line, "reversible", column, str(method), styles[str(method)])
+        ax.set(xlabel="reversible layers", ylabel=_AGAINST_LAYERS[column])
+        if column != "score":
+            ax.set_ylim(0, None)
     legend_below(figure)
     return figure
 

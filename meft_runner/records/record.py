@@ -6,13 +6,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, writing
 from meft_runner.records.schema import first_problem
 
 SCHEMA_VERSION = 1
@@ -59,17 +58,14 @@ def write_record(record: Record, directory: Path) -> None:
     """
     path = directory / FILE_NAME
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    with writing(path.name, directory.parent):
         directory.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"output_dir={directory.parent}: {path.name} cannot be written there ({error.strerror}). "
-            "Free space, or choose another folder."
-        ) from error
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_record(directory: Path) -> Record | None:
@@ -92,8 +88,11 @@ def read_record(directory: Path) -> Record | None:
 
 
 def read_complete_records(directories: Iterable[Path]) -> list[Record]:
-    """Returns the records of complete runs among folders, in their order; what is no record is told and left out."""
-    complete = []
+    """Returns the records of complete runs among folders, in their order.
+
+    What is no record is told and left out, and so is a copy, which would count as one seed more.
+    """
+    complete: dict[str, Record] = {}
     for directory in directories:
         try:
             record = read_record(directory)
@@ -102,11 +101,13 @@ def read_complete_records(directories: Iterable[Path]) -> list[Record]:
             problem = first_problem(record)
             if problem is not None:
                 raise UserError(f"{directory / FILE_NAME}: not a run record of this program ({problem}).")
+            if record["identity"] in complete:
+                raise UserError(f"{directory / FILE_NAME}: a copy of another folder's run {record['identity']}.")
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
         else:
-            complete.append(record)
-    return complete
+            complete[record["identity"]] = record
+    return list(complete.values())
 
 
 def read_folder(output_dir: Path) -> list[Record]:

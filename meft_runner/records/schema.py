@@ -39,6 +39,7 @@ class _Training(_Part):
     gradient_accumulation: int
     epochs: int
     max_steps: int | None = None
+    processes: int | None = None
     precision: str
 
 
@@ -127,6 +128,7 @@ class _CompleteRecord(_Part):
     timing: _Timing | None
     reversal: _Reversal | None
     gradients: list[_LayerGradient] | None = None
+    identity: str
 
     @model_validator(mode="after")
     def _gradients_have_a_reversal(self) -> Self:

@@ -129,6 +129,6 @@ def _training(record: Record) -> dict[str, str | int | float]:
     steps = training.get("max_steps")
     return {
         "learning rate": training["learning_rate"],
-        "batch size": training["batch_size"] * training["gradient_accumulation"],
+        "batch size": training["batch_size"] * training["gradient_accumulation"] * (training.get("processes") or 1),
         "epochs": training["epochs"] if steps is None else f"{steps} steps",
     }

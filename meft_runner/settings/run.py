@@ -64,6 +64,7 @@ class TrainingSettings:
         warmup: fraction of the steps in which the learning rate rises.
         max_grad_norm: gradients are clipped to this norm.
         group_by_length: batches of rows of about one length.
+        processes: how many train together, each with `batch_size`; torchrun sets it, None for one.
     """
 
     epochs: int = 5
@@ -78,6 +79,7 @@ class TrainingSettings:
     warmup: float = 0.06
     max_grad_norm: float = 1.0
     group_by_length: bool = True
+    processes: int | None = None
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 from copy import deepcopy
 from functools import cache
+from itertools import count
 
 from meft_runner.records.record import finish, new_record
 from meft_runner.settings import plain
 from tests.test_settings import settings
 
 MIB = 2**20
+_number = count()
 
 
 @cache
@@ -28,7 +30,7 @@ def record(best=0.5, *overrides, activations=MIB, metric="accuracy", history=(),
     """
     overrides = overrides if any(text.startswith("task=") for text in overrides) else ("task=rte", *overrides)
     config = deepcopy(composed(*overrides))
-    made = new_record("x", config, "cpu")
+    made = new_record(f"x{next(_number)}", config, "cpu")
     others = ("parameters", "gradients", "optimizer", "peak", "activation_paper", "retained_after_forward")
     epochs = [{"epoch": 1.0 + i, "train_loss": loss, metric: score} for i, (loss, score) in enumerate(history)]
     made.update(

@@ -68,10 +68,11 @@ def test_memory_over_length():
     assert memory_over_depth(made) is None
 
 
-def test_memory_and_score_over_reversible_layers():
+def test_memory_time_and_score_over_reversible_layers():
     made = [record(0.5 + frozen / 10, f"method.frozen_layers={frozen}", activations=frozen * MIB) for frozen in (1, 4)]
-    memory, score = reversible_layers([*made, record(0.9, "method=full")]).axes
+    memory, time, score = reversible_layers([*made, record(0.9, "method=full")]).axes
     assert lines(memory) == {"meft1": [(2.0, 4.0), (5.0, 1.0)]}
+    assert lines(time) == {"meft1": [(2.0, 0.5), (5.0, 0.5)]}
     assert lines(score) == {"meft1": [(2.0, 90.0), (5.0, 60.0)]}
     assert reversible_layers(made[:1]) is None
 

@@ -139,6 +139,14 @@ def test_a_record_with_other_contents_is_told_and_left_out(part, value, tmp_path
     assert re.search(rf"bad.record.json: not a run record of this program \({part}[.:]", line)
 
 
+def test_a_copy_of_a_run_is_told_and_left_out(tmp_path, capsys):
+    record = made.record()
+    for name in ("run", "run (copy)"):
+        write_record(record, tmp_path / name)
+    assert len(read_folder(tmp_path)) == 1
+    assert "run (copy)/record.json: a copy of another folder's run x" in capsys.readouterr().err
+
+
 def test_gradients_need_the_reversal_they_are_of(tmp_path, capsys):
     write_record(made.study([0.1]) | {"reversal": None}, tmp_path / "bad")
     with pytest.raises(UserError, match="none of its 1 runs is complete"):
