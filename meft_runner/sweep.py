@@ -76,7 +76,7 @@ def complete_records(found: Sequence[Outcome], output_dir: Path) -> list[Record]
     directories = [output_dir / name for name in dict.fromkeys(one.name for one in found if one.error is None)]
     for directory in directories:
         record = _read(directory)
-        if record is not None and record["status"] == "running":
+        if record is None or record["status"] == "running":
             wait_for(directory)
     return read_complete_records(directories)
 
