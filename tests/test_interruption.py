@@ -128,9 +128,8 @@ def a_full_disk():
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("method", ["lora", "meft1"])
-def test_a_full_disk_at_the_end_of_a_run(method, rte_folder, tmp_path, monkeypatch):
-    chosen = small(rte_folder, tmp_path, f"method={method}", "training.max_steps=1")
+def test_a_full_disk_at_the_end_of_a_run(rte_folder, tmp_path, monkeypatch):
+    chosen = small(rte_folder, tmp_path, "training.max_steps=1")
     save = experiment._save_adapter
 
     def save_on_a_full_disk(*args):
