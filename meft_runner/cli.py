@@ -15,17 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from meft_runner import checks, resolvers, runs, settings, sweep
-from meft_runner.config_errors import explain
+from meft_runner import config as settings
+from meft_runner.config import checks, resolvers
+from meft_runner.config.directory import config_directory
+from meft_runner.config.mistakes import explain
 from meft_runner.errors import UserError
-from meft_runner.help_texts import MEMORY_HELP
-from meft_runner.launched import stopping_together
-
-
-def config_directory() -> str:
-    """Returns the folder of conf/: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).parent
-    return str(next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir()))
+from meft_runner.memory_report.help_text import MEMORY_HELP
+from meft_runner.run import folder as runs
+from meft_runner.sweeps import outcomes as sweep
+from meft_runner.sweeps.signals import stopping_together
 
 
 def meft_run() -> None:
@@ -54,7 +52,7 @@ def _report_memory() -> None:
         return
     asked, overrides = checks.parse_memory(sys.argv[1:])
     gc.disable()  # a fifth of the time of these imports goes to looking for garbage among what stays
-    from meft_runner.memory_report import report
+    from meft_runner.memory_report.report import report
 
     gc.freeze()
     gc.enable()
@@ -113,16 +111,20 @@ def _run_one(parsed: settings.Settings, in_sweep: bool) -> None:
     directory = runs.run_directory(parsed)
     reason = runs.why_not_to_run(parsed, in_sweep)
     if _processes() > 1:  # the main one decides: others may look before it has written the record
-        from meft_runner import processes
+        from meft_runner.run import processes
 
         reason = processes.agreed(reason)
     if reason is not None:
         print(f"{directory.name} {reason}")
         if in_sweep:
             return
-    from meft_runner import experiment, interruption, processes  # torch and transformers take seconds to import
-    from meft_runner.records.reversal_study import reversal_table
-    from meft_runner.records.tables import print_table, run_table
+    from meft_runner.reports.reversal_study import reversal_table
+    from meft_runner.run import (
+        interruption,
+        processes,  # torch and transformers take seconds to import
+    )
+    from meft_runner.run import lifecycle as experiment
+    from meft_runner.run.console import print_table, run_table
 
     if interruption.Interruption.stopped:
         raise interruption.InterruptedRunError  # of this process of a launcher, by a signal to an earlier run
@@ -148,7 +150,7 @@ def _after_sweep(config: DictConfig, arguments: list[str]) -> int:
         raise UserError(
             "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
         )
-    from meft_runner.records.selection import one_of_each
+    from meft_runner.reports.selection import one_of_each
 
     best = one_of_each(sweep.complete_records(ended, folder))
     return max(code, _launch(sweep.seed_arguments(best, config.seeds, folder, arguments)) if best else 0)
@@ -166,7 +168,7 @@ def _processes() -> int:
 
 def _make_tables() -> None:
     asked = checks.parse_tables(sys.argv[1:])
-    from meft_runner.records.overview import make_overview
+    from meft_runner.reports.overview import make_overview
 
     make_overview(asked)
 

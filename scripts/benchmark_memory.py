@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 import transformers
 
-from meft_runner import settings
-from meft_runner.cli import config_directory
-from meft_runner.memory_report import cases, rows, shown
-from meft_runner.records.figures import memory_curve, save_figure
-from meft_runner.settings import Kernel, MemorySettings, Precision, Sweep
+from meft_runner import config as settings
+from meft_runner.config import Kernel, MemorySettings, Precision, Sweep
+from meft_runner.config.directory import config_directory
+from meft_runner.memory_report.report import cases, rows, shown
+from meft_runner.reports.figures import memory_curve, save_figure
 
 FOLDER = Path("results/memory")
 SHAPES = {

@@ -21,9 +21,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from meft_runner import methods
 from meft_runner.backbones import FAMILIES
-from meft_runner.memory import measure_step, meter_for
-from meft_runner.records.tables import print_table, write_tables
-from meft_runner.settings import (
+from meft_runner.config import (
     PUBLISHED_SCALES,
     BackboneSettings,
     FullSettings,
@@ -32,6 +30,9 @@ from meft_runner.settings import (
     MethodSettings,
     Reversal,
 )
+from meft_runner.memory import measure_step, meter_for
+from meft_runner.reports.tables import write_tables
+from meft_runner.run.console import print_table
 
 REFERENCE = "lora + checkpointing"
 

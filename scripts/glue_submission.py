@@ -19,7 +19,7 @@ import pandas as pd
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import FILE_NAME, read_record
-from meft_runner.records.tables import print_table
+from meft_runner.run.console import print_table
 
 
 class TestSet(NamedTuple):

@@ -31,15 +31,16 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meft_runner import laboratory, settings
-from meft_runner.checks import parse
-from meft_runner.cli import config_directory
-from meft_runner.laboratory import Case
+from meft_runner import config as settings
+from meft_runner.config import Precision
+from meft_runner.config.checks import parse
+from meft_runner.config.directory import config_directory
 from meft_runner.memory import AUTOCAST
+from meft_runner.memory_report import cases as laboratory
+from meft_runner.memory_report.cases import Case
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.records.record import environment, now
-from meft_runner.records.tables import print_table
-from meft_runner.settings import Precision
+from meft_runner.run.console import print_table
 
 KERNELS = {
     "math": SDPBackend.MATH,

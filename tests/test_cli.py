@@ -10,20 +10,13 @@ from pathlib import Path
 import pytest
 
 from meft_runner import cli
+from meft_runner.config import identity, plain
+from meft_runner.config.directory import config_directory
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
-from meft_runner.runs import run_directory
-from meft_runner.settings import identity, plain
-from tests.records import made
-
-
-def call(monkeypatch, capsys, entry, *arguments):
-    """Runs an entry point in this process and returns its exit code and what it printed to stderr."""
-    monkeypatch.setattr(sys, "argv", [entry.__name__, *arguments])
-    with pytest.raises(SystemExit) as exit_info:
-        entry()
-    captured = capsys.readouterr()
-    return exit_info.value.code, captured.out, captured.err
+from meft_runner.run.folder import run_directory
+from tests.helpers import records as made
+from tests.helpers.commands import call
 
 
 @pytest.mark.parametrize(
@@ -154,7 +147,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert "heavy: []" in result.stdout
     listed = set(re.findall(r"[\w]+", result.stdout))
     for group in ("backbone", "task", "method"):
-        assert {path.stem for path in Path(cli.config_directory(), group).glob("[!_]*.yaml")} <= listed
+        assert {path.stem for path in Path(config_directory(), group).glob("[!_]*.yaml")} <= listed
     assert time.perf_counter() - started < 20  # the goal is 2 s; a busy machine is no failure
 
 
@@ -173,7 +166,7 @@ def trained(monkeypatch):
         write_record(record, run_directory(chosen))
         return record
 
-    monkeypatch.setattr("meft_runner.experiment.run", train)
+    monkeypatch.setattr("meft_runner.run.lifecycle.run", train)
     return found
 
 

@@ -9,10 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from meft_runner import checks, resolvers, settings  # resolvers register themselves
-from meft_runner.cli import config_directory
-from tests import sweeps
-from tests.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
+from meft_runner import config as settings  # resolvers register themselves
+from meft_runner.config import checks, resolvers
+from meft_runner.config.directory import config_directory
+from tests.helpers import processes as sweeps
+from tests.helpers.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
 
 FILES = sorted(Path(config_directory(), "experiment").glob("[!_]*.yaml"))
 NAMES = [file.stem for file in FILES]

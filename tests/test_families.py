@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from meft_runner import experiment
-from tests.folders import make_image_rows, make_model_folder, make_squad_rows
-from tests.test_settings import settings
+from meft_runner.run import lifecycle as experiment
+from tests.helpers.composed import settings
+from tests.helpers.folders import make_image_rows, make_model_folder, make_squad_rows
 
 METHODS = ("full", "lora", "ia3", "meft1", "meft2", "meft3")
 QUICK = ("training.epochs=1", "training.batch_size=4", "training.eval_batch_size=4")

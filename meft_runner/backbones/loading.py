@@ -25,8 +25,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from meft_runner.backbones.answers import OPTForAnswers
 from meft_runner.backbones.family import task_head
+from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
-from meft_runner.settings import BackboneSettings, Head
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _WEIGHTS = (

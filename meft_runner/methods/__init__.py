@@ -4,9 +4,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, task_head
+from meft_runner.config import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
 from meft_runner.methods import meft
 from meft_runner.methods.baselines import prepare_full, prepare_ia3, prepare_lora
-from meft_runner.settings import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
 
 
 def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: MethodSettings) -> nn.Module:

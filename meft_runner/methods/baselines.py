@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, task_head
-from meft_runner.settings import FullSettings, Ia3Settings, LoraSettings
+from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
 
 
 def prepare_full(model: PreTrainedModel, family: Family, method: FullSettings) -> PreTrainedModel:

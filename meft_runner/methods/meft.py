@@ -4,11 +4,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, LayerView, StackLayer
-from meft_runner.checks import effective_merge, parse_scale
+from meft_runner.config import BackboneSettings, MeftSettings
+from meft_runner.config.checks import effective_merge, parse_scale
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs, Composed, Coupling, ReversibleBlock, ReversibleStack, TokenwiseModule
-from meft_runner.settings import BackboneSettings, MeftSettings
 
 
 class AttentionBlock(nn.Module):

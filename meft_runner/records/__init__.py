@@ -1,1 +1,1 @@
-"""What a run leaves behind: its record, and the tables made from records."""
+"""What a run leaves behind: its record."""

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from meft_runner.settings import METHODS
+from meft_runner.config import METHODS
 
 
 class _Part(BaseModel):

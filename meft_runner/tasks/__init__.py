@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from meft_runner.settings import (
+from meft_runner.config import (
     ChoiceSettings,
     DemoSettings,
     GlueSettings,

@@ -15,8 +15,8 @@ from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.backbones.answers import IGNORED
+from meft_runner.config import ChoiceSettings, Head
 from meft_runner.errors import UserError
-from meft_runner.settings import ChoiceSettings, Head
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length, describe, row_limits
 from meft_runner.tasks.rows import check_columns, check_text, load_rows, place
 

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from meft_runner.settings import Head
+from meft_runner.config import Head
 from meft_runner.tasks.data import EvalSplit, Row, TaskData, by_length, padding_collator
 from meft_runner.tasks.metrics import compute_metrics
 

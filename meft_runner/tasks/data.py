@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
-from meft_runner.settings import Head, SplitSettings
+from meft_runner.config import Head, SplitSettings
 
 Row = dict[str, Any]
 Batch = dict[str, Any]

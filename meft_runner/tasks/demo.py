@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from meft_runner.settings import DemoSettings
+from meft_runner.config import DemoSettings
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import TaskData, describe
 

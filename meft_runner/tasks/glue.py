@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from meft_runner.config import GlueSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import GlueSettings
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import AnswerFile, Row, TaskData, describe, row_limits
 from meft_runner.tasks.metrics import check_metrics

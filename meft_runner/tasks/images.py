@@ -19,8 +19,8 @@ import PIL.Image
 import torch
 from transformers import BaseImageProcessor, EvalPrediction
 
+from meft_runner.config import Head, ImageSettings
 from meft_runner.errors import UserError, listed, nearest
-from meft_runner.settings import Head, ImageSettings
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, describe, row_limits
 from meft_runner.tasks.metrics import compute_metrics
 from meft_runner.tasks.rows import check_columns, load_hub_split, origin, split_path

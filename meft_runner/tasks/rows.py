@@ -9,8 +9,8 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from meft_runner.config import SplitSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import SplitSettings
 from meft_runner.tasks.data import Row
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can write it, UTF-8 cannot

@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
+from meft_runner.config import Head, SquadSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import Head, SquadSettings
 from meft_runner.tasks.data import (
     AnswerFile,
     EvalSplit,

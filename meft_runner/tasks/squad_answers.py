@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from meft_runner.settings import SquadSettings
+from meft_runner.config import SquadSettings
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

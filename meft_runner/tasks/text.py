@@ -20,8 +20,8 @@ import pandas as pd
 from datasets import Features, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
+from meft_runner.config import TextSettings
 from meft_runner.errors import UserError, listed, nearest
-from meft_runner.settings import TextSettings
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import Row, TaskData, describe
 from meft_runner.tasks.metrics import check_metrics

@@ -15,9 +15,9 @@ from meft_runner.backbones.loading import (
     load_model,
     load_tokenizer,
 )
+from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
-from meft_runner.settings import BackboneSettings, Head
-from tests.models import tiny_config, tiny_model
+from tests.helpers.models import tiny_config, tiny_model
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.methods.meft import reversible_stacks
-from tests.models import KINDS, batch, family_of, meft_settings, prepared, tiny_model
+from tests.helpers.models import KINDS, batch, family_of, meft_settings, prepared, tiny_model
 
 
 def repeated(times, kind="bert", **kwargs):

@@ -6,7 +6,7 @@ import torch
 from meft_runner.backbones import UnsupportedInputError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs
-from tests.models import batch, family_of, meft_settings, prepared, tiny_model
+from tests.helpers.models import batch, family_of, meft_settings, prepared, tiny_model
 
 # Every layer list of every family: the kind of model, and the place of the list.
 STACKS = [("bert", 0), ("roberta", 0), ("bart", 0), ("bart", 1), ("opt", 0), ("opt-postln", 0), ("vit", 0), ("deit", 0)]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meft_runner.laboratory import Case, dominant, measure, predict, trace
+from meft_runner.config import Kernel, Precision
 from meft_runner.memory.step import StepMemory
-from meft_runner.settings import Kernel, Precision
-from tests.test_settings import settings
+from meft_runner.memory_report.cases import Case, dominant, measure, predict, trace
+from tests.helpers.composed import settings
 
 SMALL = {
     "minilm": {},

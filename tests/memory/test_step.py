@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from meft_runner.config import FullSettings
 from meft_runner.memory import TrackedMeter, measure_step, probe
-from meft_runner.settings import FullSettings
-from tests.models import VARIANTS, batch, meft_settings, prepared
+from tests.helpers.models import VARIANTS, batch, meft_settings, prepared
 
 ROWS, WIDTH, LAYERS = 64, 256, 5
 ACTIVATION = ROWS * WIDTH * 4

@@ -6,8 +6,8 @@ import torch
 from meft_runner.backbones import task_head
 from meft_runner.errors import UserError
 from meft_runner.methods.meft import reversible_stacks
-from meft_runner.training import check_gradients
-from tests.models import KINDS, VARIANTS, batch, family_of, gradients, meft_settings, prepared, tiny_model
+from meft_runner.run.trainer import check_gradients
+from tests.helpers.models import KINDS, VARIANTS, batch, family_of, gradients, meft_settings, prepared, tiny_model
 
 
 @pytest.mark.parametrize("kind", KINDS)

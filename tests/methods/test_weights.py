@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
 from meft_runner.errors import UserError
 from meft_runner.methods.weights import load_trained, save_trained
-from meft_runner.settings import FullSettings, Ia3Settings, LoraSettings
-from tests.models import VARIANTS, batch, gradients, meft_settings, prepared
+from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prepared
 
 METHODS = {
     "full": FullSettings(name="full", learning_rate=1e-3),

@@ -6,7 +6,7 @@ import pytest
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import finish, new_record, read_folder, read_record, write_record
-from tests.records import made
+from tests.helpers import records as made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("method", ["meft1", "lora"])
 def test_two_processes_give_the_gradients_of_one(method):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    script = "tests/reversible/gradients_of_two_processes.py"
+    script = "tests/helpers/gradients_of_two_processes.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [*command, script, method], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models import VARIANTS, batch, gradients, meft_settings, prepared
+from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prepared
 
 
 def adapter(module, x):

@@ -8,7 +8,7 @@ import torch
 from meft_runner.memory import TrackedMeter
 from meft_runner.memory.meters import rounded_bytes
 from meft_runner.reversible import BlockInputs, ReversibleBlock, ReversibleStack
-from tests.reversible.toy import Mix, coupling, hidden_states, stack
+from tests.helpers.toy import Mix, coupling, hidden_states, stack
 
 
 def loss_of(module, hidden, inputs=None):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from meft_runner.reversible import ReversalError, ReversibleBlock, ReversibleStack, StreamOverflowError
-from tests.reversible.toy import Mix, coupling, hidden_states, stack
+from tests.helpers.toy import Mix, coupling, hidden_states, stack
 
 
 class Unsteady(Mix):

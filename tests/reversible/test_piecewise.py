@@ -6,7 +6,7 @@ from torch import nn
 
 from meft_runner.reversible import BlockInputs, Composed, TokenwiseModule
 from meft_runner.reversible.piecewise import Pieces
-from tests.reversible.toy import Mix
+from tests.helpers.toy import Mix
 
 
 class Double(TokenwiseModule):

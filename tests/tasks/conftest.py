@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from meft_runner.backbones.loading import find_source
-from meft_runner.settings import BackboneSettings
+from meft_runner.config import BackboneSettings
 
 
 @pytest.fixture(scope="session")

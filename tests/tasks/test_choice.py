@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, OPTForCausalLM
 
-from meft_runner import experiment
 from meft_runner.backbones.answers import IGNORED, OPTForAnswers
 from meft_runner.errors import UserError
 from meft_runner.memory import TrackedMeter, measure_step
+from meft_runner.run import lifecycle as experiment
 from meft_runner.tasks import load_task
 from meft_runner.tasks.choice import FORMS, Question, encode, score_choices
-from tests.folders import make_opt_folder, write_lines
-from tests.models import tiny_config
-from tests.test_settings import settings
+from tests.helpers.composed import settings
+from tests.helpers.folders import make_opt_folder, write_lines
+from tests.helpers.models import tiny_config
 
 ARC = {
     "question": "What boils at 100 degrees?",

@@ -4,7 +4,7 @@ from transformers import EvalPrediction
 
 from meft_runner.tasks import load_task
 from meft_runner.tasks.data import fingerprint, metric_suffix
-from tests.tasks.test_rows import GOOD, task, write
+from tests.helpers.glue_rows import GOOD, task, write
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from datasets import Dataset
 from meft_runner.errors import UserError
 from meft_runner.tasks import load_task
 from meft_runner.tasks import rows as rows_module
-from tests.test_settings import settings
+from tests.helpers.composed import settings
 
 # For each task: the logits of three rows, and what each of its files says of them.
 TWO_CLASSES = [[2.0, 1.0], [0.0, 3.0], [0.5, 0.0]]

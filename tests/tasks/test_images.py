@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import EvalPrediction, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from meft_runner.config import Head, ImageSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import Head, ImageSettings
 from meft_runner.tasks import images as images_module
 from meft_runner.tasks.images import load
 

@@ -1,37 +1,13 @@
-import json
-
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.settings import GlueSettings
 from meft_runner.tasks import glue
 from meft_runner.tasks import rows as rows_module
-
-GOOD = {"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}
-
-
-def task(folder=None, **kwargs):
-    return GlueSettings(
-        **{
-            "name": "rte",
-            "hub": "nyu-mll/glue",
-            "hub_config": "rte",
-            "text_columns": ["sentence1", "sentence2"],
-            "classes": ["entailment", "not_entailment"],
-            "metrics": ["accuracy"],
-            "data_dir": folder and str(folder),
-        }
-        | kwargs
-    )
+from tests.helpers.glue_rows import GOOD, task, write
 
 
 def load_rows(task, split, limit):
     return rows_module.load_rows(task, split, limit, lambda row, where: glue._check_row(task, row, where))
-
-
-def write(folder, *lines):
-    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-    (folder / "train.jsonl").write_text(text + "\n", encoding="utf-8")
 
 
 def test_rows_of_a_local_file(tmp_path):

@@ -21,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from meft_runner.config import Head, SquadSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import Head, SquadSettings
 from meft_runner.tasks import squad
 from meft_runner.tasks.squad import DevelopmentSplit, load
 

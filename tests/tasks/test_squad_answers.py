@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meft_runner.settings import SquadSettings
+from meft_runner.config import SquadSettings
 from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers, normalise
-from tests.tasks.official_squad import evaluate_v1, evaluate_v2
+from tests.helpers.official_squad import evaluate_v1, evaluate_v2
 
 CONTEXT = "The Café's owner, Zoë, paid $1,000 (a lot) in 東京. An hour later the U.S. team won 24—10."
 GOLDS = [

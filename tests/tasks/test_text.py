@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
+from meft_runner.config import Metric, TextSettings
 from meft_runner.errors import UserError
-from meft_runner.settings import Metric, TextSettings
 from meft_runner.tasks import load_task
 from meft_runner.tasks.text import class_names
 

@@ -1,0 +1,82 @@
+"""The typed form of conf/: what a run is asked to do.
+
+Nothing heavy is imported here: the command line reads this before it knows what to do.
+"""
+
+from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
+from meft_runner.config.methods import (
+    METHODS,
+    PUBLISHED_SCALES,
+    FullSettings,
+    Ia3Settings,
+    LoraSettings,
+    MeftSettings,
+    MethodSettings,
+    Reversal,
+)
+from meft_runner.config.run import (
+    BESIDE_THE_RESULT,
+    Attention,
+    BackboneSettings,
+    Logger,
+    Precision,
+    Settings,
+    Study,
+    TrainingSettings,
+    identity,
+    plain,
+    register,
+    result_settings,
+)
+from meft_runner.config.tasks import (
+    TASKS,
+    ChoiceSettings,
+    DemoSettings,
+    GlueSettings,
+    Head,
+    ImageSettings,
+    Metric,
+    SplitSettings,
+    SquadSettings,
+    TaskSettings,
+    TextSettings,
+)
+
+__all__ = [
+    "BESIDE_THE_RESULT",
+    "METHODS",
+    "PUBLISHED_SCALES",
+    "TASKS",
+    "Attention",
+    "BackboneSettings",
+    "ChoiceSettings",
+    "DemoSettings",
+    "Format",
+    "FullSettings",
+    "GlueSettings",
+    "Head",
+    "Ia3Settings",
+    "ImageSettings",
+    "Kernel",
+    "Logger",
+    "LoraSettings",
+    "MeftSettings",
+    "MemorySettings",
+    "MethodSettings",
+    "Metric",
+    "Precision",
+    "Reversal",
+    "Settings",
+    "SplitSettings",
+    "SquadSettings",
+    "Study",
+    "Sweep",
+    "TablesSettings",
+    "TaskSettings",
+    "TextSettings",
+    "TrainingSettings",
+    "identity",
+    "plain",
+    "register",
+    "result_settings",
+]

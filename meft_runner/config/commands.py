@@ -1,0 +1,63 @@
+"""What the commands beside `meft-run` are asked: `meft-tables` and `meft-memory`."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from meft_runner.config.methods import METHODS
+from meft_runner.config.run import Precision
+
+Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
+Format = Enum("Format", ["table", "json", "csv", "markdown"])
+Sweep = Enum("Sweep", ["length", "depth", "batch"])
+
+
+@dataclass
+class TablesSettings:
+    """What `meft-tables` reads and writes.
+
+    Attributes:
+        output_dir: the folder of the runs.
+        tables_dir: receives tables and figures as files; None to print tables only.
+        report: write all of them as one page too; `tables_dir` is then `tables` unless set.
+    """
+
+    output_dir: str = "runs"
+    tables_dir: str | None = None
+    report: bool = False
+
+
+@dataclass
+class MemorySettings:
+    """What `meft-memory` predicts: every combination of the lists.
+
+    Attributes:
+        backbone: models.
+        method: fine-tuning methods.
+        checkpointing: with and without gradient checkpointing (full, lora, ia3).
+        batch: rows in one forward pass.
+        length: tokens a row; images have their own.
+        precision: fp32, or autocast to bf16 or fp16.
+        attention: scores in memory, or a fused kernel.
+        accumulating: predict a step that adds to the gradients of an earlier pass.
+        format: of what is printed.
+        sweep: draw the curve over lengths, depths or batches.
+        fit: a budget such as 24GiB; answers the largest batch and the largest length that it holds.
+        timeline: draw the live bytes over one step.
+        measure: measure the same steps on this machine, beside the prediction.
+        output_dir: receives the figures.
+    """
+
+    backbone: list[str] = field(default_factory=lambda: ["roberta"])
+    method: list[str] = field(default_factory=lambda: list(METHODS))
+    checkpointing: list[bool] = field(default_factory=lambda: [False])
+    batch: list[int] = field(default_factory=lambda: [32])
+    length: list[int] = field(default_factory=lambda: [128])
+    precision: list[Precision] = field(default_factory=lambda: [Precision.fp32])
+    attention: list[Kernel] = field(default_factory=lambda: [Kernel.materialised])
+    accumulating: bool = False
+    format: Format = Format.table
+    sweep: Sweep | None = None
+    fit: str | None = None
+    timeline: bool = False
+    measure: bool = False
+    output_dir: str = "memory"

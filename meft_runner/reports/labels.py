@@ -1,0 +1,66 @@
+"""What a run is called in tables and figures: its backbone, task and method, with what sets each apart."""
+
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+import pandas as pd
+from omegaconf import MISSING, OmegaConf
+
+from meft_runner.config import METHODS, PUBLISHED_SCALES
+from meft_runner.records.record import Record
+
+
+def method_label(record: Record, without: Collection[str] = ()) -> str:
+    """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)".
+
+    Args:
+        record: of a run.
+        without: settings that are not to be named, since they are on an axis or in a column.
+    """
+    method = dict(record["config"]["method"])
+    name = method.pop("name")
+    defaults = _defaults(name)
+    named = {key: value for key, value in method.items() if key not in without}
+    changed = [f"{key}={value}" for key, value in named.items() if defaults.get(key, MISSING) not in (MISSING, value)]
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def task_label(record: Record) -> str:
+    """Returns the task's name, marked where its rows are made up or are not all of them: "cola (2000 rows)"."""
+    task = record["config"]["task"]
+    if record["data"]["synthetic"]:
+        return f"{task['name']} (synthetic)"
+    limits = {"rows": task.get("max_train_rows"), "development rows": task.get("max_eval_rows")}
+    marks = [f"{limit} {what}" for what, limit in limits.items() if limit is not None]
+    return f"{task['name']} ({', '.join(marks)})" if marks else str(task["name"])
+
+
+def backbone_label(record: Record) -> str:
+    """Returns the backbone's name, marked where its layers are stacked: "minilm (repeat=4)"."""
+    backbone = record["config"]["backbone"]
+    times = backbone.get("repeat") or 1
+    return f"{backbone['name']} (repeat={times})" if times > 1 else str(backbone["name"])
+
+
+def layer_count(record: Record) -> int | None:
+    """Returns how many layers the model of a run has, all stacks together; None where its settings do not say."""
+    backbone = record["config"]["backbone"]
+    sizes = backbone.get("config", {})
+    stacks = [sizes[key] for key in ("num_hidden_layers", "encoder_layers", "decoder_layers") if key in sizes]
+    return sum(stacks) * (backbone.get("repeat") or 1) or None
+
+
+def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Sorts rows by backbone, then by method: full fine-tuning first, MEFT last."""
+    order = list(METHODS)
+    rank = table["method"].map(lambda label: (order.index(label.split()[0]), label))
+    return table.assign(_rank=rank).sort_values(["backbone", "_rank"]).drop(columns="_rank").reset_index(drop=True)
+
+
+@cache
+def _defaults(method: str) -> dict[str, Any]:
+    """Returns the settings of a method as they are without a word."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(METHODS[method]), enum_to_str=True)
+    scales = dict(zip(("scale_1", "scale_2"), PUBLISHED_SCALES.get(method, ()), strict=False))
+    return defaults | scales  # type: ignore[operator,return-value]

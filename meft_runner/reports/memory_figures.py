@@ -1,0 +1,40 @@
+"""Figures of measured memory, made from records alone."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from meft_runner.records.record import Record
+from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_means
+from meft_runner.reports.memory_tables import memory_runs
+
+
+def memory_over_depth(records: Sequence[Record]) -> Figure | None:
+    """Draws activation memory over the number of layers, where a backbone was stacked to several depths."""
+    return _memory_over(records, "layers", "length")
+
+
+def memory_over_length(records: Sequence[Record]) -> Figure | None:
+    """Draws activation memory over the length of rows, where there are several for a backbone."""
+    return _memory_over(records, "length", "layers")
+
+
+def _memory_over(records: Sequence[Record], over: str, fixed: str) -> Figure | None:
+    """Draws a panel for each backbone and batch with several values of `over`, a line a method."""
+    runs = memory_runs(records)
+    if runs.empty:
+        return None
+    same = ["name", "batch", fixed, "precision", "attention", "source"]
+    several = runs.groupby([*same, "method"], dropna=False)[over].transform("nunique") > 1
+    panels = list(runs[several].groupby(same, dropna=False))
+    if not panels:
+        return None
+    units = "length {:g}" if fixed == "length" else "{:g} layers"
+    figure, axes = panel_grid([f"{key[0]}: batch {key[1]}, {key[3]}, {units.format(key[2])}" for key, _ in panels])
+    styles = method_styles(runs.loc[several, "method"])
+    for ax, (_, part) in zip(axes, panels, strict=True):
+        for method, line in part.groupby("method"):
+            plot_means(ax, line, over, "activations (MiB)", str(method), styles[str(method)])
+        ax.set(xlabel=over, ylabel="activations (MiB)", xlim=(0, 1.08 * ax.dataLim.xmax), ylim=(0, None))
+    legend_below(figure)
+    return figure

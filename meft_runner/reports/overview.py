@@ -1,0 +1,155 @@
+"""Everything that is made from the records of a folder: tables, figures, and the report of both."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from meft_runner.config import TablesSettings
+from meft_runner.errors import UserError
+from meft_runner.records.record import Record, read_folder
+from meft_runner.reports import ablation_figures, memory_figures, reversal_study, score_figures, score_tables
+from meft_runner.reports.figures import save_figure
+from meft_runner.reports.memory_tables import brief, memory_table
+from meft_runner.reports.published import read_published
+from meft_runner.reports.report import ReportFigure, ReportTable, write_report
+from meft_runner.reports.tables import write_tables
+from meft_runner.run.console import print_table
+
+_PRINTED = ("scores", "qa", "memory", "reversal")
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """A table of the overview.
+
+    Attributes:
+        title: on the terminal and in the report.
+        note: what a reader has to know to read it.
+        make: returns it, empty where the records hold nothing for it.
+    """
+
+    title: str
+    note: str
+    make: Callable[[Sequence[Record]], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class FigurePart:
+    """A figure of the overview.
+
+    Attributes:
+        caption: in the report.
+        make: returns it, None where the records hold nothing for it.
+    """
+
+    caption: str
+    make: Callable[[Sequence[Record]], Figure | None]
+
+
+# By the names of their files.
+TABLES = {
+    "scores": TablePart(
+        "Best development scores (%)",
+        "Best epoch; mean ± standard deviation over n seeds. Of several settings of a method, the one with the most "
+        "seeds is shown, and of several such the one with the best mean. The average is over all tasks of a backbone "
+        "whose rows are not made up; a method that lacks one of them has none.",
+        score_tables.glue_table,
+    ),
+    "qa": TablePart(
+        "Best development scores, question answering (%)",
+        "In the same form. acc: the answer with the largest log-likelihood is the right one.",
+        score_tables.qa_table,
+    ),
+    "memory": TablePart(
+        "Memory of a training step",
+        "Measured before training, on rows padded to the length that is given; median of the runs. "
+        + read_published().activation_memory.sentence,
+        memory_table,
+    ),
+    "hyperparameters": TablePart(
+        "Settings behind the scores",
+        "The setting that the scores above are of, and how many settings were tried.",
+        score_tables.hyperparameter_table,
+    ),
+    "reversal": TablePart(
+        "Gradients of the reversal",
+        "One step's gradients, layer by layer, against those of the same step with stored activations: relative error "
+        "and cosine. The worst of several seeds.",
+        reversal_study.reversal_table,
+    ),
+    "gradients_by_layer": TablePart(
+        "Gradients of the reversal, layer by layer",
+        "The same figures of every layer, the bottom one first. A dash: not finite, or no such layer.",
+        reversal_study.gradients_by_layer,
+    ),
+    "training_loss": TablePart("Training loss", "Every run, by epoch.", score_tables.loss_table),
+}
+FIGURES = {
+    "score_against_memory": FigurePart("Score against activation memory.", score_figures.score_against_memory),
+    "training_loss": FigurePart("Training loss, mean of the seeds.", score_figures.training_loss_curves),
+    "score_by_epoch": FigurePart("Development score, mean of the seeds.", score_figures.score_curves),
+    "memory_by_depth": FigurePart("Activation memory by depth.", memory_figures.memory_over_depth),
+    "memory_by_length": FigurePart("Activation memory by length.", memory_figures.memory_over_length),
+    "reversible_layers": FigurePart(
+        "Memory and score by the number of reversible layers; the layers below them are frozen.",
+        ablation_figures.reversible_layers,
+    ),
+    "initialisation": FigurePart(
+        "Score by how far the first outputs are from those of the pre-trained model.",
+        ablation_figures.initialisation_study,
+    ),
+    "reversal_by_layer": FigurePart(
+        "Relative error of the gradient of each layer; 0 is the bottom one.", reversal_study.reversal_by_layer
+    ),
+    "reversal_by_depth": FigurePart(
+        "Relative error of the gradient of the bottom layer, by depth.", reversal_study.reversal_by_depth
+    ),
+}
+
+
+def make_overview(asked: TablesSettings) -> None:
+    """Prints the tables of a folder of runs and, where asked to, writes all tables, figures and the report.
+
+    Raises:
+        UserError: there are no complete runs, or something cannot be written.
+    """
+    records = read_folder(Path(asked.output_dir))
+    tables = make_tables(records)
+    for name in _PRINTED:
+        if name in tables:
+            print_table(brief(tables[name]) if name == "memory" else tables[name], title=TABLES[name].title)
+    if asked.tables_dir is None:
+        return
+    try:
+        _write(asked, Path(asked.tables_dir), records, tables)
+    except OSError as error:
+        raise UserError(f"tables_dir={asked.tables_dir}: cannot be written ({error.strerror}).") from error
+
+
+def make_tables(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Returns every table that the records hold something for."""
+    tables = {name: part.make(records) for name, part in TABLES.items()}
+    return {name: table for name, table in tables.items() if not table.empty}
+
+
+def make_figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """Returns every figure that the records hold something for."""
+    figures = {name: part.make(records) for name, part in FIGURES.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _write(asked: TablesSettings, folder: Path, records: list[Record], tables: dict[str, pd.DataFrame]) -> None:
+    """Writes tables and figures and, where asked to, the report."""
+    write_tables(tables, folder)
+    pictures = {name: save_figure(figure, folder, name) for name, figure in make_figures(records).items()}
+    if asked.report:
+        write_report(
+            folder / "report.html",
+            asked.output_dir,
+            records,
+            [ReportTable(TABLES[name].title, TABLES[name].note, table) for name, table in tables.items()],
+            [ReportFigure(FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
+        )

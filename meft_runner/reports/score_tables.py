@@ -1,0 +1,134 @@
+"""Tables of scores, made from records alone: the paper's form, its hyper-parameters, and training losses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from meft_runner.records.record import Record
+from meft_runner.reports.labels import backbone_label, in_method_order, method_label, task_label
+from meft_runner.reports.published import published_scores
+from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
+from meft_runner.run.console import DASH, rounded
+
+QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq")
+
+
+def glue_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the `score_table` of all tasks but question answering."""
+    return score_table([record for record in records if record["config"]["task"]["name"] not in QA_TASKS])
+
+
+def qa_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the `score_table` of the five question-answering tasks, which the paper has apart."""
+    return score_table([record for record in records if record["config"]["task"]["name"] in QA_TASKS])
+
+
+def score_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns best development scores in percent, in the paper's form: a row a method, a column a task.
+
+    Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"). The average is
+    over all tasks that the backbone was trained on, made-up ones left out, and is there where a method has
+    all of them. Below the methods of a backbone stand published figures of its full fine-tuning.
+    """
+    runs = chosen_runs(scored_runs(records))
+    if runs.empty:
+        return pd.DataFrame()
+    blocks = [_block(str(backbone), part) for backbone, part in runs.groupby("backbone")]
+    table = pd.concat(blocks, ignore_index=True)
+    columns = ["backbone", "method", *sorted(runs["task"].unique()), "average", "average - full", "trainable (%)"]
+    return table[columns].astype(object).fillna(DASH)
+
+
+def hyperparameter_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the settings behind the score tables: a row a backbone, task and method.
+
+    The batch size is that of an optimizer step; `settings tried` counts those of which a run is complete.
+    """
+    runs = scored_runs(records)
+    if runs.empty:
+        return pd.DataFrame()
+    tried = runs.groupby(CELL)["settings"].nunique()
+    chosen = chosen_runs(runs)
+    training = pd.DataFrame([_training(record) for record in chosen["record"]], index=chosen.index)
+    table = chosen.join(training).groupby(CELL)[list(training)].first()
+    scores = _mean_and_deviation(chosen)
+    table = table.assign(
+        **{"seeds": scores["count"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}
+    ).reset_index()
+    columns = ["backbone", "task", "method", *table.columns[len(CELL) :]]
+    return in_method_order(table)[columns].sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+
+
+def loss_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the training loss of runs: a row a run, a column an epoch."""
+    rows = [
+        {
+            "backbone": backbone_label(record),
+            "method": method_label(record),
+            "task": task_label(record),
+            "learning rate": record["config"]["training"]["learning_rate"],
+            "seed": record["config"]["seed"],
+            **{
+                f"epoch {entry['epoch']:g}": rounded(entry.get("train_loss"), 3)
+                for entry in record["scores"]["history"]
+            },
+        }
+        for record in records
+        if record["scores"] is not None
+    ]
+    return in_method_order(pd.DataFrame(rows).fillna(DASH)) if rows else pd.DataFrame()
+
+
+def score_text(cell: pd.Series) -> str:
+    """Writes `mean`, `std` and `count` of one cell."""
+    if cell["count"] == 1:
+        return f"{cell['mean']:.1f}"
+    return f"{cell['mean']:.1f} ± {cell['std']:.1f} (n={int(cell['count'])})"
+
+
+def _block(backbone: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of one backbone: its methods, then what is published."""
+    cells = _mean_and_deviation(runs).droplevel("backbone")
+    methods = in_method_order(runs[["backbone", "method"]].drop_duplicates())["method"]
+    means = cells["mean"].unstack("task").reindex(methods)
+    means = pd.concat([means, published_scores(backbone, list(map(str, means)))])
+    texts = cells.apply(score_text, axis=1).unstack("task").reindex(means.index).fillna(_formatted(means, "{:.1f}"))
+    return texts.join(_summary(means, runs)).rename_axis("method").reset_index().assign(backbone=backbone)
+
+
+def _summary(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns, for each row of one backbone's means, what sums it up."""
+    real = [task for task in means if "synthetic" not in str(task)]
+    average = means[real].mean(axis=1, skipna=False)
+    others = means.index.isin(runs["method"]) & (means.index != "full")
+    difference = (average - average.get("full", float("nan")))[others]
+    shares = runs["record"].map(lambda record: 100 * record["parameters"]["trainable"] / record["parameters"]["total"])
+    trainable = shares.groupby(runs["method"]).median()  # tasks differ in their heads
+    return pd.DataFrame(
+        {
+            "average": _formatted(average, "{:.1f}"),
+            "average - full": _formatted(difference, "{:+.1f}"),
+            "trainable (%)": _formatted(trainable, "{:.2f}"),
+        },
+        index=means.index,
+    )
+
+
+def _formatted(numbers: Any, form: str) -> Any:
+    """Writes the numbers of a series or frame; what is missing stays missing."""
+    return numbers.map(form.format, na_action="ignore")
+
+
+def _mean_and_deviation(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.groupby(CELL)["score"].agg(["mean", "std", "count"])
+
+
+def _training(record: Record) -> dict[str, str | int | float]:
+    training = record["config"]["training"]
+    steps = training.get("max_steps")
+    return {
+        "learning rate": training["learning_rate"],
+        "batch size": training["batch_size"] * training["gradient_accumulation"] * (training.get("processes") or 1),
+        "epochs": training["epochs"] if steps is None else f"{steps} steps",
+    }

@@ -1,0 +1,59 @@
+"""Which of several settings of a method stands for it.
+
+A search over settings has one seed a setting, the setting it ends with has several: that one is shown, and
+not another that was lucky once.
+"""
+
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+
+from meft_runner.config import result_settings
+from meft_runner.records.record import Record
+from meft_runner.reports.labels import backbone_label, method_label, task_label
+
+CELL = ["backbone", "method", "task"]  # of a score table
+
+
+def scored_runs(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the runs that ended with a score, a row each; studies have none.
+
+    Returns:
+        Columns `backbone`, `method`, `task` (with its metric), `settings` (all but the seed), `score` in percent
+        and the `record` itself.
+    """
+    rows = [
+        {
+            "backbone": backbone_label(record),
+            "method": method_label(record),
+            "task": f"{task_label(record)} {record['scores']['metric']}",
+            "settings": _settings_without_seed(record),
+            "score": 100 * record["scores"]["best"],
+            "record": record,
+        }
+        for record in records
+        if record["scores"] is not None
+    ]
+    return pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"])
+
+
+def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns, of `scored_runs`, all seeds of the setting that stands for each backbone, method and task.
+
+    It is the setting with the most seeds; of several, the one with the best mean, as the paper chooses
+    hyper-parameters.
+    """
+    settings = runs.groupby([*CELL, "settings"], sort=False)["score"].agg(["count", "mean"])
+    ranked = settings.sort_values(["count", "mean"], ascending=False, kind="stable")
+    best = ranked.groupby(CELL, sort=False).head(1)
+    return runs[pd.MultiIndex.from_frame(runs[[*CELL, "settings"]]).isin(best.index)]
+
+
+def one_of_each(records: Sequence[Record]) -> list[Record]:
+    """Returns one record of each setting that stands for a backbone, method and task."""
+    return chosen_runs(scored_runs(records)).groupby(CELL, sort=False).head(1)["record"].tolist()
+
+
+def _settings_without_seed(record: Record) -> str:
+    return json.dumps({**result_settings(record["config"]), "seed": None}, sort_keys=True)

@@ -1,0 +1,1 @@
+"""One run: its folder, its training, what follows it, and what it leaves."""

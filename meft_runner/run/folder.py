@@ -1,0 +1,82 @@
+"""The folder of a run: its name, what an earlier process left there, and who is working in it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from meft_runner.config import Settings, identity
+from meft_runner.errors import UserError
+from meft_runner.records.record import read_record
+
+LOCKS = ".locks"  # the folder of them, beside the runs
+_log = logging.getLogger(__name__)
+
+
+class BusyError(UserError):
+    """Another process is running this run at the moment."""
+
+
+def run_directory(settings: Settings) -> Path:
+    """Returns the folder of a run; equal settings share it."""
+    name = f"{settings.backbone.name}-{settings.task.name}-{settings.method.name}-s{settings.seed}-{identity(settings)}"
+    return Path(settings.output_dir) / name
+
+
+def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
+    """Returns in words why there is nothing to do, None where there is something.
+
+    Args:
+        settings: of the run.
+        in_sweep: whether it is one of many; such a run is left alone when it has failed before, since most failures
+            come again, unless `retry_failed` is set.
+    """
+    record = read_record(run_directory(settings))
+    if record is None:
+        return None
+    if record["status"] == "complete":
+        return "is complete already; remove its folder to run it again."
+    if record["status"] == "failed" and in_sweep and not settings.retry_failed:
+        return f"failed before ({record['error']}); retry_failed=true runs it again."
+    return None
+
+
+@contextmanager
+def claimed(directory: Path, wait: bool = False) -> Iterator[None]:
+    """Holds a run for this process alone; the system lets go of it when the process dies, however it dies.
+
+    Args:
+        directory: of the run.
+        wait: until no other process holds it.
+
+    Raises:
+        BusyError: another process holds it.
+        UserError: the lock cannot be made there.
+    """
+    lock = FileLock(directory.parent / LOCKS / f"{directory.name}.lock")
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BusyError(f"{directory.name}: another process is running it.") from error
+    except OSError as error:
+        raise UserError(
+            f"output_dir={directory.parent}: no lock can be made there ({error.strerror}). Choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def wait_for(directory: Path) -> None:
+    """Waits until no process is running a run any more."""
+    try:
+        with claimed(directory):
+            return
+    except BusyError as error:
+        _log.warning("%s Waiting for it.", error)
+    with claimed(directory, wait=True):
+        pass

@@ -1,0 +1,239 @@
+"""One run from top to bottom: settings in, a record and trained weights out."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, set_seed
+
+from meft_runner import methods
+from meft_runner.backbones import FAMILIES
+from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.config import ImageSettings, Precision, Settings, Study, identity, plain
+from meft_runner.errors import UserError, writing
+from meft_runner.memory import AUTOCAST, probe
+from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
+from meft_runner.records.record import Record, finish, new_record, read_record, write_record
+from meft_runner.run import processes
+from meft_runner.run.folder import BusyError, claimed, run_directory
+from meft_runner.run.gradient_study import first_outputs, gradient_errors, relative_distance
+from meft_runner.run.interruption import Interruption
+from meft_runner.run.results import parameter_counts, reversal_figures, scores_of, timing_of
+from meft_runner.run.trackers import Tracker, tracking
+from meft_runner.run.trainer import MeftTrainer, StepTimes, adapter_description, build_trainer, train
+from meft_runner.tasks import TaskData, load_task
+
+
+def run(settings: Settings) -> Record:
+    """Trains one backbone on one task with one method, or returns the record of when that was done.
+
+    Several processes of torchrun each call it and train together; the main one writes.
+
+    Args:
+        settings: checked settings.
+
+    Returns:
+        The completed record, as it is on disk.
+
+    Raises:
+        UserError: something the user asked for or provided does not fit; the record says so too.
+        BusyError: another process is running it.
+        InterruptedRunError: SIGTERM or Ctrl-C came; the run goes on from its checkpoint when it is started again.
+    """
+    directory = run_directory(settings)
+    with _claimed_together(directory):
+        earlier = processes.agreed(read_record(directory))
+        if earlier is not None and earlier["status"] == "complete":
+            return earlier
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        record = new_record(identity(settings), plain(settings), _device_name(device))
+        interruption = Interruption()
+        with (
+            _recording(record, directory),
+            tracking(settings.logger, directory, record) as tracker,
+            interruption.watching(),
+        ):
+            _run(settings, device, directory, record, tracker, interruption)
+        if processes.is_main():
+            _remove_checkpoints(directory)
+    return record
+
+
+def _run(
+    settings: Settings,
+    device: torch.device,
+    directory: Path,
+    record: Record,
+    tracker: Tracker,
+    interruption: Interruption,
+) -> None:
+    """The story of a run; each chapter fills its part of the record."""
+    if settings.training.precision is Precision.fp16 and device.type == "cpu":
+        raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    source = find_source(settings.backbone)
+    data = load_task(settings.task, _load_processor(settings, source))
+    record["data"] = data.description
+
+    set_seed(settings.seed)
+    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
+    nn.Module.to(loaded, device)
+    family = FAMILIES[loaded.config.model_type]
+    if settings.backbone.repeat is not None:
+        repeat_layers(loaded, family, settings.backbone.repeat)
+    batch = _first_batch(settings, data, device)
+    pretrained = first_outputs(loaded, batch)
+    model = methods.prepare(loaded, family, settings.backbone, settings.method).to(device)
+    record["parameters"] = parameter_counts(model)
+    record["start"] = {"output_distance": relative_distance(first_outputs(model, batch), pretrained)}
+
+    if settings.study is Study.gradients:
+        record["gradients"] = gradient_errors(model, batch, AUTOCAST[settings.training.precision.name])
+        record["reversal"] = reversal_figures(reversible_stacks(model))
+        return
+    record["memory"] = _measure_memory(settings, model, data)
+    _write(record, directory)
+    callbacks = [interruption, *tracker.callbacks(data.evaluation)]
+    _train(settings, model, data, directory, record, callbacks)
+
+
+def _train(
+    settings: Settings,
+    model: nn.Module,
+    data: TaskData,
+    directory: Path,
+    record: Record,
+    callbacks: list[TrainerCallback],
+) -> None:
+    """Trains from the last checkpoint there is, and keeps the weights of the best epoch."""
+    times = StepTimes()
+    trainer = build_trainer(settings, model, data, directory, [times, *callbacks])
+    train(trainer, processes.agreed(_last_checkpoint(directory)))
+    record["scores"] = scores_of(trainer.state.log_history, data)
+    record["timing"] = timing_of(times, trainer.state)
+    record["reversal"] = reversal_figures(reversible_stacks(model))
+
+    _write_answers(trainer, data, directory / "predictions")
+    if processes.is_main():
+        _save_adapter(model, directory, settings)
+
+
+@contextmanager
+def _claimed_together(directory: Path) -> Iterator[None]:
+    """Holds a run for this group of processes: the main one has the lock."""
+    with ExitStack() as stack:
+        problem = None
+        if processes.is_main():
+            try:
+                stack.enter_context(claimed(directory))
+            except (BusyError, UserError) as error:
+                problem = error
+        problem = processes.agreed(problem)
+        if problem is not None:
+            raise problem
+        yield
+
+
+@contextmanager
+def _recording(record: Record, directory: Path) -> Iterator[None]:
+    """Keeps the record on disk true: running inside and where it was interrupted, complete or failed afterwards."""
+    _write(record, directory)
+    try:
+        yield
+    except Exception as error:
+        finish(record, "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        _write(record, directory)
+        raise
+    finish(record, "complete")
+    _write(record, directory)
+
+
+def _write(record: Record, directory: Path) -> None:
+    if processes.is_main():
+        write_record(record, directory)
+
+
+def _load_processor(settings: Settings, source: str) -> Any:
+    """Loads what turns rows into model inputs: the tokenizer, or the image processor."""
+    task = settings.task
+    if isinstance(task, ImageSettings):
+        return load_image_processor(settings.backbone, source)
+    return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it
+
+
+def _first_batch(settings: Settings, data: TaskData, device: torch.device, padded: bool = False) -> dict[str, Tensor]:
+    """Returns the first rows as a batch of the run's size, padded to each other or to the maximum length."""
+    rows = [dict(data.train[index % len(data.train)]) for index in range(settings.training.batch_size)]
+    for row in rows:
+        row.pop("length", None)
+    return {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=padded).items()}
+
+
+def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dict[str, str | int]:
+    """Measures steps at the run's batch size, padded to the maximum length, before training begins."""
+    device = next(model.parameters()).device
+    batch = _first_batch(settings, data, device, padded=True)
+    config: Any = model.config  # a peft model hands on its model's
+    length = batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(config)
+    accumulating = settings.training.gradient_accumulation > 1
+    memory = probe(model, batch, AUTOCAST[settings.training.precision.name], accumulating)
+    for stack in reversible_stacks(model):
+        stack.monitor.reset()
+    return {
+        "source": "cuda" if device.type == "cuda" else "tracked",
+        **memory.as_dict(),
+        "batch_size": settings.training.batch_size,
+        "length": length,
+    }
+
+
+def _write_answers(trainer: MeftTrainer, data: TaskData, folder: Path) -> None:
+    """Writes the files of answers that a task leaves, by the weights of the best epoch."""
+    for file in data.answer_files:
+        text = file.text(trainer.predict(file.rows).predictions)  # by all processes together
+        if processes.is_main():
+            folder.mkdir(exist_ok=True)
+            temporary = folder / f"{file.name}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(folder / file.name)
+
+
+def _last_checkpoint(directory: Path) -> str | None:
+    """Returns the latest checkpoint that was written to its end; the Trainer writes its state last."""
+    complete = [state.parent for state in directory.glob("checkpoint-*/trainer_state.json") if _is_json(state)]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _remove_checkpoints(directory: Path) -> None:
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _save_adapter(model: nn.Module, directory: Path, settings: Settings) -> None:
+    temporary, final = directory / "adapter.tmp", directory / "adapter"
+    for stale in (temporary, final):
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
+            save_trained(model, temporary, adapter_description(settings))
+            temporary.replace(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

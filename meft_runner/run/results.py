@@ -1,0 +1,94 @@
+"""The results of a run, read off its model and its Trainer, in the form of the record."""
+
+import math
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState
+
+from meft_runner.reversible import ReversibleStack
+from meft_runner.run.trainer import StepTimes
+from meft_runner.tasks import TaskData
+from meft_runner.tasks.data import metric_suffix
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Returns how many numbers the model has and how many of them train."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trains in counts if trains)}
+
+
+def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
+    """Returns the score of the best and the last epoch, and every metric of every epoch, as fractions.
+
+    Args:
+        log: the Trainer's log, in which training and each development split have an entry an epoch.
+        data: the task.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    train_loss = _epoch_losses(log)
+    for entry in log:
+        for split in data.evaluation:
+            metrics = split_metrics(entry, split, list(data.evaluation))
+            if metrics:
+                start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
+                by_step.setdefault(entry["step"], start).update(metrics)
+    history = list(by_step.values())
+    values = [entry[data.metric] for entry in history]
+    return {"metric": data.metric, "best": max(values), "final": values[-1], "history": history}
+
+
+def _epoch_losses(log: list[dict[str, Any]]) -> dict[int, float]:
+    """Returns each epoch's mean training loss by its last step; an interruption has logged a part of it before."""
+    losses: dict[int, float] = {}
+    total, start, logged = 0.0, 0, 0
+    for entry in log:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - logged)
+            logged = entry["step"]
+        elif logged > start:  # the epoch's scores
+            losses[logged] = total / (logged - start)
+            total, start = 0.0, logged
+    return losses
+
+
+def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
+    """Returns the speed of the steps that this process trained; evaluation is left out."""
+    total = sum(times.seconds)
+    tokens = state.num_input_tokens_seen - times.tokens_before
+    return {
+        "median_step_seconds": times.median,
+        "tokens_per_second": tokens / total if tokens and total else None,
+        "train_seconds": total,
+    }
+
+
+def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
+    """Returns what the reversible stacks found out about their own exactness; None without any."""
+    if not stacks:
+        return None
+    errors = [stack.monitor.max_error for stack in stacks]
+    return {
+        "mode": stacks[0].mode,
+        "checked_steps": max(stack.monitor.checked_steps for stack in stacks),
+        "mismatches": sum(stack.monitor.mismatches for stack in stacks),
+        "max_error": max(errors) if all(math.isfinite(error) for error in errors) else None,
+    }
+
+
+def split_metrics(entry: dict[str, Any], split: str, splits: list[str]) -> dict[str, float | None]:
+    """Returns the metrics of a development split in an entry of the Trainer's log, named as records name them.
+
+    Args:
+        entry: with keys such as eval_validation_accuracy.
+        split: one of the splits.
+        splits: all of them, the one that gives the score first.
+    """
+    prefix, suffix = f"eval_{split}_", metric_suffix(splits, split)
+    longer = tuple(f"eval_{other}_" for other in splits if other.startswith(f"{split}_"))
+    skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    return {
+        key.removeprefix(prefix) + suffix: value if math.isfinite(value) else None
+        for key, value in entry.items()
+        if key.startswith(prefix) and not (longer and key.startswith(longer)) and not key.endswith(skipped)
+    }

@@ -1,0 +1,1 @@
+"""Many runs: how they are composed and started, what became of them, and their best settings over seeds."""

@@ -1,0 +1,22 @@
+"""Settings as the command line composes them."""
+
+from hydra import compose, initialize_config_dir
+
+from meft_runner import config
+from meft_runner.config.checks import parse
+from meft_runner.config.directory import config_directory
+
+
+def settings(*overrides) -> config.Settings:
+    """Returns checked settings of what would be typed."""
+    config.register()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        return parse(compose("config", overrides=list(overrides)))
+
+
+SMALL = ("training.epochs=1", "training.batch_size=8", "task.max_length=24", "training.eval_batch_size=32")
+
+
+def small(rte_folder, tmp_path, *overrides):
+    """Returns the settings of a short run of minilm on a folder of RTE's form."""
+    return settings("task=rte", f"task.data_dir={rte_folder}", f"output_dir={tmp_path / 'runs'}", *SMALL, *overrides)

@@ -1,0 +1,71 @@
+"""Folders as users have them: small models with random weights and tokenizers of their own, and rows of a task."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from PIL import Image
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import RobertaProcessing
+from transformers import PreTrainedTokenizerFast
+
+from tests.helpers.models import MODELS, tiny_config
+
+OPT_SCRIPT = Path(__file__).parents[2] / "scripts" / "random_opt.py"
+
+
+def write_lines(file, rows):
+    """Writes rows as JSON Lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_opt_folder(folder, lines, positions=512):
+    """Runs the project's own script on a file of these lines and returns the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    arguments = [str(folder), str(folder / "lines.txt"), "--layers", "2", "--hidden", "64", "--vocabulary", "400"]
+    saved, sys.argv = sys.argv, [str(OPT_SCRIPT), *arguments, "--positions", str(positions)]
+    try:
+        runpy.run_path(str(OPT_SCRIPT), run_name="__main__")
+    finally:
+        sys.argv = saved
+    return str(folder)
+
+
+def make_model_folder(folder, kind):
+    """Saves a tiny model of any kind; texts are read by bytes, with BART's <s> and </s>."""
+    config = tiny_config(kind)
+    if hasattr(config, "vocab_size"):
+        config.vocab_size, config.max_position_embeddings = 300, 130
+        bpe = ByteLevelBPETokenizer()
+        bpe.train_from_iterator([], vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
+        bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+        names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+        PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names).save_pretrained(folder)
+    MODELS[kind][1](config).save_pretrained(folder)
+    return str(folder)
+
+
+def make_squad_rows(folder):
+    """Writes a dozen questions about short texts and returns the folder."""
+    folder.mkdir()
+    rows = []
+    for number in range(12):
+        context = f"The {number}th house in the long street has {number + 3} windows, and it is painted green."
+        answer = f"{number + 3} windows"
+        answers = {"text": [answer], "answer_start": [context.index(answer)]}
+        rows.append({"id": str(number), "context": context, "question": "How many?", "answers": answers})
+    write_lines(folder / "train.jsonl", rows)
+    write_lines(folder / "validation.jsonl", rows[:5])
+    return folder
+
+
+def make_image_rows(folder):
+    """Writes images of one colour in the folders of their classes and returns the folder."""
+    for split, count in (("train", 6), ("test", 3)):
+        for name, colour in (("dark", 30), ("light", 220)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 20), (colour, colour, number)).save(folder / split / name / f"{number}.png")
+    return folder

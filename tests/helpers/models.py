@@ -1,0 +1,132 @@
+"""Small models of real Hugging Face layers, for tests."""
+
+import torch
+from transformers import (
+    BartConfig,
+    BartForQuestionAnswering,
+    BartForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    OPTConfig,
+    OPTForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from meft_runner import methods
+from meft_runner.backbones import FAMILIES
+from meft_runner.backbones.answers import IGNORED, OPTForAnswers
+from meft_runner.config import PUBLISHED_SCALES, BackboneSettings, MeftSettings, Reversal
+
+VARIANTS = tuple(PUBLISHED_SCALES)
+VOCABULARY = 100
+MAX_POSITIONS = 66
+
+# Every kind of model: how its configuration is built, and its class. The name up to "-" is the model type.
+MODELS = {
+    "bert": (BertConfig, BertForSequenceClassification),
+    "roberta": (RobertaConfig, RobertaForSequenceClassification),
+    "bart": (BartConfig, BartForSequenceClassification),
+    "bart-span": (BartConfig, BartForQuestionAnswering),
+    "opt": (OPTConfig, OPTForSequenceClassification),
+    "opt-answers": (OPTConfig, OPTForAnswers),
+    "opt-postln": (OPTConfig, OPTForSequenceClassification),
+    "vit": (ViTConfig, ViTForImageClassification),
+    "deit": (DeiTConfig, DeiTForImageClassification),
+}
+KINDS = tuple(MODELS)
+
+
+def family_of(kind="bert"):
+    return FAMILIES[kind.split("-")[0]]
+
+
+def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64):
+    """A configuration of one kind; `layers` is the depth of every stack."""
+    encoder = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    text = {"vocab_size": VOCABULARY, "max_position_embeddings": MAX_POSITIONS}
+    image = {"image_size": 16, "patch_size": 4}
+    own = {
+        "bert": encoder | text | {"type_vocab_size": 2},
+        "roberta": encoder | text | {"type_vocab_size": 1},
+        "vit": encoder | image,
+        "deit": encoder | image,
+        "bart": text
+        | {"d_model": hidden, "encoder_layers": layers, "decoder_layers": layers, "dropout": dropout}
+        | {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "attention_dropout": dropout}
+        | {"encoder_ffn_dim": 2 * hidden, "decoder_ffn_dim": 2 * hidden, "activation_dropout": dropout},
+        "opt": text
+        | {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, "ffn_dim": 2 * hidden}
+        | {"dropout": dropout, "attention_dropout": dropout, "word_embed_proj_dim": hidden},
+    }[kind.split("-")[0]]
+    if kind == "opt-postln":  # the form of OPT-350m
+        own |= {"do_layer_norm_before": False, "word_embed_proj_dim": hidden // 2}
+    return MODELS[kind][0](attn_implementation=attention, num_labels=2, **own)
+
+
+def tiny_model(kind="bert", seed=0, **kwargs) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    model = MODELS[kind][1](tiny_config(kind, **kwargs))
+    model.config.use_cache = False
+    return model
+
+
+def backbone_settings(kind="bert") -> BackboneSettings:
+    merge = {variant: [0.5, 0.5] for variant in VARIANTS}
+    return BackboneSettings(name="tiny", model_types=[kind.split("-")[0]], hub="nobody/tiny", merge=merge)
+
+
+def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
+    scale_1, scale_2 = PUBLISHED_SCALES[variant]
+    return MeftSettings(
+        **{"name": variant, "learning_rate": 1e-3, "scale_1": scale_1, "scale_2": scale_2} | kwargs,
+        reversal=Reversal[reversal],
+    )
+
+
+def prepared(method, kind="bert", model=None, **kwargs):
+    model = model or tiny_model(kind, **kwargs)
+    torch.manual_seed(1)
+    return methods.prepare(model, family_of(kind), backbone_settings(kind), method).train()
+
+
+def batch(kind="bert", rows=4, length=12, seed=2, padding="right"):
+    """Inputs with labels; the first row of texts is padded on one side, or not at all with padding=None."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (rows,), generator=generator)
+    if family_of(kind).model_type in ("vit", "deit"):
+        return {"pixel_values": torch.randn(rows, 3, 16, 16, generator=generator), "labels": labels}
+    ids = torch.randint(5, VOCABULARY, (rows, length), generator=generator)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    if padding is not None:
+        half = slice(length // 2, None) if padding == "right" else slice(0, length // 2)
+        mask[0, half] = 0
+        ids[0, half] = 1
+    if kind == "bart":  # the head reads the state of the one </s> that every row must have
+        last = [length // 2 - 1 if padding == "right" else length - 1] + [length - 1] * (rows - 1)
+        ids[range(rows), last] = 2
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if kind == "bart-span":
+        ends = torch.randint(2, length // 2, (rows,), generator=generator)
+        return inputs | {"start_positions": ends - 1, "end_positions": ends}
+    if kind == "opt-answers":
+        answers = torch.zeros_like(mask, dtype=torch.bool)
+        answers[:, -3:] = answers[0, 3:5] = True
+        return inputs | {"labels": ids.where(answers & mask.bool(), IGNORED)}
+    return inputs | {"labels": labels}
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}

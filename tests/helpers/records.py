@@ -1,0 +1,63 @@
+"""Records as runs leave them, without a run."""
+
+from copy import deepcopy
+from functools import cache
+from itertools import count
+
+from meft_runner.config import plain
+from meft_runner.records.record import finish, new_record
+from tests.helpers.composed import settings
+
+MIB = 2**20
+_number = count()
+
+
+@cache
+def composed(*overrides):
+    return plain(settings(*overrides))
+
+
+def record(best=0.5, *overrides, activations=MIB, metric="accuracy", history=(), **parts):
+    """Returns the record of a complete run.
+
+    Args:
+        best: its score as a fraction.
+        overrides: settings; the task is RTE unless they say so.
+        activations: bytes.
+        metric: of the score.
+        history: (training loss, score as a fraction) of each epoch.
+        parts: take the place of parts of the record.
+    """
+    overrides = overrides if any(text.startswith("task=") for text in overrides) else ("task=rte", *overrides)
+    config = deepcopy(composed(*overrides))
+    made = new_record(f"x{next(_number)}", config, "cpu")
+    others = ("parameters", "gradients", "optimizer", "peak", "activation_paper", "retained_after_forward")
+    epochs = [{"epoch": 1.0 + i, "train_loss": loss, metric: score} for i, (loss, score) in enumerate(history)]
+    made.update(
+        data={"synthetic": config["task"]["name"] == "demo"},
+        scores={"metric": metric, "best": best, "final": best, "history": epochs},
+        parameters={"total": 1000, "trainable": 10},
+        memory={
+            "source": "tracked",
+            **{f"{name}_bytes": 3 * MIB for name in others},
+            "activations_bytes": activations,
+            "batch_size": 16,
+            "length": 128,
+        },
+        timing={"median_step_seconds": 0.5, "tokens_per_second": 100.0, "train_seconds": 5.0},
+        reversal={"mode": "exact", "checked_steps": 3, "mismatches": 0, "max_error": 0.0},
+    )
+    made.update(parts)
+    finish(made, "complete")
+    return made
+
+
+def study(errors, *overrides, cosines=None, mismatches=0):
+    """Returns the record of a gradient study with these errors, bottom first."""
+    cosines = cosines or [1.0] * len(errors)
+    layers = [
+        {"layer": f"layer {i}", "error": error, "cosine": cosine}
+        for i, (error, cosine) in enumerate(zip(errors, cosines, strict=True))
+    ]
+    nothing = {"scores": None, "timing": None, "memory": None, "reversal": {"mode": "float", "mismatches": mismatches}}
+    return record(0.0, "study=gradients", *overrides, **nothing, gradients=layers)

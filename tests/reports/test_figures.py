@@ -1,0 +1,119 @@
+import pytest
+
+from meft_runner.reports.ablation_figures import initialisation_study, reversible_layers
+from meft_runner.reports.figures import method_styles, save_figure
+from meft_runner.reports.memory_figures import memory_over_depth, memory_over_length
+from meft_runner.reports.score_figures import score_against_memory, score_curves, training_loss_curves
+from tests.helpers.records import MIB, record, study
+
+
+def lines(axes):
+    """Returns the points of each labelled line or error bar."""
+    plain = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    bars = {container.get_label(): container.lines[0] for container in axes.containers}
+    return {label: [tuple(point) for point in line.get_xydata().tolist()] for label, line in (plain | bars).items()}
+
+
+def test_a_method_has_one_colour_and_its_variants_differ():
+    styles = method_styles(["meft1 (reversal=float)", "meft1", "full", "meft1, exact"])
+    assert {styles[label]["color"] for label in styles if label.startswith("meft1")} == {"tab:red"}
+    assert len({styles[label]["marker"] for label in styles if label.startswith("meft1")}) == 3
+
+
+def test_score_against_memory_has_a_panel_a_task_and_bars_for_several_seeds():
+    figure = score_against_memory(
+        [
+            record(0.6, "seed=1", activations=2 * MIB),
+            record(0.7, "seed=2", activations=4 * MIB),
+            record(0.8, "method=full", activations=9 * MIB),
+            record(0.5, "task=cola"),
+            record(0.5, "task=mrpc", memory=None),
+        ]
+    )
+    cola, rte = figure.axes
+    assert lines(cola) == {"meft1": [(1.0, 50.0)]}
+    assert lines(rte) == {"meft1": [(3.0, pytest.approx(65.0))], "full": [(9.0, 80.0)]}
+    assert {container.get_label(): container.has_yerr for container in rte.containers} == {"meft1": True, "full": False}
+
+
+def test_curves_are_the_mean_of_the_seeds_of_the_chosen_setting():
+    records = [
+        record(0.6, "seed=1", history=[(0.8, 0.5), (0.4, 0.6)]),
+        record(0.6, "seed=2", history=[(0.6, 0.5)]),
+        record(0.9, "training.learning_rate=1", history=[(9.0, 0.9)]),
+    ]
+    assert lines(training_loss_curves(records).axes[0]) == {"meft1": [(1.0, pytest.approx(0.7)), (2.0, 0.4)]}
+    assert lines(score_curves(records).axes[0]) == {"meft1": [(1.0, 50.0), (2.0, 60.0)]}
+
+
+def test_an_earlier_version_kept_no_training_loss():
+    old = record(history=[(None, 0.5)])
+    assert training_loss_curves([old]) is None
+    assert score_curves([old]) is not None
+
+
+def test_memory_over_depth():
+    deep = [record(0.5, f"backbone.repeat={times}", activations=times * MIB) for times in (1, 2, 4)]
+    (axes,) = memory_over_depth([*deep, record(0.5, "method=full")]).axes
+    assert lines(axes) == {"meft1": [(6.0, 1.0), (12.0, 2.0), (24.0, 4.0)]}  # full has one depth: no line
+    assert memory_over_length(deep) is None
+
+
+def test_memory_over_length():
+    made = [record(activations=length * MIB) for length in (64, 128)]
+    for one, length in zip(made, (64, 128), strict=True):
+        one["memory"]["length"] = length
+    (axes,) = memory_over_length(made).axes
+    assert lines(axes) == {"meft1": [(64.0, 64.0), (128.0, 128.0)]}
+    assert memory_over_depth(made) is None
+
+
+def test_memory_time_and_score_over_reversible_layers():
+    made = [record(0.5 + frozen / 10, f"method.frozen_layers={frozen}", activations=frozen * MIB) for frozen in (1, 4)]
+    memory, time, score = reversible_layers([*made, record(0.9, "method=full")]).axes
+    assert lines(memory) == {"meft1": [(2.0, 4.0), (5.0, 1.0)]}
+    assert lines(time) == {"meft1": [(2.0, 0.5), (5.0, 0.5)]}
+    assert lines(score) == {"meft1": [(2.0, 90.0), (5.0, 60.0)]}
+    assert reversible_layers(made[:1]) is None
+
+
+def test_the_initialisation_study():
+    def start(best, distance, *overrides):
+        return record(best, "method=lora", *overrides, start={"output_distance": distance})
+
+    usual = start(0.8, 0.0)
+    made = [
+        usual,
+        start(0.7, 0.2, "method.init_constant=0.1"),
+        start(0.5, 0.4, "method.init_constant=1"),
+        start(0.6, 0.3, "method.init_noise=0.1", "seed=1"),
+        start(0.7, 0.5, "method.init_noise=0.1", "seed=2"),
+        record(0.9, "method=meft1", start={"output_distance": 1.0}),
+        record(0.9, "method=lora", "method.init_noise=9"),  # of an earlier version: no distance
+    ]
+    (axes,) = initialisation_study(made).axes
+    assert axes.get_title() == "minilm: rte accuracy, lora"
+    assert lines(axes) == {
+        "as usual": [(0.0, 80.0)],
+        "constant": [(0.2, 70.0), (0.4, 50.0)],
+        "noise": [(0.4, pytest.approx(65.0))],
+    }
+    assert initialisation_study([usual]) is None
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [score_against_memory, training_loss_curves, score_curves, memory_over_depth, memory_over_length,
+     reversible_layers, initialisation_study],
+)  # fmt: skip
+def test_nothing_to_draw(draw):
+    assert draw([study([0.1])]) is None
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    contents = []
+    for folder in ("a", "b"):
+        files = save_figure(score_against_memory([record()]), tmp_path / folder, "figure")
+        assert [file.name for file in files] == ["figure.png", "figure.svg"]
+        contents.append([file.read_bytes() for file in files])
+    assert contents[0] == contents[1]

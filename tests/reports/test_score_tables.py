@@ -1,0 +1,110 @@
+import pytest
+
+from meft_runner.reports.score_tables import glue_table, hyperparameter_table, loss_table, qa_table, score_table
+from tests.helpers.records import record, study
+
+
+def column(table, name):
+    return dict(zip(table["method"], table[name], strict=True))
+
+
+def test_scores_are_averaged_over_seeds():
+    table = score_table([record(0.6, "seed=1"), record(0.7, "seed=2")])
+    assert table.to_dict("records") == [
+        {
+            "backbone": "minilm",
+            "method": "meft1",
+            "rte accuracy": "65.0 ± 7.1 (n=2)",
+            "average": "65.0",
+            "average - full": "-",
+            "trainable (%)": "1.00",
+        }
+    ]
+
+
+def test_methods_in_order_and_a_dash_for_what_was_not_run():
+    table = score_table(
+        [record(0.7, "method=meft1"), record(0.6, "method=full"), record(0.5, "method=ia3", "task=demo")]
+    )
+    assert table["method"].tolist() == ["full", "ia3", "meft1"]
+    assert table["rte accuracy"].tolist() == ["60.0", "-", "70.0"]
+    assert table["demo (synthetic) accuracy"].tolist() == ["-", "50.0", "-"]
+
+
+def test_an_average_is_over_all_tasks_of_the_backbone():
+    records = [
+        *(record(score, "method=full", f"task={task}") for task, score in (("rte", 0.6), ("cola", 0.4))),
+        *(record(score, "method=lora", f"task={task}") for task, score in (("rte", 0.7), ("cola", 0.1))),
+        record(0.9, "method=ia3", "task=rte"),
+        record(0.9, "method=full", "task=demo"),  # made up: counts for nothing
+        record(0.8, "backbone=bert", "task=rte"),  # another backbone has columns of its own
+    ]
+    table = score_table(records)
+    minilm = table[table["backbone"] == "minilm"]
+    assert column(minilm, "average") == {"full": "50.0", "lora": "40.0", "ia3": "-"}
+    assert column(minilm, "average - full") == {"full": "-", "lora": "-10.0", "ia3": "-"}
+    assert column(table[table["backbone"] == "bert"], "average") == {"meft1": "80.0"}
+
+
+def test_published_scores_stand_below_the_methods():
+    table = score_table([record(0.8, "backbone=roberta", f"task={task}") for task in ("rte", "squad", "mrpc")])
+    label = "full (published: fairseq's RoBERTa README)"
+    assert table["method"].tolist() == ["meft1", label]
+    published = table.iloc[1]
+    assert published[["rte accuracy", "mrpc accuracy", "squad accuracy"]].tolist() == ["86.6", "90.9", "-"]
+    assert published[["average", "average - full", "trainable (%)"]].tolist() == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        record(0.8, "backbone=roberta", metric="f1"),
+        record(0.8, "backbone=roberta", "task.max_eval_rows=10", "task=rte"),
+        record(0.8, "backbone=minilm"),
+    ],
+    ids=["another metric", "other rows", "another backbone"],
+)
+def test_published_scores_of_something_else_are_not_shown(made):
+    assert score_table([made])["method"].tolist() == ["meft1"]
+
+
+def test_question_answering_has_its_own_table():
+    records = [record(0.8, "backbone=opt", "task=piqa", metric="acc"), record(0.7, "backbone=opt", "task=rte")]
+    assert glue_table(records)["rte accuracy"].tolist() == ["70.0"]
+    assert "piqa acc" not in glue_table(records)
+    assert qa_table(records)["piqa acc"].tolist() == ["80.0", "75.2"]
+
+
+def test_no_table_of_nothing():
+    for make in (score_table, glue_table, qa_table, hyperparameter_table, loss_table):
+        assert make([study([0.1])]).empty
+
+
+def test_the_settings_behind_the_scores():
+    records = [
+        record(0.9, "training.learning_rate=0.1"),
+        record(0.5, "training.learning_rate=0.2", "training.gradient_accumulation=4", "seed=1"),
+        record(0.6, "training.learning_rate=0.2", "training.gradient_accumulation=4", "seed=2"),
+        record(0.4, "task=cola", "training.max_steps=7"),
+    ]
+    assert hyperparameter_table(records).to_dict("records") == [
+        {
+            "backbone": "minilm", "task": "cola accuracy", "method": "meft1", "learning rate": 0.001,
+            "batch size": 16, "epochs": "7 steps", "seeds": 1, "score (%)": "40.0", "settings tried": 1,
+        },
+        {
+            "backbone": "minilm", "task": "rte accuracy", "method": "meft1", "learning rate": 0.2,
+            "batch size": 64, "epochs": 5, "seeds": 2, "score (%)": "55.0 ± 7.1 (n=2)", "settings tried": 2,
+        },
+    ]  # fmt: skip
+
+
+def test_training_losses_by_epoch():
+    short = record(0.5, "method=meft1", history=[(0.5, 0.5)])
+    long = record(0.6, "method=full", history=[(0.7, 0.5), (0.65, 0.6)])
+    old = record(0.6, "method=lora")
+    old["scores"]["history"] = [{"epoch": 1.0}]  # an earlier version kept none
+    table = loss_table([short, long, old])
+    assert table["method"].tolist() == ["full", "lora", "meft1"]
+    assert table["epoch 1"].tolist() == ["0.700", "-", "0.500"]
+    assert table["epoch 2"].tolist() == ["0.650", "-", "-"]

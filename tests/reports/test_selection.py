@@ -1,0 +1,55 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs
+from tests.helpers.records import record, study
+
+
+def chosen(records):
+    return chosen_runs(scored_runs(records))["record"].tolist()
+
+
+def run(best, rate, seed):
+    return record(best, f"training.learning_rate={rate}", f"seed={seed}")
+
+
+def test_a_lucky_seed_does_not_beat_a_setting_with_several():
+    several = [run(0.6, 0.1, 1), run(0.62, 0.1, 2)]
+    assert chosen([run(0.9, 0.2, 1), *several]) == several
+
+
+def test_of_settings_with_as_many_seeds_the_best_mean():
+    assert chosen([run(0.6, 0.1, 1), run(0.7, 0.2, 1)])[0]["scores"]["best"] == 0.7
+
+
+def test_settings_of_an_earlier_version_are_the_same_settings():
+    old, new = run(0.6, 0.1, 1), run(0.7, 0.1, 2)
+    del old["config"]["study"]  # None in the new one
+    assert chosen([old, new]) == [old, new]
+
+
+def test_studies_have_no_score():
+    assert chosen([study([0.1])]) == []
+    assert list(scored_runs([])) == list(scored_runs([run(0.6, 0.1, 1)]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.integers(1, 4), st.floats(0, 1)), min_size=1))
+def test_no_other_setting_has_more_seeds_or_as_many_and_a_better_mean(runs):
+    by_setting = {}
+    for rate, seed, score in {(rate, seed): (rate, seed, score) for rate, seed, score in runs}.values():
+        by_setting.setdefault(rate, []).append(run(score, rate, seed))
+    best = chosen([made for seeds in by_setting.values() for made in seeds])
+    assert best in by_setting.values()
+
+    def mean(seeds):
+        return sum(made["scores"]["best"] for made in seeds) / len(seeds)
+
+    for seeds in by_setting.values():
+        assert len(seeds) <= len(best)
+        assert len(seeds) < len(best) or mean(seeds) <= mean(best) + 1e-12
+
+
+def test_one_record_stands_for_all_seeds():
+    several = [run(0.5, 0.1, seed) for seed in (1, 2, 3)]
+    assert one_of_each([run(0.9, 0.2, 1), *several]) == several[:1]

@@ -1,0 +1,52 @@
+import pandas as pd
+import pytest
+
+from meft_runner.reports.tables import latex, markdown, write_tables
+from meft_runner.run.console import print_table, run_table
+from tests.helpers.records import record
+
+TABLE = pd.DataFrame(
+    {"task": ["arc_easy", "50 % & more"], "score (%)": ["9.0 ± 0.5 (n=3)", None], "step": [0.25, float("nan")]}
+)
+
+
+def test_files_say_the_same(tmp_path):
+    files = write_tables({"scores": TABLE}, tmp_path / "new")
+    assert [file.name for file in files] == ["scores.md", "scores.csv", "scores.tex"]
+    assert pd.read_csv(files[1])["task"].tolist() == TABLE["task"].tolist()
+    for file in (files[0], files[2]):
+        assert "0.25" in file.read_text()
+
+
+def test_markdown_keeps_digits_and_puts_numbers_to_the_right():
+    lines = markdown(pd.DataFrame({"method": ["full", "lora"], "score": ["9.0", "-"]})).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["full", "9.0"]
+    assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [":---------", "--------:"]
+
+
+def test_latex_escapes_what_latex_would_read():
+    lines = latex(TABLE).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrr}"
+    assert lines[2] == r"task & score (\%) & step \\"
+    assert lines[4] == r"arc\_easy & 9.0 $\pm$ 0.5 (n=3) & 0.25 \\"
+    assert lines[5] == r"50 \% \& more & - & - \\"
+
+
+def test_the_printed_table_of_a_run(capsys):
+    print_table(run_table(record(0.625)), title="a run")
+    printed = capsys.readouterr().out
+    assert "62.5" in printed
+    assert "10 (1.00 % of 1,000)" in printed
+    assert "exact: 0 mismatches in 3 steps" in printed
+
+
+@pytest.mark.parametrize(
+    ("reversal", "text"),
+    [
+        (None, "not reversible"),
+        ({"mode": "stored"}, "stored: nothing to reverse"),
+        ({"mode": "float", "checked_steps": 2, "max_error": None}, "up to not finite apart in 2 steps"),
+    ],
+)
+def test_what_a_run_says_of_its_reversal(reversal, text):
+    assert text in run_table(record(reversal=reversal)).iloc[-1]["value"]

@@ -1,0 +1,136 @@
+"""Runs from top to bottom on the real minilm weights, a few steps each."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from meft_runner import methods
+from meft_runner.backbones import FAMILIES
+from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
+from meft_runner.config import METHODS, Head
+from meft_runner.methods.weights import load_trained
+from meft_runner.run import lifecycle as experiment
+from meft_runner.run.trainer import MeftTrainer
+from tests.helpers.composed import SMALL, settings, small
+
+
+def key_sets(record):
+    return {key: set(record[key]) for key in ("scores", "parameters", "memory", "timing")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
+    chosen = small(rte_folder, tmp_path, f"method={method}")
+    record = experiment.run(chosen)
+    directory = experiment.run_directory(chosen)
+    assert directory.name.startswith(f"minilm-rte-{method}-s1-")
+    assert json.loads((directory / "record.json").read_text()) == record
+    assert record["status"] == "complete"
+    assert key_sets(record) == {
+        "scores": {"metric", "best", "final", "history"},
+        "parameters": {"total", "trainable"},
+        "memory": {
+            "source", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "peak_bytes",
+            "activation_paper_bytes", "retained_after_forward_bytes", "batch_size", "length",
+        },
+        "timing": {"median_step_seconds", "tokens_per_second", "train_seconds"},
+    }  # fmt: skip
+    (entry,) = record["scores"]["history"]
+    assert entry.keys() == {"epoch", "step", "train_loss", "loss", "accuracy"}
+    assert record["scores"]["best"] == entry["accuracy"]
+    assert (record["memory"]["batch_size"], record["memory"]["length"]) == (8, 24)
+    assert 0 < record["memory"]["activations_bytes"] < record["memory"]["peak_bytes"]
+    if method.startswith("meft"):
+        assert record["reversal"] == {"mode": "exact", "checked_steps": 5, "mismatches": 0, "max_error": 0.0}
+    else:
+        assert record["reversal"] is None
+    assert sorted(path.name for path in directory.iterdir()) == ["adapter", "record.json"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "meft2"])
+def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder, tmp_path, monkeypatch):
+    models = []
+    prepare = methods.prepare
+    monkeypatch.setattr(methods, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])
+    chosen = small(rte_folder, tmp_path, f"method={method}")
+    experiment.run(chosen)
+    source = find_source(chosen.backbone)
+    torch.manual_seed(123)
+    fresh = prepare(
+        load_model(chosen.backbone, source, Head.classification, 2), FAMILIES["bert"], chosen.backbone, chosen.method
+    )
+    load_trained(fresh, experiment.run_directory(chosen) / "adapter")
+    inputs = load_tokenizer(chosen.backbone, source, 24)(["a dog"], ["a cat"], return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(models[0].eval()(**inputs).logits, fresh.eval()(**inputs).logits)
+
+
+def test_the_seed_fixes_everything(rte_folder, tmp_path):
+    records = [
+        experiment.run(small(rte_folder, tmp_path / place, f"seed={seed}"))
+        for place, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    histories = [record["scores"]["history"] for record in records]
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_exact_and_stored_train_alike(rte_folder, tmp_path):
+    losses = [
+        experiment.run(small(rte_folder, tmp_path, f"method.reversal={mode}"))["scores"]["history"][0]["loss"]
+        for mode in ("exact", "stored")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_complete_run_is_not_run_again(rte_folder, tmp_path, monkeypatch):
+    chosen = small(rte_folder, tmp_path, "training.max_steps=1")
+    record = experiment.run(chosen)
+    monkeypatch.setattr(experiment, "_run", lambda *_: pytest.fail("trained again"))
+    assert experiment.run(chosen) == record
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, monkeypatch):
+    whole = experiment.run(small(rte_folder, tmp_path / "whole", "training.epochs=2"))
+    chosen = small(rte_folder, tmp_path / "cut", "training.epochs=2")
+    save = MeftTrainer._save_checkpoint
+
+    def interrupting_save(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MeftTrainer, "_save_checkpoint", interrupting_save)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(chosen)
+    directory = experiment.run_directory(chosen)
+    assert json.loads((directory / "record.json").read_text())["status"] == "running"
+    assert list(directory.glob("checkpoint-5/adapter_model.safetensors"))
+
+    monkeypatch.setattr(MeftTrainer, "_save_checkpoint", save)
+    resumed = experiment.run(chosen)
+    assert resumed["scores"] == whole["scores"]
+    assert resumed["reversal"]["checked_steps"] == 5  # the second epoch only
+
+
+def test_bf16_and_several_development_splits(rte_folder, tmp_path):
+    for split in ("validation_matched", "validation_mismatched"):
+        rows = [json.loads(line) for line in (rte_folder / "validation.jsonl").read_text().splitlines()]
+        pairs = [{"premise": r["sentence1"], "hypothesis": r["sentence2"], "label": r["label"]} for r in rows]
+        (rte_folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (rte_folder / "train.jsonl").write_text(Path(rte_folder / "validation_matched.jsonl").read_text())
+    chosen = settings(
+        "task=mnli", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.precision=bf16"
+    )
+    record = experiment.run(chosen)
+    assert record["scores"]["history"][0].keys() >= {"accuracy", "accuracy_mismatched"}
+    assert record["reversal"]["mismatches"] == 0
+
+
+def test_regression(rte_folder, tmp_path):
+    (rte_folder / "train.jsonl").write_text((rte_folder / "validation.jsonl").read_text())
+    record = experiment.run(
+        settings("task=stsb", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.max_steps=2")
+    )
+    assert record["scores"]["metric"] == "pearson"
+    assert record["scores"]["history"][0].keys() >= {"pearson", "spearman"}

@@ -1,0 +1,72 @@
+"""The Trainer's side of the engine: accumulation, checks of the first step, checkpoints of trained weights."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, default_data_collator
+
+from meft_runner.config import Head, LoraSettings
+from meft_runner.run.trainer import FirstGradients, GradientError, MeftTrainer, training_arguments
+from meft_runner.tasks import EvalSplit, TaskData
+from tests.helpers.composed import settings
+from tests.helpers.models import batch, meft_settings, prepared
+
+
+class Capture(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def step_gradients(method, tmp_path, batch_size, accumulation):
+    inputs = batch(rows=16, padding=None)
+    data = Dataset.from_dict({name: tensor.tolist() for name, tensor in inputs.items()})
+    task = TaskData(Head.classification, (), data, {"validation": EvalSplit(data, None)}, "accuracy", None, {})
+    chosen = settings(
+        f"training.batch_size={batch_size}",
+        f"training.gradient_accumulation={accumulation}",
+        "training.max_steps=1",
+        "training.group_by_length=false",
+        "training.max_grad_norm=1e9",
+    )
+    capture = Capture()
+    trainer = MeftTrainer(
+        description={},
+        splits={},
+        model=prepared(method, dropout=0.0),
+        args=training_arguments(chosen, task, tmp_path),
+        train_dataset=data,
+        data_collator=default_data_collator,
+        callbacks=[capture],
+    )
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+    trainer.train()
+    return capture.gradients
+
+
+@pytest.mark.parametrize(
+    "method", [meft_settings("meft1"), meft_settings("meft3"), LoraSettings(name="lora", learning_rate=1e-3)]
+)
+def test_two_batches_of_eight_equal_one_of_sixteen(method, tmp_path):
+    parts = step_gradients(method, tmp_path / "a", 8, 2)
+    whole = step_gradients(method, tmp_path / "b", 16, 1)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_gradients_are_checked_once():
+    model = prepared(meft_settings())
+    check = FirstGradients(scaled=False)
+    with pytest.raises(GradientError, match=r"adapter.down.weight \(none\)"):
+        check.on_pre_optimizer_step(None, None, None, model=model)
+    check.on_pre_optimizer_step(None, None, None, model=model)  # later steps are not looked at
+
+
+def test_a_loss_scaler_may_first_look_for_its_scale():
+    model = prepared(meft_settings())
+    model(**batch()).loss.backward()
+    model.classifier.bias.grad.fill_(float("inf"))
+    check = FirstGradients(scaled=True)
+    check.on_pre_optimizer_step(None, None, None, model=model)
+    assert not check.done
+    with pytest.raises(GradientError, match="not finite"):
+        FirstGradients(scaled=False).on_pre_optimizer_step(None, None, None, model=model)
