@@ -1,0 +1,23 @@
+"""Writing files so that no reader ever meets half of one."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Writes a text to a temporary name beside `path` and renames it.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        content: the text, written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; what was there before is still whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
