@@ -30,31 +30,31 @@ class BlockInputs:
         """Returns a record with `function` applied to every tensor that is there."""
         return BlockInputs(*(None if tensor is None else function(tensor) for tensor in self.tensors()))
 
-    def rows(self, part: slice) -> "BlockInputs":
+    def rows(self, place: slice) -> "BlockInputs":
         """Returns the record for some rows of the batch; a tensor shared by all rows stays whole."""
-        return self.map(lambda tensor: rows_of(tensor, part))
+        return self.map(lambda tensor: rows_of(tensor, place))
 
-    def leaves(self, part: slice) -> "BlockInputs":
+    def leaves(self, place: slice) -> "BlockInputs":
         """Returns the record for some rows, each tensor a leaf that requires gradient where the whole one does."""
-        return self.map(lambda tensor: rows_of(tensor, part).detach().requires_grad_(tensor.requires_grad))
+        return self.map(lambda tensor: rows_of(tensor, place).detach().requires_grad_(tensor.requires_grad))
 
 
-def rows_of(tensor: Tensor, part: slice) -> Tensor:
+def rows_of(tensor: Tensor, place: slice) -> Tensor:
     """Returns some rows of a tensor of block inputs: all of it where it is shared by all rows."""
-    return tensor if tensor.shape[0] == 1 else tensor[part]
+    return tensor if tensor.shape[0] == 1 else tensor[place]
 
 
 class TokenwiseModule(nn.Module):
     """A function in which no token of the output depends on another token of the input, nor on block inputs.
 
-    It may be given any part of the tokens, as (T, 1, H).
+    It may be given any chunk of the tokens, as (T, 1, H).
     """
 
 
 class Composed(nn.Module):
     """A function of two stages, the second of which looks at each token by itself.
 
-    The second stage is differentiated a part of the tokens at a time, while only the first one's graph waits.
+    The second stage is differentiated a chunk of the tokens at a time, while only the first one's graph is kept.
 
     Args:
         first: module called as first(x, inputs).
@@ -72,7 +72,10 @@ class Composed(nn.Module):
 
 
 class ReversibleBlock(nn.Module):
-    """The two functions of a block: y1 = scale_1 * x1 + F(x2), y2 = scale_2 * x2 + G(y1).
+    """The two functions of a block, one for each of its two halves.
+
+    The first half changes the first stream, y1 = scale_1 * x1 + F(x2); the second half, from its result, the second
+    stream, y2 = scale_2 * x2 + G(y1). Backward undoes the second half before the first.
 
     Args:
         f: module called as f(x, inputs) -> increment, all (B, S, H).

@@ -29,7 +29,7 @@ def pack(values: Tensor, count: int) -> Tensor:
         count: number of different values, 2 to 256.
 
     Returns:
-        uint8 tensor, (..., ceil(H / 8) * bits_needed(count)); any part of the leading dimensions can be
+        uint8 tensor, (..., ceil(H / 8) * bits_needed(count)); any slice of the leading dimensions can be
         unpacked by itself.
     """
     bits = bits_needed(count)
@@ -47,7 +47,7 @@ def unpack(packed: Tensor, count: int, size: int) -> Tensor:
     """Undoes `pack`.
 
     Args:
-        packed: what `pack` returned, or a part of its leading dimensions.
+        packed: what `pack` returned, or a slice of its leading dimensions.
         count: the same count.
         size: H, the last dimension of the packed tensor.
 

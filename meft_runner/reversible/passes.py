@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs
-from meft_runner.reversible.piecewise import Addition, Gradients, Pieces
+from meft_runner.reversible.chunks import Addition, Chunks, Gradients
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
@@ -20,7 +20,7 @@ from meft_runner.reversible.streams import ExactStreams, StoredStreams
 class Trace:
     """What a forward pass leaves for its backward pass, beside the last two streams.
 
-    A block has two halves, y1 = scale_1 * x1 + F(x2) and y2 = scale_2 * x2 + G(y1).
+    The halves of a block are those that `ReversibleBlock` describes: the one of F, then the one of G.
 
     Attributes:
         checksums: for each block, an int64 sum over its input streams; empty where not exact.
@@ -66,7 +66,7 @@ class ForwardPass:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
         plan, coupling = self.plan, self.plan.coupling
-        hidden = hidden.contiguous()  # pieces of tokens are views
+        hidden = hidden.contiguous()  # chunks of tokens are views
         self.peaks.append(_peak(hidden))
         x1: Any = plan.streams.start(hidden)
         x2 = x1
@@ -87,7 +87,7 @@ class ForwardPass:
         value = self.plan.streams.value(reads, dtype)
         if self.trace:
             self.trace.random_states.append(random_state(value.device))
-        increment = Pieces.of(value.shape, self.plan.chunks).evaluate(function, value, self.inputs)
+        increment = Chunks.of(value.shape, self.plan.chunks).evaluate(function, value, self.inputs)
         self.peaks.append(_peak(increment))
         result, kept = self.plan.streams.advance(stream, scale, increment)
         if self.trace:
@@ -161,18 +161,18 @@ class ReversePass:
         grad: Tensor,
         grad_reads: Tensor | None,
     ) -> None:
-        """Undoes result = scale * x + function(reads): `result` becomes x, and `grad_reads` gets its part added."""
+        """Undoes result = scale * x + function(reads): `result` becomes x, and `grad_reads` gets its share added."""
         set_random_state(self.trace.random_states[half], reads.device)
-        pieces = Pieces.of(reads.shape, self.plan.chunks)
+        chunks = Chunks.of(reads.shape, self.plan.chunks)
         tensors = (reads, result, grad, grad_reads, self.trace.kept[half])
-        for place, (reads_piece, result_piece, grad_piece, grad_reads_piece, kept) in pieces.cut(function, *tensors):
-            value = self.streams.value(reads_piece, self.dtype)
-            addition = Addition(self.streams, scale, result_piece, kept)
-            through = pieces.differentiate(
-                function, value, self.inputs, place, grad_piece, addition, self.gradients, grad_reads is not None
+        for place, (reads_chunk, result_chunk, grad_chunk, grad_reads_chunk, kept) in chunks.cut(function, *tensors):
+            value = self.streams.value(reads_chunk, self.dtype)
+            addition = Addition(self.streams, scale, result_chunk, kept)
+            through = chunks.differentiate(
+                function, value, self.inputs, place, grad_chunk, addition, self.gradients, grad_reads is not None
             )
-            if grad_reads_piece is not None:
-                grad_reads_piece.add_(through)
+            if grad_reads_chunk is not None:
+                grad_reads_chunk.add_(through)
 
 
 def _checksum(x1: Tensor, x2: Tensor) -> Tensor:

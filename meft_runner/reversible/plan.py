@@ -43,7 +43,7 @@ class Plan:
         blocks: the blocks, bottom first.
         coupling: scales, swap and merge weights.
         streams: the arithmetic.
-        chunks: pieces in which a batch is computed one after the other; None for pieces of about 1,024 tokens.
+        chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         monitor: receives what the checks find.
     """
 

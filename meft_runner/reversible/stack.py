@@ -23,7 +23,7 @@ class ReversibleStack(nn.Module):
         mode: `exact` (rebuilt without error), `float` (rebuilt by the paper's arithmetic) or
             `stored` (ordinary autograd over the forward of `exact`).
         grid_bits: the integer grid's step is 2^-grid_bits.
-        chunks: pieces in which a batch is computed one after the other; None for pieces of about 1,024 tokens.
+        chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         strict: whether a stream that comes back different stops the run.
 
     Raises:

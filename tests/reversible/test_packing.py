@@ -13,7 +13,7 @@ def test_unpack_undoes_pack(count, size, rows, seed):
     values[0, 0, 0], values[-1, -1, -1] = 0, count - 1
     packed = pack(values, count)
     assert torch.equal(unpack(packed, count, size), values)
-    assert torch.equal(unpack(packed[1:], count, size), values[1:])  # a part by itself
+    assert torch.equal(unpack(packed[1:], count, size), values[1:])  # a slice by itself
 
 
 @pytest.mark.parametrize(("count", "bits"), [(2, 1), (3, 2), (5, 3), (10, 4), (16, 4), (17, 5), (256, 8)])

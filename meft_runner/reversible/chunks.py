@@ -1,8 +1,8 @@
-"""A block's function computed and differentiated a piece of the batch at a time.
+"""A block's function computed and differentiated a chunk of the batch at a time.
 
-Rows of a batch do not depend on each other, and neither do the tokens of a token-wise function; pieces
+Rows of a batch do not depend on each other, and neither do the tokens of a token-wise function; chunks
 bound what is alive at once, without extra arithmetic. Forward and backward must cut alike, since dropout
-draws and the last bits of a matrix product depend on the piece.
+draws and the last bits of a matrix product depend on the chunk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ from meft_runner.reversible.streams import ExactStreams, FloatStreams
 _USUAL_TOKENS = 1024
 
 
-class ReadRows(NamedTuple):
-    """Some rows of a differentiable block input, as one piece reads them.
+class InputRows(NamedTuple):
+    """Some rows of a differentiable block input, as one chunk reads them.
 
     Attributes:
         whole: the input, of the whole batch.
         place: of the rows.
-        leaf: the rows, a leaf of the piece's graph.
+        leaf: the rows, a leaf of the chunk's graph.
     """
 
     whole: Tensor
@@ -41,7 +41,7 @@ class Gradients:
     _trained: dict[int, list[nn.Parameter]] = field(default_factory=dict)
 
     def take(
-        self, function: nn.Module, output: Tensor, grad_output: Tensor, x: Tensor, read: Sequence[ReadRows]
+        self, function: nn.Module, output: Tensor, grad_output: Tensor, x: Tensor, read: Sequence[InputRows]
     ) -> Tensor | None:
         """Differentiates one evaluation of a function, and adds what its parameters and inputs get.
 
@@ -59,7 +59,7 @@ class Gradients:
         wanted = [*([x] if x.requires_grad else []), *(rows.leaf for rows in read), *parameters]
         if not wanted:
             return None
-        with torch.autocast(output.device.type, enabled=False):  # backward, as ever, runs in the dtypes of forward
+        with torch.autocast(output.device.type, enabled=False):  # backward runs in the dtypes of forward
             found = list(torch.autograd.grad(output, wanted, grad_output.to(output.dtype), allow_unused=True))
         grad_x = found.pop(0) if x.requires_grad else None
         for rows in read:
@@ -71,12 +71,12 @@ class Gradients:
         return torch.zeros_like(x) if x.requires_grad and grad_x is None else grad_x
 
     def _trained_by(self, function: nn.Module) -> list[nn.Parameter]:
-        """Returns a function's trainable parameters; to look for them costs as much time as a small piece."""
+        """Returns a function's trainable parameters; to look for them costs as much time as a small chunk."""
         if id(function) not in self._trained:
             self._trained[id(function)] = [p for p in function.parameters() if p.requires_grad]
         return self._trained[id(function)]
 
-    def _add_rows(self, rows: ReadRows, gradient: Tensor | None) -> None:
+    def _add_rows(self, rows: InputRows, gradient: Tensor | None) -> None:
         if gradient is None:
             return
         if id(rows.whole) not in self.sums:
@@ -110,8 +110,8 @@ class Addition:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """How large a piece of a batch may be.
+class Chunks:
+    """How large a chunk of a batch may be.
 
     Attributes:
         rows: rows of the batch that are computed at once where tokens depend on each other.
@@ -122,10 +122,10 @@ class Pieces:
     tokens: int
 
     @classmethod
-    def of(cls, batch: torch.Size, chunks: int | None) -> "Pieces":
-        """Cuts a (B, S, H) batch into `chunks` pieces, or as many as it has rows or tokens.
+    def of(cls, batch: torch.Size, chunks: int | None) -> "Chunks":
+        """Cuts a (B, S, H) batch into that many chunks, or as many as it has rows or tokens.
 
-        With None, a piece has about 1,024 tokens; smaller ones cost time (results/step).
+        With None, a chunk has about 1,024 tokens; smaller ones cost time (results/step).
         """
         rows, tokens = batch[0], batch[0] * batch[1]
         chunks = chunks or -(-tokens // _USUAL_TOKENS)
@@ -135,7 +135,7 @@ class Pieces:
         """Cuts (B, S, H) tensors of one batch alike into what `function` may be given at once.
 
         Yields:
-            The piece's place, and views of the tensors there: (rows, S, H), or (tokens, 1, H) where the
+            The chunk's place, and views of the tensors there: (rows, S, H), or (tokens, 1, H) where the
             function is token-wise. None stays None.
         """
         size = self.rows
@@ -149,12 +149,12 @@ class Pieces:
     def evaluate(self, function: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns function(x, inputs), (B, S, H)."""
         outputs = []
-        for place, (piece,) in self.cut(function, x):
+        for place, (chunk,) in self.cut(function, x):
             if isinstance(function, Composed):
-                middle = function.first(piece, inputs.rows(place))
+                middle = function.first(chunk, inputs.rows(place))
                 outputs.append(self.evaluate(function.second, middle, inputs))
             else:
-                outputs.append(function(piece, _inputs_for(function, inputs).rows(place)))
+                outputs.append(function(chunk, _inputs_for(function, inputs).rows(place)))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(x.shape)
 
     def differentiate(
@@ -168,13 +168,13 @@ class Pieces:
         gradients: Gradients,
         wants_x: bool = True,
     ) -> Tensor | None:
-        """Computes a function on one piece, undoes its addition, and takes its gradients, from one evaluation.
+        """Computes a function on one chunk, undoes its addition, and takes its gradients, from one evaluation.
 
         Args:
             function: the module to run.
-            x: its first argument, (B, S, H), a piece as `cut` returns it.
+            x: its first argument, (B, S, H), a chunk as `cut` returns it.
             inputs: its second argument, of the whole batch.
-            place: of the piece.
+            place: of the chunk.
             grad_output: gradient of the output, (B, S, H).
             addition: what the output was added to, at the same place.
             gradients: receives those of the parameters and of differentiable inputs.
@@ -194,18 +194,18 @@ class Pieces:
             addition.undo_(output.detach())
         pairs = zip(inputs.tensors(), leaves.tensors(), strict=True)
         both = [(whole, rows) for whole, rows in pairs if whole is not None and rows is not None]
-        read = [ReadRows(whole, place, rows) for whole, rows in both if rows.requires_grad]
+        read = [InputRows(whole, place, rows) for whole, rows in both if rows.requires_grad]
         return gradients.take(stage, output, grad_output, leaf, read)
 
     def _through_second(
         self, function: TokenwiseModule, x: Tensor, grad_output: Tensor, addition: Addition, gradients: Gradients
     ) -> Tensor:
-        """Differentiates the token-wise stage of a composed function, one piece's graph alive at a time."""
+        """Differentiates the token-wise stage of a composed function, one chunk's graph alive at a time."""
         grad_x = torch.empty_like(x)
-        for place, pieces in self.cut(function, x, grad_output, grad_x, addition.result, addition.kept):
-            x_piece, grad_piece, grad_x_piece, result, kept = pieces
-            part = replace(addition, result=result, kept=kept)
-            grad_x_piece.copy_(self.differentiate(function, x_piece, BlockInputs(), place, grad_piece, part, gradients))
+        for place, views in self.cut(function, x, grad_output, grad_x, addition.result, addition.kept):
+            x_chunk, grad_chunk, grad_x_chunk, result, kept = views
+            here = replace(addition, result=result, kept=kept)
+            grad_x_chunk.copy_(self.differentiate(function, x_chunk, BlockInputs(), place, grad_chunk, here, gradients))
         return grad_x
 
 
