@@ -1,8 +1,10 @@
 """The typed form of conf/: what a run is asked to do.
 
-Nothing heavy is imported here: the command line reads this before it knows what to do.
+Nothing heavy is imported here: the command line reads this before it knows what to do. What conf/ computes
+(`resolvers`) is known as soon as this is imported, also in the processes that a launcher starts.
 """
 
+from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
 from meft_runner.config.methods import (
     METHODS,
@@ -78,5 +80,6 @@ __all__ = [
     "identity",
     "plain",
     "register",
+    "resolvers",
     "result_settings",
 ]

@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import fields
-from fractions import Fraction
 from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
@@ -18,6 +17,7 @@ from meft_runner.config import (
     TablesSettings,
 )
 from meft_runner.config.compatibility import check_compatible
+from meft_runner.config.fields import settings_of
 from meft_runner.errors import UserError, nearest
 
 _SWITCH = {"true": True, "false": False}
@@ -125,71 +125,13 @@ def effective_merge(backbone: BackboneSettings, method: MeftSettings) -> list[fl
     return backbone.merge.get(method.name, []) if method.merge is None else method.merge
 
 
-def parse_scale(key: str, text: str) -> Fraction:
-    """Reads a scale such as "1/10" or "0.1".
-
-    Raises:
-        UserError: it is no number above 0.
-    """
-    try:
-        scale = Fraction(text.replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        scale = Fraction(0)
-    if scale <= 0:
-        raise UserError(f"{key}={text}: expected a number above 0, written as 1/10 or 0.1.")
-    return scale
-
-
-_LARGEST_COUNT = 10**9
-_RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    "backbone": {"repeat": (1, 1000)},
-    "task": {
-        "max_train_rows": (1, _LARGEST_COUNT),
-        "max_eval_rows": (1, _LARGEST_COUNT),
-        "max_length": (4, 10**6),
-        "stride": (0, 10**6),
-        "n_best": (1, 1000),
-        "max_answer_length": (1, 10**6),
-        "null_threshold": (-1e6, 1e6),
-    },
-    "method": {
-        "learning_rate": (1e-12, 1e3),
-        "adapter_dim": (1, 10**6),
-        "adapter_dropout": (0, 0.99),
-        "frozen_layers": (0, 10**6),
-        "grid_bits": (4, 24),
-        "chunks": (1, _LARGEST_COUNT),
-        "rank": (1, 10**6),
-        "alpha": (1, 10**6),
-        "dropout": (0, 0.99),
-        "init_constant": (-1e6, 1e6),
-        "init_noise": (0, 1e6),
-    },
-    "training": {
-        "epochs": (1, 10**6),
-        "max_steps": (1, _LARGEST_COUNT),
-        "batch_size": (1, 10**6),
-        "eval_batch_size": (1, 10**6),
-        "learning_rate": (1e-12, 1e3),
-        "gradient_accumulation": (1, 10**6),
-        "patience": (1, 10**6),
-        "weight_decay": (0, 1e3),
-        "warmup": (0, 0.99),
-        "max_grad_norm": (1e-12, 1e12),
-    },
-}
-
-
 def _check_ranges(settings: Settings) -> None:
-    for group, ranges in _RANGES.items():
-        section = getattr(settings, group)
-        for name in [f.name for f in fields(section) if f.name in ranges]:
-            value, (low, high) = getattr(section, name), ranges[name]
-            if value is not None and not low <= value <= high:  # not a number fails this too
-                raise UserError(f"{group}.{name}={value}: expected {low} to {high}.")
-    for seed in (settings.seed, *(settings.seeds or [])):
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}: expected 0 to 4294967295.")
+    for key, value, notes in settings_of(settings):
+        if notes.within is not None and value is not None:
+            low, high = notes.within
+            for each in value if isinstance(value, list) else [value]:
+                if not low <= each <= high:  # not a number fails this too
+                    raise UserError(f"{key}={each}: expected {low} to {high}.")
 
 
 def _check_splits(task: SplitSettings) -> None:
@@ -200,9 +142,7 @@ def _check_splits(task: SplitSettings) -> None:
 
 
 def _check_meft(settings: Settings, method: MeftSettings) -> None:
-    for name in ("scale_1", "scale_2"):
-        text = getattr(method, name)
-        scale = parse_scale(f"method.{name}", text)
+    for name, text, scale in zip(("scale_1", "scale_2"), (method.scale_1, method.scale_2), method.scales, strict=True):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
         if method.reversal is not Reversal.float and not unit:
             near = max(1, min(_LARGEST_DENOMINATOR, round(1 / scale)))

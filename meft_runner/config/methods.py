@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 
 from omegaconf import MISSING
+
+from meft_runner.config.fields import COUNT, setting
+from meft_runner.errors import UserError
 
 Reversal = Enum("Reversal", ["exact", "float", "stored"])
 
@@ -18,7 +22,7 @@ class MethodSettings:
     """
 
     name: str = MISSING
-    learning_rate: float = MISSING
+    learning_rate: float = setting(MISSING, (1e-12, 1e3))
 
 
 @dataclass
@@ -46,11 +50,11 @@ class LoraSettings(MethodSettings):
     """
 
     checkpointing: bool = False
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    init_constant: float | None = None
-    init_noise: float | None = None
+    rank: int = setting(8, (1, 10**6))
+    alpha: int = setting(16, (1, 10**6))
+    dropout: float = setting(0.0, (0, 0.99))
+    init_constant: float | None = setting(None, (-1e6, 1e6))
+    init_noise: float | None = setting(None, (0, 1e6))
 
 
 @dataclass
@@ -64,8 +68,8 @@ class Ia3Settings(MethodSettings):
     """
 
     checkpointing: bool = False
-    init_constant: float | None = None
-    init_noise: float | None = None
+    init_constant: float | None = setting(None, (-1e6, 1e6))
+    init_noise: float | None = setting(None, (0, 1e6))
 
 
 @dataclass
@@ -86,15 +90,39 @@ class MeftSettings(MethodSettings):
     """
 
     reversal: Reversal = Reversal.exact
-    adapter_dim: int = 8
-    adapter_dropout: float | None = None
+    adapter_dim: int = setting(8, (1, 10**6))
+    adapter_dropout: float | None = setting(None, (0, 0.99))
     scale_1: str = MISSING
     scale_2: str = MISSING
     merge: list[float] | None = None
-    frozen_layers: int = 0
-    grid_bits: int = 16
-    chunks: int | None = None
+    frozen_layers: int = setting(0, (0, 10**6))
+    grid_bits: int = setting(16, (4, 24))
+    chunks: int | None = setting(None, COUNT)
     strict: bool = True
+
+    @property
+    def scales(self) -> tuple[Fraction, Fraction]:
+        """Lambda and beta as exact numbers.
+
+        Raises:
+            UserError: one of them is no number above 0.
+        """
+        return parse_scale("method.scale_1", self.scale_1), parse_scale("method.scale_2", self.scale_2)
+
+
+def parse_scale(key: str, text: str) -> Fraction:
+    """Reads a scale such as "1/10" or "0.1".
+
+    Raises:
+        UserError: it is no number above 0.
+    """
+    try:
+        scale = Fraction(text.replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        scale = Fraction(0)
+    if scale <= 0:
+        raise UserError(f"{key}={text}: expected a number above 0, written as 1/10 or 0.1.")
+    return scale
 
 
 METHODS: dict[str, type[MethodSettings]] = {

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from meft_runner.config.fields import COUNT, setting
 from meft_runner.config.methods import METHODS, MethodSettings
 from meft_runner.config.tasks import TASKS, TaskSettings
 
@@ -26,6 +27,7 @@ class BackboneSettings:
         name: what is typed.
         model_types: the architectures it may be, as a Hugging Face config.json names them.
         hub: repository on the model hub.
+        revision: commit, branch or tag of that repository; None for the newest.
         path: a local folder that takes the hub's place.
         package: an installed Python package that carries the weights, tried before the hub.
         sha256: the digest that the package's weight file must have.
@@ -38,13 +40,14 @@ class BackboneSettings:
     name: str = MISSING
     model_types: list[str] = MISSING
     hub: str = MISSING
+    revision: str | None = None
     path: str | None = None
     package: str | None = None
     sha256: str | None = None
     attention: Attention = Attention.sdpa
     merge: dict[str, list[float]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    repeat: int | None = None
+    repeat: int | None = setting(None, (1, 1000))
 
 
 @dataclass
@@ -67,17 +70,17 @@ class TrainingSettings:
         processes: how many train together, each with `batch_size`; torchrun sets it, None for one.
     """
 
-    epochs: int = 5
-    max_steps: int | None = None
-    batch_size: int = 16
-    eval_batch_size: int = 64
-    learning_rate: float = MISSING
+    epochs: int = setting(5, (1, 10**6))
+    max_steps: int | None = setting(None, COUNT)
+    batch_size: int = setting(16, (1, 10**6))
+    eval_batch_size: int = setting(64, (1, 10**6))
+    learning_rate: float = setting(MISSING, (1e-12, 1e3))
     precision: Precision = Precision.fp32
-    gradient_accumulation: int = 1
-    patience: int = 5
-    weight_decay: float = 0.1
-    warmup: float = 0.06
-    max_grad_norm: float = 1.0
+    gradient_accumulation: int = setting(1, (1, 10**6))
+    patience: int = setting(5, (1, 10**6))
+    weight_decay: float = setting(0.1, (0, 1e3))
+    warmup: float = setting(0.06, (0, 0.99))
+    max_grad_norm: float = setting(1.0, (1e-12, 1e12))
     group_by_length: bool = True
     processes: int | None = None
 
@@ -105,13 +108,13 @@ class Settings:
     task: TaskSettings = MISSING
     method: MethodSettings = MISSING
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    seed: int = 1
+    seed: int = setting(1, (0, 2**32 - 1))
     level: float = 0.0
     study: Study | None = None
     output_dir: str = "runs"
     logger: Logger = Logger.none
     retry_failed: bool = False
-    seeds: list[int] | None = None
+    seeds: list[int] | None = setting(None, (0, 2**32 - 1))
     from_record: str | None = None
 
 

@@ -5,6 +5,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
+from meft_runner.config.fields import COUNT, setting
+
 Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do for a task
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
@@ -20,8 +22,8 @@ class TaskSettings:
     """
 
     name: str = MISSING
-    max_train_rows: int | None = None
-    max_eval_rows: int | None = None
+    max_train_rows: int | None = setting(None, COUNT)
+    max_eval_rows: int | None = setting(None, COUNT)
 
 
 @dataclass
@@ -31,6 +33,7 @@ class SplitSettings(TaskSettings):
     Attributes:
         hub: repository on the data hub.
         hub_config: configuration of that repository.
+        revision: commit, branch or tag of that repository; None for the newest.
         data_dir: folder with `<split>.jsonl` files that takes the hub's place.
         train_split: name of the training split.
         eval_splits: names of the development splits; the first gives the score.
@@ -38,6 +41,7 @@ class SplitSettings(TaskSettings):
 
     hub: str = MISSING
     hub_config: str | None = None
+    revision: str | None = None
     data_dir: str | None = None
     train_split: str = "train"
     eval_splits: list[str] = field(default_factory=lambda: ["validation"])
@@ -60,7 +64,7 @@ class GlueSettings(SplitSettings):
     text_columns: list[str] = MISSING
     classes: list[str] = field(default_factory=list)
     metrics: list[str] = MISSING
-    max_length: int = 128
+    max_length: int = setting(128, (4, 10**6))
     predict_test: bool = False
     test_files: dict[str, str] = field(default_factory=dict)
     numeric_labels: bool = True
@@ -74,7 +78,7 @@ class DemoSettings(TaskSettings):
         max_length: longest input in tokens.
     """
 
-    max_length: int = 32
+    max_length: int = setting(32, (4, 10**6))
 
 
 @dataclass
@@ -95,7 +99,7 @@ class TextSettings(TaskSettings):
     text_columns: list[str] = field(default_factory=lambda: ["text"])
     label_column: str = "label"
     metric: Metric | None = None
-    max_length: int = 128
+    max_length: int = setting(128, (4, 10**6))
 
 
 @dataclass
@@ -106,7 +110,7 @@ class ChoiceSettings(SplitSettings):
         max_length: longest prompt with answer in tokens.
     """
 
-    max_length: int = 128
+    max_length: int = setting(128, (4, 10**6))
 
 
 @dataclass
@@ -124,11 +128,11 @@ class SquadSettings(SplitSettings):
     """
 
     unanswerable: bool = False
-    max_length: int = 384
-    stride: int = 128
-    n_best: int = 20
-    max_answer_length: int = 30
-    null_threshold: float = 0.0
+    max_length: int = setting(384, (4, 10**6))
+    stride: int = setting(128, (0, 10**6))
+    n_best: int = setting(20, (1, 1000))
+    max_answer_length: int = setting(30, (1, 10**6))
+    null_threshold: float = setting(0.0, (-1e6, 1e6))
     skip_bad_rows: bool = False
 
 

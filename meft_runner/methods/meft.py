@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, LayerView, StackLayer
 from meft_runner.config import BackboneSettings, MeftSettings
-from meft_runner.config.checks import effective_merge, parse_scale
+from meft_runner.config.checks import effective_merge
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs, Composed, Coupling, ReversibleBlock, ReversibleStack, TokenwiseModule
@@ -124,10 +124,10 @@ def _stack(blocks: list[ReversibleBlock], backbone: BackboneSettings, method: Me
 
 
 def _coupling(backbone: BackboneSettings, method: MeftSettings) -> Coupling:
-    merge = effective_merge(backbone, method)
+    (scale_1, scale_2), merge = method.scales, effective_merge(backbone, method)
     return Coupling(
-        scale_1=parse_scale("method.scale_1", method.scale_1),
-        scale_2=parse_scale("method.scale_2", method.scale_2),
+        scale_1=scale_1,
+        scale_2=scale_2,
         swap=method.name != "meft3",
         merge=(merge[0], merge[1]),
     )

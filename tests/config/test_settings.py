@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meft_runner.config import METHODS, PUBLISHED_SCALES, BackboneSettings, Settings, identity, plain
+from meft_runner.config import METHODS, PUBLISHED_SCALES, BackboneSettings, MeftSettings, Settings, identity, plain
 from meft_runner.config import TASKS as TASK_SCHEMAS
-from meft_runner.config.checks import check_processes, parse_scale, parse_tables
+from meft_runner.config.checks import check_processes, parse_tables
 from meft_runner.config.compatibility import COMPATIBILITY
 from meft_runner.errors import UserError
 from tests.helpers.composed import settings
@@ -50,16 +50,16 @@ def test_a_learning_rate_of_ones_own():
     assert settings("training.learning_rate=0.01").training.learning_rate == 0.01
 
 
-@given(st.integers(1, 256))
-def test_scales_read_the_same_as_fraction_and_decimal(n):
-    assert parse_scale("k", f"1/{n}") == Fraction(1, n)
-    assert parse_scale("k", "0.1") == parse_scale("k", "1/10") == Fraction(1, 10)
+@given(st.integers(1, 256), st.sampled_from([1, 2, 4, 5, 10, 20, 100, 125]))
+def test_scales_read_the_same_as_fraction_and_decimal(n, m):
+    method = MeftSettings(scale_1=f" 1 / {n}", scale_2=f"{1 / m:.10f}")
+    assert method.scales == (Fraction(1, n), Fraction(1, m))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "a", "1/0", ""])
 def test_scales_that_are_none(text):
     with pytest.raises(UserError, match=r"method.scale_1=.*expected a number above 0, written as 1/10 or 0.1"):
-        parse_scale("method.scale_1", text)
+        assert MeftSettings(scale_1=text, scale_2="1").scales
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,7 @@ def test_scales_that_are_none(text):
         ("method.merge=[nan,1]", r"method.merge=\[nan, 1.0\]: expected two weights"),
         ("backbone.merge.meft1=[1]", r"method.merge=\[1.0\]: expected two weights"),
         ("seed=-1", r"seed=-1: expected 0 to"),
+        ("seeds=[1,-1]", r"seeds=-1: expected 0 to"),
     ],
 )
 def test_values_outside_their_range(override, message):
