@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from meft_runner import cli
-from meft_runner.config import identity, plain
+from meft_runner import __version__, cli
 from meft_runner.config.directory import config_directory
-from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
-from meft_runner.run.folder import run_directory
 from tests.helpers import records as made
 from tests.helpers.commands import call
 
@@ -151,67 +148,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert time.perf_counter() - started < 20  # the goal is 2 s; a busy machine is no failure
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Runs train nothing, and score as their learning rate is; returns method, learning rate and seed of each."""
-    found, template = [], made.record()
-
-    def train(chosen):
-        rate = chosen.training.learning_rate
-        found.append((chosen.method.name, rate, chosen.seed))
-        if rate > 1:
-            raise UserError("too fast")
-        scores = template["scores"] | {"best": rate}
-        record = template | {"identity": identity(chosen), "config": plain(chosen), "scores": scores}
-        write_record(record, run_directory(chosen))
-        return record
-
-    monkeypatch.setattr("meft_runner.run.lifecycle.run", train)
-    return found
-
-
-def test_a_sweep_ends_with_the_best_of_its_own_settings_over_seeds(trained, monkeypatch, capsys, tmp_path):
-    common = ["-m", "method=lora", f"output_dir={tmp_path}"]
-    call(monkeypatch, capsys, cli.meft_run, *common, "training.learning_rate=0.1,0.2", "seeds=[1,2,3]")
-    assert trained == [("lora", 0.1, 1), ("lora", 0.2, 1), ("lora", 0.2, 2), ("lora", 0.2, 3)]
-    trained.clear()
-    call(monkeypatch, capsys, cli.meft_run, *common, "method=ia3", "training.learning_rate=0.5,0.4", "seeds=[1,2]")
-    assert trained == [("ia3", 0.5, 1), ("ia3", 0.4, 1), ("ia3", 0.5, 2)]  # and nothing of LoRA's
-    trained.clear()
-    wider = [*common, "training.learning_rate=0.1,0.2,0.3", "seeds=[1,2]"]
-    code, printed, error = call(monkeypatch, capsys, cli.meft_run, *wider)
-    assert trained == [("lora", 0.3, 1), ("lora", 0.3, 2)]  # better than what has more seeds
-    assert (code, error) == (0, "")
-    assert printed.count("is complete already") == 3
-    assert not list(tmp_path.glob(".sweeps*"))
-
-
-def test_a_sweep_tells_of_its_own_failures_alone(trained, monkeypatch, capsys, tmp_path):
-    broken = ["-m", "training.learning_rate=0.1,2", "method=lora", f"output_dir={tmp_path}"]
-    code, _, error = call(monkeypatch, capsys, cli.meft_run, *broken, "seeds=[1,2]")
-    assert code == 2
-    assert "1 of 2 runs failed; retry_failed=true runs them again:\n  minilm-demo-lora-s1-" in error
-    assert error.count("too fast") == 2  # as it happened, and at the end
-    assert trained == [("lora", 0.1, 1), ("lora", 2.0, 1), ("lora", 0.1, 2)]
-    code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "seed=1,2", f"output_dir={tmp_path}")
-    assert (code, error) == (0, "")
-
-
-def test_a_mistake_in_one_run_of_a_sweep_is_told_at_its_end(trained, monkeypatch, capsys, tmp_path):
-    arguments = ["-m", "task=demo,piqa", "method=lora", f"output_dir={tmp_path}"]
-    code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)
-    assert (code, len(trained)) == (2, 1)
-    assert "1 of 2 runs failed" in error
-    assert error.count("backbone=minilm") == 2
-
-
-def test_nothing_follows_an_interrupted_sweep(monkeypatch, capsys, tmp_path):
-    def interrupted(parsed, in_sweep):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_run_one", interrupted)
-    monkeypatch.setattr(cli, "_after_sweep", lambda *args: pytest.fail("went on with the seeds"))
-    code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "seed=1,2", "seeds=[1,2]", f"output_dir={tmp_path}")
-    assert code == 1
-    assert "interrupted: the same command goes on" in error
-    assert not list(tmp_path.rglob("*"))
+@pytest.mark.parametrize("entry", [cli.meft_run, cli.meft_memory, cli.meft_tables])
+def test_the_version_is_the_programs_own(entry, monkeypatch, capsys):
+    code, printed, _ = call(monkeypatch, capsys, entry, "--version")
+    assert (code, printed) == (0, f"meft-runner {__version__}\n")

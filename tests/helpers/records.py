@@ -4,8 +4,9 @@ from copy import deepcopy
 from functools import cache
 from itertools import count
 
-from meft_runner.config import plain
-from meft_runner.records.record import finish, new_record
+from meft_runner.config import identity, plain
+from meft_runner.records.record import finish, new_record, write_record
+from meft_runner.run.folder import run_directory
 from tests.helpers.composed import settings
 
 MIB = 2**20
@@ -61,3 +62,10 @@ def study(errors, *overrides, cosines=None, mismatches=0):
     ]
     nothing = {"scores": None, "timing": None, "memory": None, "reversal": {"mode": "float", "mismatches": mismatches}}
     return record(0.0, "study=gradients", *overrides, **nothing, gradients=layers)
+
+
+def write_run(chosen, status="complete", error=None):
+    """Writes a record without results into the folder of a run."""
+    made = new_record(identity(chosen), plain(chosen), "cpu")
+    finish(made, status, error)
+    write_record(made, run_directory(chosen))

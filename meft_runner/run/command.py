@@ -1,0 +1,113 @@
+"""A run as a command: from a composed config to a trained run, and what is told where that fails."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from omegaconf import DictConfig
+
+from meft_runner.config import Settings, resolvers
+from meft_runner.config.checks import check_processes, parse
+from meft_runner.config.mistakes import explain
+from meft_runner.run import folder
+from meft_runner.run.earlier import repeated
+from meft_runner.run.output import complaint, lasting_output
+
+_OUR_BUG = "this is an error of meft-runner's own; please report it with the command and the lines below:"
+
+
+def guarded(main: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else.
+
+    Args:
+        main: returns an exit code of its own, or nothing.
+    """
+    with lasting_output() as output:
+        code = _guarded(main)
+    if output.error is None:
+        return code
+    message = complaint(output.error)
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+    return code or (1 if message is None else 2)
+
+
+def _guarded(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
+    except Exception as error:
+        return tell(error)[0]
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 1
+
+
+def tell(error: Exception) -> tuple[int, str]:
+    """Prints an error.
+
+    Returns:
+        The exit code that it makes, 2 for the user's mistake and 1 for anything else, and the error in one line.
+    """
+    message = explain(error)
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+        return 2, message
+    print(_OUR_BUG, file=sys.stderr)
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {error}"
+
+
+def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
+    """Returns the checked settings of a run.
+
+    Args:
+        config: as Hydra composed it.
+        overrides: what was typed for it.
+
+    Raises:
+        UserError: a value does not fit, or torchrun has started another number of processes.
+    """
+    settings = repeated(parse(config), overrides)
+    check_processes(settings, process_count())
+    return settings
+
+
+def run_one(settings: Settings, in_sweep: bool) -> None:
+    """Trains a run and prints its table, or says why there is nothing to do.
+
+    Raises:
+        UserError: something that the user asked for or provided does not fit.
+        InterruptedRunError: SIGTERM or Ctrl-C came.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
+    directory = folder.run_directory(settings)
+    reason = folder.why_not_to_run(settings, in_sweep)
+    if process_count() > 1:  # the main one decides: others may look before it has written the record
+        from meft_runner.run import processes
+
+        reason = processes.agreed(reason)
+    if reason is not None:
+        print(f"{directory.name} {reason}")
+        if in_sweep:
+            return
+    from meft_runner.run import interruption, lifecycle, processes  # torch and transformers take seconds to import
+    from meft_runner.run.console import print_table, run_table
+
+    if interruption.Interruption.stopped:
+        raise interruption.InterruptedRunError  # of this process of a launcher, by a signal to an earlier run
+    record = lifecycle.run(settings)
+    if processes.is_main():
+        print_table(run_table(record), title=directory.name)
+
+
+def rank() -> int:
+    """Returns which of torchrun's processes this is; the first tells for all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """Returns how many processes train together."""
+    return resolvers.processes() or 1

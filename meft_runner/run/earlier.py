@@ -1,0 +1,60 @@
+"""Settings of an earlier run, taken from its record for another seed."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from meft_runner.config import BESIDE_THE_RESULT, METHODS, TASKS, BackboneSettings, Settings, TrainingSettings
+from meft_runner.errors import UserError
+from meft_runner.records.record import FILE_NAME, read_record
+
+
+def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Returns the settings of the run that `from_record` names, with the seed of `settings`; else `settings`.
+
+    Args:
+        settings: as they were asked for.
+        overrides: what was typed for them.
+
+    Raises:
+        UserError: there is no such run, or something else was asked for beside it.
+    """
+    if settings.from_record is None:
+        return settings
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+") not in ("seed", "launcher", *BESIDE_THE_RESULT):
+            raise UserError(
+                f"{override}: from_record takes all settings of that run but the seed. Leave out one of them."
+            )
+    folder = Path(settings.output_dir)
+    names = (path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}")))
+    found = next((path for path in names if path.name.endswith(f"-{settings.from_record}")), None)
+    record = None if found is None else read_record(found)
+    if record is None:
+        raise UserError(
+            f"from_record={settings.from_record}: no run in {folder} has this identity. Give the last part of the "
+            "name of a run's folder."
+        )
+    kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
+    try:
+        return replace(from_plain(record["config"]), **kept)
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
+
+
+def from_plain(content: dict[str, Any]) -> Settings:
+    """Returns typed settings of a record's config; undoes `settings.plain`."""
+    names = set(content["task"])
+    possible = [schema for schema in TASKS.values() if names <= {field.name for field in fields(schema)}]
+    schemas = {
+        "backbone": BackboneSettings,
+        "task": min(possible, key=lambda schema: len(fields(schema))),
+        "method": METHODS[content["method"]["name"]],
+        "training": TrainingSettings,
+    }
+    typed = {name: OmegaConf.merge(OmegaConf.structured(schema), content[name]) for name, schema in schemas.items()}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), content | typed))  # type: ignore[return-value]

@@ -1,0 +1,106 @@
+"""What a command line asks for as a whole: its settings before anything is swept over, and whether it is a sweep."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from meft_runner.config.directory import config_directory
+from meft_runner.errors import UserError
+
+_GROUPS = ("backbone", "task", "method")
+_ONE_AT_A_TIME = ("experiment", "scale", "launcher")  # they shape the sweep itself
+_OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
+_INFORMATION = ("help", "hydra_help", "cfg", "info", "shell_completion", "resolve", "package")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The arguments of `meft-run`, read.
+
+    Attributes:
+        overrides: settings as they were typed, key=value.
+        multirun: whether -m was typed.
+        informs: whether Hydra is to show something, as with --help and --cfg, and nothing runs.
+    """
+
+    overrides: list[Override]
+    multirun: bool
+    informs: bool
+
+
+def read_arguments(arguments: Sequence[str]) -> CommandLine:
+    """Reads the arguments of `meft-run`.
+
+    Raises:
+        UserError: an option is not known, or would bring in settings from elsewhere.
+        HydraException: a setting cannot be read.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        flags, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}. meft-run --help says what there is.") from error
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such option. meft-run --help says what there is.")
+    for name in _OWN_CONFIG:
+        if getattr(flags, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')}: settings come from the program's own conf/. Give others as key=value."
+            )
+    overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))
+
+
+def whole(line: CommandLine) -> DictConfig:
+    """Composes what holds for a command as a whole, with Hydra's own part under `hydra`.
+
+    Of a sweep, settings that are swept over are left out, and those of a group that may be.
+
+    Raises:
+        UserError: something is swept over that shapes the sweep itself.
+        HydraException: a name or a setting is not known.
+    """
+    may_sweep = line.multirun or any(override.key_or_group == "experiment" for override in line.overrides)
+    for override in line.overrides:
+        if override.is_sweep_override() and override.key_or_group in _ONE_AT_A_TIME:
+            raise UserError(f"{override.input_line}: expected one {override.key_or_group} at a time. Start one by one.")
+    kept = [
+        str(override.input_line)
+        for override in line.overrides
+        if not may_sweep or not (override.is_sweep_override() or _is_of_a_group(override))
+    ]
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        config = compose("config", overrides=kept, return_hydra_config=True)
+    if line.multirun:
+        with open_dict(config):
+            config.hydra.mode = RunMode.MULTIRUN
+    return config
+
+
+def for_the_sweeper(overrides: Sequence[Override]) -> list[str]:
+    """Returns the settings of a sweep as Hydra's sweeper is to get them.
+
+    Hydra first composes a sweep without what is swept over; `-m method=full,lora method.checkpointing=true`
+    would then be held against the default method, which has no such setting. So settings of a group become
+    part of the sweep, as choices of one value.
+    """
+    return [
+        f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
+        if _is_of_a_group(override) and not override.is_sweep_override()
+        else str(override.input_line)
+        for override in overrides
+    ]
+
+
+def _is_of_a_group(override: Override) -> bool:
+    """Tells whether an override changes a setting of the backbone, the task or the method."""
+    group, dot, _ = override.key_or_group.partition(".")
+    return bool(dot) and group in _GROUPS and not override.is_delete()

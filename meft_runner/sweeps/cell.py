@@ -1,0 +1,30 @@
+"""One run of a sweep; Hydra's launchers call it, in this process or in others."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from meft_runner.run.command import rank, run_one, settings_of, tell
+from meft_runner.run.folder import BusyError, run_directory
+from meft_runner.sweeps.outcomes import Outcome, note
+
+
+def run_cell(config: DictConfig) -> None:
+    """Runs one of many: what goes wrong is told and noted, and leaves the others.
+
+    Args:
+        config: as Hydra composed it for this run.
+    """
+    job = HydraConfig.get()
+    outcome = Outcome(" ".join(job.overrides.task))
+    try:
+        settings = settings_of(config, job.overrides.task)
+        outcome.folder = str(run_directory(settings))
+        run_one(settings, in_sweep=True)
+    except BusyError as error:
+        print(error)
+    except Exception as error:
+        outcome.code, outcome.error = tell(error)
+    if rank() == 0:
+        note(outcome, Path(job.sweep.dir), job.job.num)

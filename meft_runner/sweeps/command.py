@@ -1,0 +1,84 @@
+"""`meft-run`: one run, or a sweep and what follows it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from meft_runner.config.directory import config_directory
+from meft_runner.errors import UserError
+from meft_runner.run.command import guarded, process_count, rank, run_one, settings_of
+from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole
+from meft_runner.sweeps.cell import run_cell
+from meft_runner.sweeps.outcomes import Outcome, SweepFolder
+from meft_runner.sweeps.seeds import seed_arguments
+from meft_runner.sweeps.signals import stopping_together
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs what the arguments of `meft-run` ask for and returns the exit code.
+
+    Raises:
+        UserError: the arguments do not fit.
+        HydraException: a name or a setting is not known.
+    """
+    # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    line = read_arguments(arguments)
+    if line.informs:
+        return _run_hydra(arguments)
+    config = whole(line)
+    HydraConfig.instance().set_config(config)
+    if config.hydra.mode is RunMode.MULTIRUN:
+        return _sweep_and_seeds(line, config)
+    return _single(line, config)
+
+
+def _single(line: CommandLine, config: DictConfig) -> int:
+    if config.seeds:
+        raise UserError(f"seeds={list(config.seeds)}: end a sweep. Start one with -m, or take seed= for one run.")
+    with open_dict(config):
+        del config["hydra"]
+    run_one(settings_of(config, [str(override.input_line) for override in line.overrides]), in_sweep=False)
+    return 0
+
+
+def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
+    """Runs a sweep and, where it was asked for, the best of its settings over seeds."""
+    if config.seeds and process_count() > 1:
+        raise UserError(
+            "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
+        )
+    output_dir = Path(config.output_dir)
+    code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
+    if not config.seeds or rank() != 0 or not ended:
+        return code
+    further = seed_arguments(ended, config.seeds, output_dir, line.overrides)
+    return max(code, _sweep(further, output_dir)[0]) if further else code
+
+
+def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcome]]:
+    """Runs every run of a sweep; returns the exit code and what became of each, nothing where it was stopped."""
+    with SweepFolder(output_dir) as folder:
+        arguments = ["--multirun", *overrides, folder.override]
+        with stopping_together():
+            code = guarded(lambda: _run_hydra(arguments))
+        ended = folder.outcomes() if code == 0 else []
+        failed = [outcome for outcome in ended if outcome.error is not None]
+        folder.kept = bool(failed)
+    if failed:
+        print(f"{len(failed)} of {len(ended)} runs failed; retry_failed=true runs them again:", file=sys.stderr)
+        print(*(f"  {outcome.name}: {outcome.error}" for outcome in failed), sep="\n", file=sys.stderr)
+    return max([code, *(outcome.code for outcome in failed)]), ended
+
+
+def _run_hydra(arguments: Sequence[str]) -> int:
+    """Lets Hydra compose and launch what the arguments say."""
+    sys.argv[1:] = arguments
+    hydra.main(version_base="1.3", config_path=config_directory(), config_name="config")(run_cell)()
+    return 0

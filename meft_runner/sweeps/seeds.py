@@ -1,0 +1,67 @@
+"""The best settings of a sweep over more seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+
+from meft_runner.errors import UserError
+from meft_runner.records.record import Record, read_complete_records, read_record
+from meft_runner.run.folder import wait_for
+from meft_runner.sweeps.outcomes import Outcome
+
+_KEPT = ("logger", "retry_failed", "launcher")  # settings that launch and follow runs
+
+
+def seed_arguments(
+    ended: Sequence[Outcome], seeds: Sequence[int], output_dir: Path, overrides: Sequence[Override]
+) -> list[str]:
+    """Returns the settings of a sweep that runs the best of a sweep's settings over seeds; none where it has no best.
+
+    Args:
+        ended: what became of the sweep's runs.
+        seeds: the seeds.
+        output_dir: the folder of the runs.
+        overrides: those of the sweep; what launches and follows runs is taken from them.
+    """
+    from meft_runner.reports.selection import one_of_each  # imports pandas, which most sweeps do not need
+
+    best = one_of_each(complete_records(ended))
+    if not best:
+        return []
+    identities = ",".join(quoted(record["identity"]) for record in best)
+    kept = [str(override.input_line) for override in overrides if _follows_the_run(override.key_or_group)]
+    return [
+        f"from_record={identities}",
+        f"seed={','.join(map(str, seeds))}",
+        f"output_dir={quoted(str(output_dir))}",
+        *kept,
+    ]
+
+
+def complete_records(ended: Sequence[Outcome]) -> list[Record]:
+    """Returns the records of a sweep's complete runs, after waiting for those that another sweep is running."""
+    directories = [
+        Path(name) for name in dict.fromkeys(one.folder for one in ended if one.error is None) if name is not None
+    ]
+    for directory in directories:
+        record = _read(directory)
+        if record is None or record["status"] == "running":
+            wait_for(directory)
+    return read_complete_records(directories)
+
+
+def quoted(text: str) -> str:
+    """Returns a value that Hydra reads as this text: 12e3456789 is a name and no number."""
+    return "'" + text.replace("'", r"\'") + "'"
+
+
+def _follows_the_run(key: str) -> bool:
+    return key in _KEPT or key.startswith("hydra.launcher.")
+
+
+def _read(directory: Path) -> Record | None:
+    try:
+        return read_record(directory)
+    except UserError:
+        return None

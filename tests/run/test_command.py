@@ -1,0 +1,74 @@
+"""What becomes of a command's errors, and of a standard output that breaks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meft_runner.errors import UserError
+from meft_runner.records.record import write_record
+from meft_runner.run.command import guarded, tell
+from tests.helpers import records as made
+
+TABLES = [sys.executable, "-c", "from meft_runner.cli import meft_tables; meft_tables()"]
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (UserError("seed=x: expected a number."), 2, ["error: seed=x: expected a number."]),
+        (FileNotFoundError(2, "No such file or directory", "rows.csv"), 2, None),
+        (KeyboardInterrupt(), 1, ["interrupted: the same command goes on from the last checkpoint."]),
+    ],
+)
+def test_the_exit_code_says_whose_error_it_is(error, code, lines, capsys):
+    assert guarded(raising(error)) == code
+    found = capsys.readouterr().err.splitlines()
+    assert len(found) == 1
+    assert lines is None or found == lines
+
+
+def test_our_own_error_keeps_its_traceback_and_says_so(capsys):
+    assert tell(KeyError("x")) == (1, "KeyError: 'x'")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("this is an error of meft-runner's own; please report it")
+    assert rest[-1] == "KeyError: 'x'"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for number in range(3):
+        write_record(made.record(), tmp_path / "runs" / str(number))
+    return f"output_dir={tmp_path / 'runs'}"
+
+
+def test_a_reader_that_has_gone_stops_no_command(runs, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*TABLES, runs, f"tables_dir={tmp_path / 'tables'}"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert (tmp_path / "tables" / "scores.md").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_standard_output_is_one_line(runs, tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [*TABLES, runs, f"tables_dir={tmp_path / 'tables'}"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: standard output: cannot be written (No space left on device). "
+        "Send it elsewhere; files are as they should be.\n"
+    )
+    assert (tmp_path / "tables" / "scores.md").is_file()

@@ -1,0 +1,63 @@
+import pytest
+
+from meft_runner.config import METHODS, identity, plain
+from meft_runner.errors import UserError
+from meft_runner.records.record import new_record, write_record
+from meft_runner.run.earlier import from_plain, repeated
+from tests.helpers.composed import settings
+from tests.helpers.records import write_run
+
+TASKS = {"rte": "minilm", "demo": "minilm", "text": "minilm", "piqa": "opt", "squad": "minilm", "svhn": "vit"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_settings_come_back_from_a_record(task, method):
+    chosen = settings(f"backbone={TASKS[task]}", f"task={task}", f"method={method}", "training.precision=bf16")
+    assert from_plain(plain(chosen)) == chosen
+
+
+def test_a_setting_that_an_older_record_lacks_has_its_default():
+    content = plain(settings("method=lora"))
+    del content["method"]["init_noise"], content["backbone"]["repeat"], content["study"]
+    assert from_plain(content) == settings("method=lora")
+
+
+def test_a_run_is_repeated_with_another_seed(tmp_path):
+    earlier = settings(f"output_dir={tmp_path}", "method=lora", "training.learning_rate=0.01")
+    write_run(earlier)
+    again = settings(f"output_dir={tmp_path}", f"from_record={identity(earlier)}", "seed=7", "logger=tensorboard")
+    found = repeated(again, ["seed=7", "from_record=x", "launcher=joblib", "logger=tensorboard"])
+    assert (found.seed, found.logger.name, found.method, found.training) == (
+        7, "tensorboard", earlier.method, earlier.training,
+    )  # fmt: skip
+    assert identity(found) == identity(settings("method=lora", "training.learning_rate=0.01", "seed=7"))
+
+
+def test_settings_that_name_no_run_are_their_own():
+    assert repeated(settings(), ["method=meft1"]) == settings()
+
+
+def test_nothing_else_can_be_set_beside_a_run_to_repeat():
+    with pytest.raises(UserError, match=r"training.epochs=3: from_record takes all settings"):
+        repeated(settings("from_record=abc"), ["from_record=abc", "training.epochs=3"])
+
+
+def test_a_run_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"from_record=abc: no run in .* has this identity"):
+        repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
+
+
+@pytest.mark.parametrize("config", [{}, [1], {"task": {"nothing": 1}, "method": {"name": "lora"}}])
+def test_a_record_without_settings_cannot_be_repeated(config, tmp_path):
+    (tmp_path / "run-abc").mkdir()
+    write_record(new_record("abc", config, "cpu"), tmp_path / "run-abc")
+    with pytest.raises(UserError, match="from_record=abc: its record has no settings of this program"):
+        repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
+
+
+def test_an_identity_is_a_name_and_no_pattern(tmp_path):
+    write_run(settings(f"output_dir={tmp_path}", "method=lora"))
+    for pattern in ("*", "?????", "[0-9a-f]*", "/"):
+        with pytest.raises(UserError, match="no run in"):
+            repeated(settings(f"output_dir={tmp_path}", f"from_record='{pattern}'"), [])
