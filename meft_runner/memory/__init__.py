@@ -3,6 +3,7 @@
 from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
 from meft_runner.memory.probe import meter_for, probe
 from meft_runner.memory.step import AUTOCAST, StepMemory, measure_step, tensor_bytes
+from meft_runner.memory.training import TrainingStep, training_step
 
 __all__ = [
     "AUTOCAST",
@@ -10,8 +11,10 @@ __all__ = [
     "Meter",
     "StepMemory",
     "TrackedMeter",
+    "TrainingStep",
     "measure_step",
     "meter_for",
     "probe",
     "tensor_bytes",
+    "training_step",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from meft_runner.memory.meters import TrackedMeter
 from meft_runner.memory.shapes import ShapeMode, ShapeTensor
 from meft_runner.memory.step import StepMemory, measure_step
+from meft_runner.memory.training import TrainingStep, training_step
 from meft_runner.reversible import ReversalMonitor, ReversibleStack
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -40,28 +40,8 @@ class SilentMonitor(ReversalMonitor):
         """Does nothing."""
 
 
-@dataclass(frozen=True)
-class FakeStep:
-    """What a training step is made of.
-
-    Attributes:
-        model: prepared, in training mode, its tensors fake.
-        optimizer: the Trainer's, over what trains.
-        forward: runs the model on a batch and returns the loss.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    forward: Callable[[], Tensor]
-
-    @property
-    def trainable_parameters(self) -> int:
-        """How many numbers train."""
-        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-
-
 @contextmanager
-def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dtype | None) -> Iterator[FakeStep]:
+def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dtype | None) -> Iterator[TrainingStep]:
     """Makes a training step of fake tensors, to be run inside the context.
 
     Args:
@@ -78,23 +58,17 @@ def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dt
     with ShapeMode():
         _replace_tensors(model)
         batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-        def forward() -> Tensor:
-            with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-                return model(**batch).loss
-
-        yield FakeStep(model, torch.optim.AdamW(trained, lr=0.0, fused=True), forward)
+        yield training_step(model, batch, autocast)
 
 
-def predict_step(step: FakeStep, accumulating: bool = False) -> StepMemory:
+def predict_step(step: TrainingStep, accumulating: bool = False) -> StepMemory:
     """Predicts what a training step needs, without weights and without the device it would run on.
 
     Args:
         step: of fake tensors.
         accumulating: whether it adds to the gradients of an earlier pass.
     """
-    return measure_step(step.model, step.optimizer, step.forward, PredictedMeter(), accumulating, rehearse=False)
+    return measure_step(*step, PredictedMeter(), accumulating, rehearse=False)
 
 
 def _replace_tensors(model: nn.Module) -> None:
@@ -108,6 +82,6 @@ def _replace_tensors(model: nn.Module) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-            tensors.update({name: wrapped(tensor) for name, tensor in found.items()})  # type: ignore[misc]
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            tensors.update({name: wrapped(tensor) for name, tensor in tensors.items() if tensor is not None})

@@ -9,7 +9,6 @@ what they mask; and LayerNorm in float32 under autocast, where a CPU's stays in 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +60,19 @@ def _layer_norm(input: Tensor, *arguments: Any, **options: Any) -> Tensor:
         return _CPU_LAYER_NORM(input.float(), *arguments, **options)
 
 
+_GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm}
+
+
 @contextmanager
 def gpu_operations() -> Iterator[None]:
-    """Makes dropout and LayerNorm keep what a GPU's do."""
-    with mock.patch.multiple(torch.nn.functional, dropout=_dropout, layer_norm=_layer_norm):
+    """Makes dropout and LayerNorm keep what a GPU's do.
+
+    The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
+    """
+    functions = vars(torch.nn.functional)
+    own = {name: functions[name] for name in _GPU_OPERATIONS}
+    functions.update(_GPU_OPERATIONS)
+    try:
         yield
+    finally:
+        functions.update(own)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
 from meft_runner.memory.step import StepMemory, measure_step
+from meft_runner.memory.training import training_step
 
 
 def probe(
@@ -14,27 +15,17 @@ def probe(
 ) -> StepMemory:
     """Measures a few training steps and leaves the model and the random state as they were.
 
-    The steps are real ones of the Trainer's optimizer, fused AdamW, with a learning rate of 0: that
-    makes every allocation of a training step and changes no weight.
-
     Args:
         model: a prepared model, on the device that is measured.
         batch: the model's inputs with labels, on the same device.
         autocast: the dtype of autocast, None for float32.
         accumulating: whether a step of the run adds up the gradients of several passes.
     """
-    device = next(model.parameters()).device
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
-
-    def forward() -> Tensor:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            return model(**batch).loss
-
+    step, device = training_step(model, batch, autocast), next(model.parameters()).device
     was_training = model.training
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        memory = measure_step(model, optimizer, forward, meter_for(device), accumulating)
+        memory = measure_step(*step, meter_for(device), accumulating)
     model.train(was_training)
     return memory
 

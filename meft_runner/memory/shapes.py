@@ -14,6 +14,11 @@ from torch import Tag, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+def _need_mode(cls: type, func: Any, *arguments: Any) -> Any:
+    """Refuses to run an operation outside of ShapeMode."""
+    raise RuntimeError(f"{func}: tensors of shapes alone need ShapeMode")
+
+
 class ShapeTensor(Tensor):
     """A tensor that says it is on the CPU, so that autocast and autograd treat it so, over one on the meta device.
 
@@ -36,12 +41,9 @@ class ShapeTensor(Tensor):
         """Returns the storage inside: that of the wrapper is another one for each view."""
         return self.meta.untyped_storage()
 
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Refuses to run outside of ShapeMode."""
-        raise RuntimeError(f"{func}: tensors of shapes alone need ShapeMode")
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    # Torch calls both on the class, with arguments that its own declarations do not have.
+    __torch_dispatch__: Any = classmethod(_need_mode)
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # an operation is seen once, below autograd
 
 
 class Description(NamedTuple):

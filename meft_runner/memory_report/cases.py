@@ -21,8 +21,8 @@ from meft_runner.backbones.loading import image_positions, load_config, readable
 from meft_runner.backbones.repeat import multiply_depth
 from meft_runner.config import BackboneSettings, Kernel, MethodSettings, Precision
 from meft_runner.errors import UserError
-from meft_runner.memory import AUTOCAST, kernels, probe
-from meft_runner.memory.fake import FakeStep, Shapes, fake_step, predict_step
+from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
+from meft_runner.memory.fake import Shapes, fake_step, predict_step
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory.timeline import Timeline, trace_step
 
@@ -122,11 +122,11 @@ def predict(case: Case) -> dict[str, Any]:
 def trace(case: Case) -> Timeline:
     """Returns the live bytes over a case's step, predicted from shapes alone."""
     with _shapes_of(case) as step:
-        return trace_step(step.model, step.optimizer, step.forward)
+        return trace_step(*step)
 
 
 @contextmanager
-def _shapes_of(case: Case) -> Iterator[FakeStep]:
+def _shapes_of(case: Case) -> Iterator[TrainingStep]:
     """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
     operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
     with operations, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
