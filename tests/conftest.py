@@ -3,6 +3,8 @@ import os
 
 import pytest
 
+# One thread a test process: tensors are small, and there is a process for each core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests never reach for the network: what is not local must fail at once, with the message a user would get.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
