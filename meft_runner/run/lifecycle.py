@@ -1,7 +1,5 @@
 """One run from top to bottom: settings in, a record and trained weights out."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,18 +14,20 @@ from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.config import ImageSettings, Precision, Settings, Study, identity, plain
-from meft_runner.errors import UserError, writing
+from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
-from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
-from meft_runner.run import processes
+from meft_runner.run import checkpoints, processes
+from meft_runner.run.arguments import adapter_description, build_trainer, plan
+from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.folder import BusyError, claimed, run_directory
 from meft_runner.run.gradient_study import first_outputs, gradient_errors, relative_distance
 from meft_runner.run.interruption import Interruption
+from meft_runner.run.keeping import keep_adapter, keep_answers
 from meft_runner.run.results import parameter_counts, reversal_figures, scores_of, timing_of
 from meft_runner.run.trackers import Tracker, tracking
-from meft_runner.run.trainer import MeftTrainer, StepTimes, adapter_description, build_trainer, train
+from meft_runner.run.trainer import train
 from meft_runner.tasks import TaskData, load_task
 
 
@@ -62,7 +62,7 @@ def run(settings: Settings) -> Record:
         ):
             _run(settings, device, directory, record, tracker, interruption)
         if processes.is_main():
-            _remove_checkpoints(directory)
+            checkpoints.remove(directory)
     return record
 
 
@@ -87,7 +87,8 @@ def _run(
     family = FAMILIES[loaded.config.model_type]
     if settings.backbone.repeat is not None:
         repeat_layers(loaded, family, settings.backbone.repeat)
-    batch = _first_batch(settings, data, device)
+    size = plan(settings, data).batch_size
+    batch = _first_batch(data, size, device)
     pretrained = first_outputs(loaded, batch)
     model = methods.prepare(loaded, family, settings.backbone, settings.method).to(device)
     record["parameters"] = parameter_counts(model)
@@ -97,7 +98,7 @@ def _run(
         record["gradients"] = gradient_errors(model, batch, AUTOCAST[settings.training.precision.name])
         record["reversal"] = reversal_figures(reversible_stacks(model))
         return
-    record["memory"] = _measure_memory(settings, model, data)
+    record["memory"] = _measure_memory(settings, model, data, size)
     _write(record, directory)
     callbacks = [interruption, *tracker.callbacks(data.evaluation)]
     _train(settings, model, data, directory, record, callbacks)
@@ -113,15 +114,16 @@ def _train(
 ) -> None:
     """Trains from the last checkpoint there is, and keeps the weights of the best epoch."""
     times = StepTimes()
-    trainer = build_trainer(settings, model, data, directory, [times, *callbacks])
-    train(trainer, processes.agreed(_last_checkpoint(directory)))
+    watch = LossWatch(settings.training.learning_rate, settings.training.precision.name)
+    trainer = build_trainer(settings, model, data, directory, {}, watch, [times, *callbacks])
+    train(trainer, processes.by_main(lambda: checkpoints.last_whole(directory)))
     record["scores"] = scores_of(trainer.state.log_history, data)
     record["timing"] = timing_of(times, trainer.state)
     record["reversal"] = reversal_figures(reversible_stacks(model))
 
-    _write_answers(trainer, data, directory / "predictions")
+    keep_answers(trainer, data, directory)
     if processes.is_main():
-        _save_adapter(model, directory, settings)
+        keep_adapter(model, directory, adapter_description(settings))
 
 
 @contextmanager
@@ -167,18 +169,18 @@ def _load_processor(settings: Settings, source: str) -> Any:
     return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it
 
 
-def _first_batch(settings: Settings, data: TaskData, device: torch.device, padded: bool = False) -> dict[str, Tensor]:
-    """Returns the first rows as a batch of the run's size, padded to each other or to the maximum length."""
-    rows = [dict(data.train[index % len(data.train)]) for index in range(settings.training.batch_size)]
+def _first_batch(data: TaskData, size: int, device: torch.device, padded: bool = False) -> dict[str, Tensor]:
+    """Returns the first rows as a batch, padded to each other or to the maximum length."""
+    rows = [dict(data.train[index]) for index in range(size)]
     for row in rows:
         row.pop("length", None)
     return {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=padded).items()}
 
 
-def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dict[str, str | int]:
+def _measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: int) -> dict[str, str | int]:
     """Measures steps at the run's batch size, padded to the maximum length, before training begins."""
     device = next(model.parameters()).device
-    batch = _first_batch(settings, data, device, padded=True)
+    batch = _first_batch(data, size, device, padded=True)
     config: Any = model.config  # a peft model hands on its model's
     length = batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(config)
     accumulating = settings.training.gradient_accumulation > 1
@@ -188,51 +190,9 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData) -> dic
     return {
         "source": "cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
-        "batch_size": settings.training.batch_size,
+        "batch_size": size,
         "length": length,
     }
-
-
-def _write_answers(trainer: MeftTrainer, data: TaskData, folder: Path) -> None:
-    """Writes the files of answers that a task leaves, by the weights of the best epoch."""
-    for file in data.answer_files:
-        text = file.text(trainer.predict(file.rows).predictions)  # by all processes together
-        if processes.is_main():
-            folder.mkdir(exist_ok=True)
-            temporary = folder / f"{file.name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(folder / file.name)
-
-
-def _last_checkpoint(directory: Path) -> str | None:
-    """Returns the latest checkpoint that was written to its end; the Trainer writes its state last."""
-    complete = [state.parent for state in directory.glob("checkpoint-*/trainer_state.json") if _is_json(state)]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
-
-
-def _remove_checkpoints(directory: Path) -> None:
-    for checkpoint in directory.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def _save_adapter(model: nn.Module, directory: Path, settings: Settings) -> None:
-    temporary, final = directory / "adapter.tmp", directory / "adapter"
-    for stale in (temporary, final):
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
-            save_trained(model, temporary, adapter_description(settings))
-            temporary.replace(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,10 +1,13 @@
 """Several processes that train one model together, as torchrun and accelerate launch start them."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
+
+from meft_runner.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -21,6 +24,24 @@ def agreed(value: _T) -> _T:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+def by_main(function: Callable[[], _T]) -> _T:
+    """Calls a function in the main process alone, and returns its value in every process.
+
+    Raises:
+        UserError: the function raised it; it comes in every process, so that none waits for another.
+    """
+    outcome: _T | UserError | None = None
+    if is_main():
+        try:
+            outcome = function()
+        except UserError as error:
+            outcome = error
+    outcome = agreed(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome  # type: ignore[return-value]  # of the main process
 
 
 def any_of(value: bool) -> bool:

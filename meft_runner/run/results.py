@@ -7,7 +7,7 @@ from torch import nn
 from transformers import TrainerState
 
 from meft_runner.reversible import ReversibleStack
-from meft_runner.run.trainer import StepTimes
+from meft_runner.run.callbacks import StepTimes
 from meft_runner.tasks import TaskData
 from meft_runner.tasks.data import metric_suffix
 

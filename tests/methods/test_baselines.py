@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 
 from meft_runner.backbones import task_head
 from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
-from meft_runner.run.trainer import GradientError, check_gradients
+from meft_runner.run.callbacks import GradientError, check_gradients
 from tests.helpers.models import KINDS, batch, family_of, gradients, prepared, tiny_model
 
 METHODS = {"full": FullSettings, "lora": LoraSettings, "ia3": Ia3Settings}

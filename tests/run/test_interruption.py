@@ -10,9 +10,8 @@ import pytest
 from transformers import TrainerCallback
 
 from meft_runner.errors import UserError
-from meft_runner.run import interruption
+from meft_runner.run import arguments, interruption
 from meft_runner.run import lifecycle as experiment
-from meft_runner.run import trainer as training
 from meft_runner.run.folder import run_directory
 from meft_runner.run.interruption import InterruptedRunError
 from tests.helpers.composed import small
@@ -37,7 +36,7 @@ class SignalAt(TrainerCallback):
 
 def run_with(callback, chosen, monkeypatch):
     with monkeypatch.context() as patch:
-        build = training.build_trainer
+        build = arguments.build_trainer
         patch.setattr(experiment, "build_trainer", lambda *args: build(*args[:-1], [*args[-1], callback]))
         return experiment.run(chosen)
 
@@ -132,13 +131,13 @@ def a_full_disk():
 
 def test_a_full_disk_at_the_end_of_a_run(rte_folder, tmp_path, monkeypatch):
     chosen = small(rte_folder, tmp_path, "training.max_steps=1")
-    save = experiment._save_adapter
+    save = experiment.keep_adapter
 
     def save_on_a_full_disk(*args):
         with a_full_disk():
             save(*args)
 
-    monkeypatch.setattr(experiment, "_save_adapter", save_on_a_full_disk)
+    monkeypatch.setattr(experiment, "keep_adapter", save_on_a_full_disk)
     with pytest.raises(UserError, match="the adapter cannot be written there"):
         experiment.run(chosen)
     assert sorted(path.name for path in run_directory(chosen).iterdir()) == ["checkpoint-1", "record.json"]

@@ -14,10 +14,10 @@ from meft_runner.records.record import new_record
 from meft_runner.run import processes
 from meft_runner.run.results import scores_of
 from meft_runner.run.trackers import flat, summary, tracking
-from meft_runner.run.trainer import MeftTrainer, training_arguments
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
 from tests.helpers.models import batch, meft_settings, prepared
+from tests.helpers.training import make_trainer
 
 pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")
@@ -68,15 +68,9 @@ def train(logger, directory, *more, resume=None):
     chosen = settings("training.epochs=2", "training.batch_size=8", "training.group_by_length=false")
     record = new_record("abcdef1234", plain(chosen), "cpu")
     with tracking(Logger[logger], directory, record) as tracker:
-        trainer = MeftTrainer(
-            description={},
-            splits=data.evaluation,
-            model=prepared(meft_settings(), dropout=0.0),
-            args=training_arguments(chosen, data, directory),
-            train_dataset=data.train,
-            data_collator=data.collate,
-            callbacks=[*tracker.callbacks(data.evaluation), *more],
-        )
+        callbacks = [*tracker.callbacks(data.evaluation), *more]
+        model = prepared(meft_settings(), dropout=0.0)
+        trainer = make_trainer(chosen, model, data, directory, data.collate, callbacks)
         trainer.train(resume_from_checkpoint=resume)
         record.update(RESULTS, scores=scores_of(trainer.state.log_history, data))
     return trainer.state.log_history, record

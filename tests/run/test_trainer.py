@@ -6,10 +6,11 @@ from datasets import Dataset
 from transformers import TrainerCallback, default_data_collator
 
 from meft_runner.config import Head, LoraSettings
-from meft_runner.run.trainer import FirstGradients, GradientError, MeftTrainer, training_arguments
+from meft_runner.run.callbacks import FirstGradients, GradientError, NotFiniteError
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
 from tests.helpers.models import batch, meft_settings, prepared
+from tests.helpers.training import make_trainer
 
 
 class Capture(TrainerCallback):
@@ -29,15 +30,8 @@ def step_gradients(method, tmp_path, batch_size, accumulation):
         "training.max_grad_norm=1e9",
     )
     capture = Capture()
-    trainer = MeftTrainer(
-        description={},
-        splits={},
-        model=prepared(method, dropout=0.0),
-        args=training_arguments(chosen, task, tmp_path),
-        train_dataset=data,
-        data_collator=default_data_collator,
-        callbacks=[capture],
-    )
+    model = prepared(method, dropout=0.0)
+    trainer = make_trainer(chosen, model, task, tmp_path, default_data_collator, [capture], splits={})
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.train()
     return capture.gradients
@@ -68,5 +62,5 @@ def test_a_loss_scaler_may_first_look_for_its_scale():
     check = FirstGradients(scaled=True)
     check.on_pre_optimizer_step(None, None, None, model=model)
     assert not check.done
-    with pytest.raises(GradientError, match="not finite"):
+    with pytest.raises(NotFiniteError, match=r"gradient of classifier.bias is not finite in the first step"):
         FirstGradients(scaled=False).on_pre_optimizer_step(None, None, None, model=model)

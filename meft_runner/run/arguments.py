@@ -1,0 +1,160 @@
+"""What a run's settings come to for its rows, and the Trainer that follows them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+
+from meft_runner.config import MeftSettings, Precision, Settings, plain
+from meft_runner.config.checks import effective_merge
+from meft_runner.run.callbacks import FirstGradients, LossWatch
+from meft_runner.run.trainer import MeftTrainer
+from meft_runner.tasks import TaskData
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained.
+
+    Attributes:
+        batch_size: rows in one forward pass of one process, no more than there are.
+        eval_batch_size: the same of evaluation.
+        gradient_accumulation: forward passes for one optimizer step, no more than an epoch has.
+        epoch_steps: optimizer steps an epoch.
+        steps: optimizer steps in all.
+        warmup_steps: those in which the learning rate rises; it is 0 in the first of them.
+        by_length: whether batches have rows of about one length.
+        notes: a line for each setting that comes to something else than it says.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    gradient_accumulation: int
+    epoch_steps: int
+    steps: int
+    warmup_steps: int
+    by_length: bool
+    notes: tuple[str, ...]
+
+
+def plan(settings: Settings, data: TaskData) -> Plan:
+    """Returns what the settings of training come to for the rows there are."""
+    training, processes = settings.training, settings.training.processes or 1
+    notes: list[str] = []
+
+    def at_most(name: str, most: int, why: str) -> int:
+        asked: int = getattr(training, name)
+        if asked > most:
+            notes.append(f"training.{name}={asked}: cut to {most}, {why}")
+        return min(asked, most)
+
+    rows = math.ceil(len(data.train) / processes)
+    longest = max(len(split.rows) for split in data.evaluation.values())
+    batch_size = at_most("batch_size", rows, "the number of training rows")
+    eval_batch_size = at_most("eval_batch_size", longest, "the number of rows that are scored")
+    batches = math.ceil(rows / batch_size)
+    accumulation = at_most("gradient_accumulation", batches, "the number of batches in an epoch")
+    epoch_steps = math.ceil(batches / accumulation)
+    steps = training.max_steps or training.epochs * epoch_steps
+    warmup_steps = math.ceil(steps * training.warmup)
+    if steps == 1 and warmup_steps:
+        notes.append(f"training.warmup={training.warmup:g}: left out, the learning rate of the only step would be 0")
+        warmup_steps = 0
+    by_length = training.group_by_length and "length" in data.train.column_names  # images have one size
+    return Plan(
+        batch_size, eval_batch_size, accumulation, epoch_steps, steps, warmup_steps, by_length, tuple(notes)
+    )  # fmt: skip
+
+
+def build_trainer(
+    settings: Settings,
+    model: nn.Module,
+    data: TaskData,
+    directory: Path,
+    made_from: dict[str, Any],
+    loss_watch: LossWatch,
+    callbacks: list[TrainerCallback],
+) -> MeftTrainer:
+    """Makes the Trainer of a run.
+
+    Args:
+        settings: the run's settings.
+        model: prepared for training.
+        data: the task.
+        directory: receives the checkpoints, and the logger's files.
+        made_from: what tells the run's rows and weights from others.
+        loss_watch: sees every loss of training.
+        callbacks: besides early stopping and the gradient check.
+    """
+    training = settings.training
+    return MeftTrainer(
+        description=adapter_description(settings),
+        splits=data.evaluation,
+        loss_watch=loss_watch,
+        made_from=made_from,
+        model=model,
+        args=training_arguments(settings, data, directory),
+        train_dataset=data.train,
+        data_collator=data.collate,
+        callbacks=[
+            EarlyStoppingCallback(training.patience),
+            FirstGradients(scaled=training.precision is Precision.fp16),
+            *callbacks,
+        ],
+    )
+
+
+def training_arguments(settings: Settings, data: TaskData, directory: Path) -> TrainingArguments:
+    """Returns the Trainer's arguments for a run; optimizer settings are the released code's."""
+    training, planned = settings.training, plan(settings, data)
+    return TrainingArguments(
+        output_dir=str(directory),
+        seed=settings.seed,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=planned.batch_size,
+        per_device_eval_batch_size=planned.eval_batch_size,
+        gradient_accumulation_steps=planned.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=planned.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+        adam_beta1=0.9,
+        adam_beta2=0.98,
+        adam_epsilon=1e-6,
+        bf16=training.precision is Precision.bf16,
+        fp16=training.precision is Precision.fp16,
+        train_sampling_strategy="group_by_length" if planned.by_length else "random",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=None,  # MeftTrainer keeps the last and the best
+        restore_callback_states_from_checkpoint=True,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{next(iter(data.evaluation))}_{data.metric}",
+        greater_is_better=True,
+        label_names=list(data.label_names),
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,  # it would hide a loss that is not finite
+        disable_tqdm=True,  # the run's console shows the progress
+        include_num_input_tokens_seen="non_padding" if "length" in data.train.column_names else "no",
+        report_to=[],  # trackers are ours: the same names for each of them
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def adapter_description(settings: Settings) -> dict[str, Any]:
+    """Returns what adapter_config.json says of weights that are not peft's own."""
+    content, method = plain(settings), settings.method
+    return {
+        "peft_type": settings.method.name.upper(),
+        "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,
+        "inference_mode": True,
+        "method": content["method"],
+        "merge": effective_merge(settings.backbone, method) if isinstance(method, MeftSettings) else None,
+    }

@@ -1,0 +1,59 @@
+"""What a run keeps: trained weights and files of answers, without a loss of what a user put beside them."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from torch import nn
+
+from meft_runner.errors import writing
+from meft_runner.files import write_whole
+from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
+from meft_runner.run import processes
+from meft_runner.run.trainer import MeftTrainer
+from meft_runner.tasks import TaskData
+
+ADAPTER = "adapter"  # the folder of trained weights
+PREDICTIONS = "predictions"  # the folder of answers
+_OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME)
+
+
+def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any]) -> None:
+    """Writes the trained weights to a temporary folder and moves its files to the run's adapter/.
+
+    Weights of an earlier attempt at the same run are replaced; everything else that is there stays.
+
+    Args:
+        model: a trained model.
+        directory: of the run.
+        description: what adapter_config.json says of it.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    final = directory / ADAPTER
+    with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
+        temporary = Path(tempfile.mkdtemp(prefix=f"{ADAPTER}.", suffix=".tmp", dir=directory))
+        try:
+            save_trained(model, temporary, description)
+            final.mkdir(exist_ok=True)
+            for file in sorted(temporary.iterdir()):
+                if file.name in _OURS or not (final / file.name).exists():
+                    file.replace(final / file.name)
+        finally:
+            shutil.rmtree(temporary)  # of this very process
+
+
+def keep_answers(trainer: MeftTrainer, data: TaskData, directory: Path) -> None:
+    """Writes the files of answers that a task leaves, by the weights of the best epoch.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    for file in data.answer_files:
+        text = file.text(trainer.predict(file.rows).predictions)  # by all processes together
+        if processes.is_main():
+            with writing(file.name, directory.parent):
+                write_whole(directory / PREDICTIONS / file.name, text)
