@@ -12,6 +12,11 @@ METHODS = ("full", "lora", "ia3", "meft1", "meft2", "meft3")
 QUICK = ("training.epochs=1", "training.batch_size=4", "training.eval_batch_size=4")
 
 
+def mostly_slow(methods, *quick):
+    """Returns methods as parameters, of which a few are in the default run."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in methods]
+
+
 def run(tmp_path, backbone, kind, *overrides):
     """Runs and returns the settings and the record."""
     model = make_model_folder(tmp_path / "model", kind)
@@ -29,7 +34,7 @@ def check(record, method, metric):
         assert record["reversal"]["mismatches"] == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "lora", "meft3"))
 @pytest.mark.parametrize(("backbone", "kind"), [("bart", "bart"), ("opt_125m", "opt"), ("opt_125m", "opt-postln")])
 def test_classification(tmp_path, rte_folder, backbone, kind, method):
     task = ("task=rte", f"task.data_dir={rte_folder}", "task.max_length=100", f"method={method}")
@@ -37,7 +42,7 @@ def test_classification(tmp_path, rte_folder, backbone, kind, method):
     check(record, method, "accuracy")
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "meft1", "meft3"])
+@pytest.mark.parametrize("method", mostly_slow(("full", "lora", "meft1", "meft3"), "meft1"))
 @pytest.mark.parametrize(("backbone", "kind"), [("bart_base", "bart-span"), ("roberta", "roberta")])
 def test_squad(tmp_path, backbone, kind, method):
     rows = make_squad_rows(tmp_path / "rows")
@@ -49,7 +54,7 @@ def test_squad(tmp_path, backbone, kind, method):
     assert list(answers) == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "ia3", "meft2"))
 @pytest.mark.parametrize("kind", ["vit", "deit"])
 def test_images(tmp_path, kind, method):
     rows = make_image_rows(tmp_path / "rows")

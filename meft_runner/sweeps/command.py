@@ -7,8 +7,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.config.directory import config_directory
 from meft_runner.errors import UserError
@@ -65,16 +67,38 @@ def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
 def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcome]]:
     """Runs every run of a sweep; returns the exit code and what became of each, nothing where it was stopped."""
     with SweepFolder(output_dir) as folder:
-        arguments = ["--multirun", *overrides, folder.override]
         with stopping_together():
-            code = guarded(lambda: _run_hydra(arguments))
+            code = guarded(lambda: _launch(overrides, folder))
         ended = folder.outcomes() if code == 0 else []
         failed = [outcome for outcome in ended if outcome.error is not None]
-        folder.kept = bool(failed)
+        folder.kept = folder.kept or bool(failed)
     if failed:
         print(f"{len(failed)} of {len(ended)} runs failed; retry_failed=true runs them again:", file=sys.stderr)
         print(*(f"  {outcome.name}: {outcome.error}" for outcome in failed), sep="\n", file=sys.stderr)
     return max([code, *(outcome.code for outcome in failed)]), ended
+
+
+def _launch(overrides: Sequence[str], folder: SweepFolder) -> int:
+    """Starts the runs of a sweep.
+
+    Raises:
+        UserError: the launcher cannot start them, or has lost one; what a run itself raises is noted as its outcome.
+    """
+    try:
+        return _run_hydra(["--multirun", *overrides, folder.override])
+    except (UserError, HydraException, OmegaConfBaseException, OSError):
+        raise
+    except Exception as error:
+        launcher = HydraConfig.get().runtime.choices.get("launcher")
+        if launcher is None:
+            raise  # in this process there is nothing between Hydra and the runs that could fail
+        folder.kept = any(path.is_dir() for path in folder.path.iterdir())
+        logs = f"see the logs in {folder.path}, " if folder.kept else ""
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UserError(
+            f"launcher={launcher}: its runs could not be started, or one was lost ({reason}). "
+            f"Mend hydra.launcher.*, {logs}or leave the launcher out."
+        ) from error
 
 
 def _run_hydra(arguments: Sequence[str]) -> int:

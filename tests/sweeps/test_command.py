@@ -134,3 +134,20 @@ def test_flags_may_stand_anywhere(trained, monkeypatch, capsys, tmp_path):
 )
 def test_settings_of_a_group_are_part_of_a_sweep(typed, given):
     assert for_the_sweeper(read_arguments([typed]).overrides) == [given]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["launcher=slurm"], 'launcher=slurm: its runs could not be started, or one was lost (Could not detect "srun"'),
+        (["launcher=joblib", "hydra.launcher.n_jobs=0"], "(n_jobs == 0 in Parallel has no meaning)"),
+        (["launcher=joblib", "hydra.launcher.pre_dispatch=x"], "('x' is not a valid or supported arithmetic"),
+    ],
+)
+def test_a_launcher_that_cannot_start_its_runs(arguments, message, trained, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "seed=1", *arguments, f"output_dir={tmp_path}")
+    assert (code, trained) == (2, [])
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.rglob("*"))
