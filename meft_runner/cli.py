@@ -4,10 +4,11 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from meft_runner import __version__, config
+from meft_runner import __version__
 from meft_runner.config import checks
 from meft_runner.config.directory import config_directory
 from meft_runner.memory_report.help_text import MEMORY_HELP
+from meft_runner.run import composing
 from meft_runner.run.command import guarded
 
 
@@ -34,7 +35,7 @@ def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None =
         help_text: what --help prints; None where the command prints its own.
     """
     arguments = sys.argv[1:]
-    config.register()
+    composing.register()
     if "--version" in arguments:
         text = f"meft-runner {__version__}"
     elif help_text is not None and {"-h", "--help"} & set(arguments):

@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 import transformers
 
-from meft_runner import config as settings
 from meft_runner.config import Kernel, MemorySettings, Precision, Sweep
 from meft_runner.config.directory import config_directory
 from meft_runner.memory_report.report import cases, rows, shown
 from meft_runner.reports.figures import memory_curve, save_figure
+from meft_runner.run import composing
 
 FOLDER = Path("results/memory")
 SHAPES = {
@@ -108,7 +108,7 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=jobs, nargs="+", default=list(jobs))
-    settings.register()
+    composing.register()
     for name in parser.parse_args().only:
         print(f"{name}:", flush=True)
         made = jobs[name]()

@@ -19,18 +19,19 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.config import (
-    PUBLISHED_SCALES,
     BackboneSettings,
     FullSettings,
     LoraSettings,
     MeftSettings,
     MethodSettings,
+    Norm,
     Reversal,
 )
 from meft_runner.memory import measure_step, meter_for
+from meft_runner.methods.prepare import prepare
+from meft_runner.methods.variants import VARIANTS
 from meft_runner.reports.tables import write_tables
 from meft_runner.run.console import print_table
 
@@ -45,10 +46,16 @@ def method_settings() -> dict[str, MethodSettings]:
         found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
         found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
     for reversal, chunks in [(Reversal.exact, 1), (Reversal.exact, 2), (Reversal.exact, 4), (Reversal.float, 1)]:
-        for name, (scale_1, scale_2) in PUBLISHED_SCALES.items():
+        for name, variant in VARIANTS.items():
             suffix = "" if chunks == 1 else f", {chunks} chunks"
             found[f"{name} {reversal.name}{suffix}"] = MeftSettings(
-                name, 1e-4, reversal=reversal, scale_1=scale_1, scale_2=scale_2, chunks=chunks
+                name,
+                1e-4,
+                reversal=reversal,
+                scale_1=variant.scale_1,
+                scale_2=variant.scale_2,
+                merge=list(variant.merge[Norm.post]),
+                chunks=chunks,
             )
     return found
 
@@ -56,9 +63,8 @@ def method_settings() -> dict[str, MethodSettings]:
 def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Returns a prepared model with random weights, and its optimizer."""
     torch.manual_seed(0)
-    merge = {name: [0.5, 0.5] for name in PUBLISHED_SCALES}
-    backbone = BackboneSettings(name="random", model_types=["bert"], hub="-", merge=merge)
-    model = methods.prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
+    backbone = BackboneSettings(name="random", model_types=["bert"], hub="-")
+    model = prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 
 

@@ -31,7 +31,6 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meft_runner import config as settings
 from meft_runner.config import Precision
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
@@ -40,6 +39,7 @@ from meft_runner.memory_report import cases as laboratory
 from meft_runner.memory_report.cases import Case
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.records.record import environment, now
+from meft_runner.run import composing
 from meft_runner.run.console import print_table
 
 KERNELS = {
@@ -357,7 +357,7 @@ def main(arguments: list[str]) -> int:
     deadline = time.monotonic() + 60 * asked.minutes
     if asked.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laboratory measures on a GPU wherever it sees one
-    settings.register()
+    composing.register()
     on_gpu = torch.cuda.is_available()
     folder = asked.output or (Path("results/gpu") if on_gpu else None)
     name = torch.cuda.get_device_name() if on_gpu else "CPU"

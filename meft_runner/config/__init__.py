@@ -8,7 +8,6 @@ from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
 from meft_runner.config.methods import (
     METHODS,
-    PUBLISHED_SCALES,
     FullSettings,
     Ia3Settings,
     LoraSettings,
@@ -21,6 +20,7 @@ from meft_runner.config.run import (
     Attention,
     BackboneSettings,
     Logger,
+    Norm,
     Precision,
     Settings,
     Study,
@@ -47,7 +47,6 @@ from meft_runner.config.tasks import (
 __all__ = [
     "BESIDE_THE_RESULT",
     "METHODS",
-    "PUBLISHED_SCALES",
     "TASKS",
     "Attention",
     "BackboneSettings",
@@ -66,6 +65,7 @@ __all__ = [
     "MemorySettings",
     "MethodSettings",
     "Metric",
+    "Norm",
     "Precision",
     "Reversal",
     "Settings",

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import ListConfig, OmegaConf
 
 from meft_runner.config import (
-    BackboneSettings,
     MeftSettings,
     MemorySettings,
     Reversal,
@@ -39,7 +38,7 @@ def parse(config: Any) -> Settings:
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)
     if isinstance(settings.method, MeftSettings):
-        _check_meft(settings, settings.method)
+        _check_meft(settings.method)
     elif settings.study is not None:
         raise UserError(f"study={settings.study.name}: looks at a reversal, method={settings.method.name} has none.")
     return settings
@@ -120,11 +119,6 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
 
 
-def effective_merge(backbone: BackboneSettings, method: MeftSettings) -> list[float]:
-    """Returns the weights of the two streams after the last block: the method's own, or the backbone's."""
-    return backbone.merge.get(method.name, []) if method.merge is None else method.merge
-
-
 def _check_ranges(settings: Settings) -> None:
     for key, value, notes in settings_of(settings):
         if notes.within is not None and value is not None:
@@ -141,15 +135,14 @@ def _check_splits(task: SplitSettings) -> None:
         )
 
 
-def _check_meft(settings: Settings, method: MeftSettings) -> None:
-    for name, text, scale in zip(("scale_1", "scale_2"), (method.scale_1, method.scale_2), method.scales, strict=True):
+def _check_meft(method: MeftSettings) -> None:
+    for name, scale in zip(("scale_1", "scale_2"), method.scales, strict=True):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
         if method.reversal is not Reversal.float and not unit:
             near = max(1, min(_LARGEST_DENOMINATOR, round(1 / scale)))
             raise UserError(
-                f"method.{name}={text}: reversal={method.reversal.name} divides integers: expected 1/n, n up to "
-                f"{_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
+                f"method.{name}={getattr(method, name)}: reversal={method.reversal.name} divides integers: "
+                f"expected 1/n, n up to {_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
             )
-    merge = effective_merge(settings.backbone, method)
-    if len(merge) != 2 or not all(math.isfinite(weight) for weight in merge):
-        raise UserError(f"method.merge={merge}: expected two weights, for instance [0.5,0.5].")
+    if len(method.merge) != 2 or not all(math.isfinite(weight) for weight in method.merge):
+        raise UserError(f"method.merge={method.merge}: expected two weights, for instance [0.5,0.5].")

@@ -82,7 +82,7 @@ class MeftSettings(MethodSettings):
         adapter_dropout: dropout inside an adapter; None for the backbone's own.
         scale_1: lambda, as 1/10 or 0.1.
         scale_2: beta.
-        merge: weights of the two streams after the last block; None for the backbone's own.
+        merge: weights of the two streams after the last block.
         frozen_layers: bottom layers that stay plain and frozen.
         grid_bits: the exact streams' grid has step 2^-grid_bits.
         chunks: pieces in which a layer computes a batch, more take less memory; None for pieces of about 1,024 tokens.
@@ -94,7 +94,7 @@ class MeftSettings(MethodSettings):
     adapter_dropout: float | None = setting(None, (0, 0.99))
     scale_1: str = MISSING
     scale_2: str = MISSING
-    merge: list[float] | None = None
+    merge: list[float] = MISSING
     frozen_layers: int = setting(0, (0, 10**6))
     grid_bits: int = setting(16, (4, 24))
     chunks: int | None = setting(None, COUNT)
@@ -132,10 +132,4 @@ METHODS: dict[str, type[MethodSettings]] = {
     "meft1": MeftSettings,
     "meft2": MeftSettings,
     "meft3": MeftSettings,
-}
-
-PUBLISHED_SCALES = {  # lambda and beta (arXiv 2306.00477), the values in conf/method/
-    "meft1": ("1/10", "1"),
-    "meft2": ("1", "1/10"),
-    "meft3": ("1/10", "1/10"),
 }

@@ -1,7 +1,8 @@
 """What conf/ computes; imported for its effect, also by the processes that a launcher starts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -36,6 +37,16 @@ def processes() -> int | None:
     """Returns how many processes torchrun has started to train together; None for one alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return count if count > 1 else None
+
+
+def register_variants(table: Mapping[str, Mapping[Any, Any]]) -> None:
+    """Makes `${variant:meft1,scale_1}` an entry of a table, and `${variant:meft1,merge,post}` one deeper inside."""
+
+    def variant(*keys: Any) -> Any:
+        entry = reduce(lambda found, key: found[key], keys, table)
+        return list(entry) if isinstance(entry, tuple) else entry  # OmegaConf has no tuples
+
+    OmegaConf.register_new_resolver("variant", variant, replace=True)
 
 
 OmegaConf.register_new_resolver("meft_compatibility", help_text, replace=True)  # for the help text

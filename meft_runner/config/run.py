@@ -15,6 +15,7 @@ from meft_runner.config.tasks import TASKS, TaskSettings
 
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])
+Norm = Enum("Norm", ["post", "pre"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
 Study = Enum("Study", ["gradients"])
 
@@ -32,7 +33,7 @@ class BackboneSettings:
         package: an installed Python package that carries the weights, tried before the hub.
         sha256: the digest that the package's weight file must have.
         attention: the attention implementation of transformers.
-        merge: for each MEFT variant, the weights (w1, w2) of the two streams after the last block.
+        norm: whether its layers' LayerNorm stands after or before the blocks; the streams are merged by it.
         config: the sizes that make it what it is, as its config.json names them; memory is predicted from them.
         repeat: how many times the pre-trained layers are stacked on each other; None for once.
     """
@@ -45,7 +46,7 @@ class BackboneSettings:
     package: str | None = None
     sha256: str | None = None
     attention: Attention = Attention.sdpa
-    merge: dict[str, list[float]] = field(default_factory=dict)
+    norm: Norm = MISSING
     config: dict[str, Any] = field(default_factory=dict)
     repeat: int | None = setting(None, (1, 1000))
 

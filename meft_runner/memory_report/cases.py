@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import image_positions, load_config, readable_positions
 from meft_runner.backbones.repeat import multiply_depth
@@ -25,6 +24,7 @@ from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
 from meft_runner.memory.fake import Shapes, fake_step, predict_step
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory.timeline import Timeline, trace_step
+from meft_runner.methods.prepare import prepare
 
 _IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
 _HEADS = {
@@ -98,7 +98,7 @@ def build(case: Case) -> nn.Module:
     config = case.config()
     auto = _HEADS.get(config.model_type, AutoModelForSequenceClassification)
     model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=torch.float32)
-    return methods.prepare(model, FAMILIES[config.model_type], case.backbone, case.method)
+    return prepare(model, FAMILIES[config.model_type], case.backbone, case.method)
 
 
 def inputs_of(case: Case) -> Shapes:

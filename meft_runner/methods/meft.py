@@ -5,9 +5,9 @@ from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, LayerView, StackLayer
 from meft_runner.config import BackboneSettings, MeftSettings
-from meft_runner.config.checks import effective_merge
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
+from meft_runner.methods.variants import VARIANTS, Branch
 from meft_runner.reversible import BlockInputs, Composed, Coupling, ReversibleBlock, ReversibleStack, TokenwiseModule
 
 
@@ -78,7 +78,7 @@ def prepare(
         plain, reversible = layers[:frozen], layers[frozen:]
         if reversible:
             blocks = _blocks(model, family, view, method, reversible, len(plain))
-            stack = _stack(blocks, backbone, method)
+            stack = _stack(blocks, method)
             view.replace_layers(model, [*plain, StackLayer(stack, view.block_inputs)])
         frozen -= len(plain)
     return model
@@ -98,7 +98,7 @@ def _blocks(
     first: int,
 ) -> list[ReversibleBlock]:
     """Returns a reversible block for each layer, named by its place in the model."""
-    config = model.config
+    config, variant = model.config, VARIANTS[method.name]
     dropout = getattr(config, family.dropout) if method.adapter_dropout is None else method.adapter_dropout
     activation = getattr(config, family.activation)
 
@@ -106,28 +106,26 @@ def _blocks(
         made = Adapter(config.hidden_size, method.adapter_dim, activation, dropout)
         return made.to(device=model.device, dtype=model.dtype)
 
+    def branch(kind: Branch, layer: nn.Module) -> nn.Module:
+        match kind:
+            case Branch.layer:
+                return Composed(AttentionBlock(view, layer), MlpBlock(view, layer, adapter()))
+            case Branch.attention:
+                return AttentionBlock(view, layer, adapter())
+            case Branch.mlp:
+                return MlpBlock(view, layer, adapter())
+            case _:
+                return adapter()
+
     def block(layer: nn.Module, name: str) -> ReversibleBlock:
-        if method.name == "meft3":
-            attention, mlp = AttentionBlock(view, layer, adapter()), MlpBlock(view, layer, adapter())
-            return ReversibleBlock(attention, mlp, name)
-        whole = Composed(AttentionBlock(view, layer), MlpBlock(view, layer, adapter()))
-        f, g = (whole, adapter()) if method.name == "meft1" else (adapter(), whole)
-        return ReversibleBlock(f, g, name)
+        made = {kind: branch(kind, layer) for kind in Branch if kind in (variant.f, variant.g)}
+        return ReversibleBlock(made[variant.f], made[variant.g], name)
 
     part = "" if len(family.views) == 1 else view.path.split(".")[0] + " "
     return [block(layer, f"{part}layer {index}") for index, layer in enumerate(layers, start=first)]
 
 
-def _stack(blocks: list[ReversibleBlock], backbone: BackboneSettings, method: MeftSettings) -> ReversibleStack:
-    coupling = _coupling(backbone, method)
+def _stack(blocks: list[ReversibleBlock], method: MeftSettings) -> ReversibleStack:
+    scale_1, scale_2 = method.scales
+    coupling = Coupling(scale_1, scale_2, VARIANTS[method.name].swap, merge=(method.merge[0], method.merge[1]))
     return ReversibleStack(blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict)
-
-
-def _coupling(backbone: BackboneSettings, method: MeftSettings) -> Coupling:
-    (scale_1, scale_2), merge = method.scales, effective_merge(backbone, method)
-    return Coupling(
-        scale_1=scale_1,
-        scale_2=scale_2,
-        swap=method.name != "meft3",
-        merge=(merge[0], merge[1]),
-    )

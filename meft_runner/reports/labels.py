@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING, OmegaConf
 
-from meft_runner.config import METHODS, PUBLISHED_SCALES
+from meft_runner.config import METHODS, Norm
+from meft_runner.methods.variants import VARIANTS
 from meft_runner.records.record import Record
 
 
@@ -20,7 +21,7 @@ def method_label(record: Record, without: Collection[str] = ()) -> str:
     """
     method = dict(record["config"]["method"])
     name = method.pop("name")
-    defaults = _defaults(name)
+    defaults = _defaults(name, record["config"]["backbone"].get("norm"))
     named = {key: value for key, value in method.items() if key not in without}
     changed = [f"{key}={value}" for key, value in named.items() if defaults.get(key, MISSING) not in (MISSING, value)]
     return f"{name} ({', '.join(changed)})" if changed else name
@@ -59,8 +60,11 @@ def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @cache
-def _defaults(method: str) -> dict[str, Any]:
-    """Returns the settings of a method as they are without a word."""
+def _defaults(method: str, norm: str | None) -> dict[str, Any]:
+    """Returns the settings that a method has where none are given, on models with this place of the LayerNorm."""
     defaults = OmegaConf.to_container(OmegaConf.structured(METHODS[method]), enum_to_str=True)
-    scales = dict(zip(("scale_1", "scale_2"), PUBLISHED_SCALES.get(method, ()), strict=False))
-    return defaults | scales  # type: ignore[operator,return-value]
+    variant = VARIANTS.get(method)
+    if variant is not None:
+        merge = None if norm is None else list(variant.merge[Norm[norm]])
+        defaults |= {"scale_1": variant.scale_1, "scale_2": variant.scale_2, "merge": merge}  # type: ignore[operator]
+    return defaults  # type: ignore[return-value]

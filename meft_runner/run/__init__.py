@@ -1,1 +1,9 @@
-"""One run: its folder, its training, what follows it, and what it leaves."""
+"""One run: composed, trained, recorded.
+
+What conf/ reads from the table of variants (`composing`) is known as soon as anything here is imported, also in the
+processes that a launcher starts.
+"""
+
+from meft_runner.run import composing
+
+__all__ = ["composing"]

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
-from meft_runner.config import MeftSettings, Precision, Settings, plain
-from meft_runner.config.checks import effective_merge
+from meft_runner.config import Precision, Settings, plain
 from meft_runner.run.callbacks import FirstGradients, LossWatch
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
@@ -150,11 +149,9 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
 
 def adapter_description(settings: Settings) -> dict[str, Any]:
     """Returns what adapter_config.json says of weights that are not peft's own."""
-    content, method = plain(settings), settings.method
     return {
         "peft_type": settings.method.name.upper(),
         "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,
         "inference_mode": True,
-        "method": content["method"],
-        "merge": effective_merge(settings.backbone, method) if isinstance(method, MeftSettings) else None,
+        "method": plain(settings)["method"],
     }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from meft_runner.errors import UserError
-from meft_runner.methods import may_start_without_gradient
+from meft_runner.methods.prepare import may_start_without_gradient
 from meft_runner.run import processes
 
 

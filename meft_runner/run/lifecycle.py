@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
@@ -17,6 +16,7 @@ from meft_runner.config import ImageSettings, Precision, Settings, Study, identi
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.prepare import prepare
 from meft_runner.records.record import Record, finish, new_record, read_record, write_record
 from meft_runner.run import checkpoints, processes
 from meft_runner.run.arguments import adapter_description, build_trainer, plan
@@ -90,7 +90,7 @@ def _run(
     size = plan(settings, data).batch_size
     batch = _first_batch(data, size, device)
     pretrained = first_outputs(loaded, batch)
-    model = methods.prepare(loaded, family, settings.backbone, settings.method).to(device)
+    model = prepare(loaded, family, settings.backbone, settings.method).to(device)
     record["parameters"] = parameter_counts(model)
     record["start"] = {"output_distance": relative_distance(first_outputs(model, batch), pretrained)}
 

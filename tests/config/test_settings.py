@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meft_runner.config import METHODS, PUBLISHED_SCALES, BackboneSettings, MeftSettings, Settings, identity, plain
+from meft_runner.config import METHODS, BackboneSettings, MeftSettings, Settings, identity, plain
 from meft_runner.config import TASKS as TASK_SCHEMAS
 from meft_runner.config.checks import check_processes, parse_tables
 from meft_runner.config.compatibility import COMPATIBILITY
@@ -39,13 +39,6 @@ def test_methods_compose(name):
     assert chosen.training.learning_rate == chosen.method.learning_rate
 
 
-def test_the_papers_factors():
-    for name, scales in PUBLISHED_SCALES.items():
-        method = settings(f"method={name}").method
-        assert (method.scale_1, method.scale_2) == scales
-    assert list(PUBLISHED_SCALES.values()) == [("1/10", "1"), ("1", "1/10"), ("1/10", "1/10")]
-
-
 def test_a_learning_rate_of_ones_own():
     assert settings("training.learning_rate=0.01").training.learning_rate == 0.01
 
@@ -75,7 +68,6 @@ def test_scales_that_are_none(text):
         ("training.learning_rate=nan", r"training.learning_rate=nan: expected"),
         ("training.warmup=2", r"training.warmup=2.0: expected 0 to 0.99"),
         ("method.merge=[nan,1]", r"method.merge=\[nan, 1.0\]: expected two weights"),
-        ("backbone.merge.meft1=[1]", r"method.merge=\[1.0\]: expected two weights"),
         ("seed=-1", r"seed=-1: expected 0 to"),
         ("seeds=[1,-1]", r"seeds=-1: expected 0 to"),
     ],

@@ -5,11 +5,12 @@ from hydra import compose, initialize_config_dir
 from meft_runner import config
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
+from meft_runner.run import composing
 
 
 def settings(*overrides) -> config.Settings:
     """Returns checked settings of what would be typed."""
-    config.register()
+    composing.register()
     with initialize_config_dir(config_directory(), version_base="1.3"):
         return parse(compose("config", overrides=list(overrides)))
 

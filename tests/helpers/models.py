@@ -18,12 +18,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.answers import IGNORED, OPTForAnswers
-from meft_runner.config import PUBLISHED_SCALES, BackboneSettings, MeftSettings, Reversal
+from meft_runner.config import BackboneSettings, MeftSettings, Reversal
+from meft_runner.methods.prepare import prepare
+from meft_runner.methods.variants import VARIANTS as TABLE
 
-VARIANTS = tuple(PUBLISHED_SCALES)
+VARIANTS = tuple(TABLE)
 VOCABULARY = 100
 MAX_POSITIONS = 66
 
@@ -84,14 +85,13 @@ def tiny_model(kind="bert", seed=0, **kwargs) -> PreTrainedModel:
 
 
 def backbone_settings(kind="bert") -> BackboneSettings:
-    merge = {variant: [0.5, 0.5] for variant in VARIANTS}
-    return BackboneSettings(name="tiny", model_types=[kind.split("-")[0]], hub="nobody/tiny", merge=merge)
+    return BackboneSettings(name="tiny", model_types=[kind.split("-")[0]], hub="nobody/tiny")
 
 
 def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
-    scale_1, scale_2 = PUBLISHED_SCALES[variant]
+    scales = {"scale_1": TABLE[variant].scale_1, "scale_2": TABLE[variant].scale_2}
     return MeftSettings(
-        **{"name": variant, "learning_rate": 1e-3, "scale_1": scale_1, "scale_2": scale_2} | kwargs,
+        **{"name": variant, "learning_rate": 1e-3, "merge": [0.5, 0.5]} | scales | kwargs,
         reversal=Reversal[reversal],
     )
 
@@ -99,7 +99,7 @@ def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
 def prepared(method, kind="bert", model=None, **kwargs):
     model = model or tiny_model(kind, **kwargs)
     torch.manual_seed(1)
-    return methods.prepare(model, family_of(kind), backbone_settings(kind), method).train()
+    return prepare(model, family_of(kind), backbone_settings(kind), method).train()
 
 
 def batch(kind="bert", rows=4, length=12, seed=2, padding="right"):

@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.config import Head, LoraSettings
 from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.prepare import prepare
 from meft_runner.reversible import ExactStreams, ReversibleStack
 from meft_runner.run.gradient_study import first_outputs, gradient_errors, relative_distance
 from tests.helpers.composed import settings
@@ -158,7 +158,7 @@ def minilm_errors(variant, reversal, repeat):
     torch.manual_seed(1)
     model = load_model(chosen.backbone, source, Head.classification, 2)
     repeat_layers(model, FAMILIES["bert"], repeat)
-    model = methods.prepare(model, FAMILIES["bert"], chosen.backbone, chosen.method)
+    model = prepare(model, FAMILIES["bert"], chosen.backbone, chosen.method)
     texts = [f"The {word} was found in the garden by {n} people." for n, word in enumerate(["dog", "coin"] * 2)]
     rows = load_tokenizer(chosen.backbone, source, 24)(texts, return_tensors="pt", padding=True)
     errors = gradient_errors(model, {**rows, "labels": torch.tensor([0, 1, 1, 0])}, None)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from meft_runner import methods
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
 from meft_runner.config import METHODS, Head
+from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained
 from meft_runner.run import lifecycle as experiment
 from meft_runner.run.trainer import MeftTrainer
@@ -52,8 +52,7 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
 @pytest.mark.parametrize("method", ["full", "lora", "meft2"])
 def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder, tmp_path, monkeypatch):
     models = []
-    prepare = methods.prepare
-    monkeypatch.setattr(methods, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])
+    monkeypatch.setattr(experiment, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])
     chosen = small(rte_folder, tmp_path, f"method={method}")
     experiment.run(chosen)
     source = find_source(chosen.backbone)
