@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stopping_together() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C end runs in child processes behind their checkpoints; a second one ends all at once.
+    """Makes SIGTERM and Ctrl-C end runs in child processes after their checkpoints; a second one ends all at once.
 
     Raises:
         KeyboardInterrupt: a signal came; no child is in a run any more.

@@ -25,6 +25,14 @@ def make_folders(folder, rows):
     ]  # fmt: skip
 
 
+def changed(arguments, *overrides):
+    """Returns arguments with other values of some settings, or more of them."""
+    keys = {override.partition("=")[0] for override in overrides}
+    if "training.max_steps" in keys:
+        keys.add("training.epochs")  # one of the two says how long a run trains
+    return [argument for argument in arguments if argument.partition("=")[0] not in keys] + list(overrides)
+
+
 def start(arguments, output_dir, launcher=()):
     """Starts meft-run, by a module such as torchrun's where one is given, and returns its process."""
     modules = [*launcher, "-m", "meft_runner"] if launcher else ["meft_runner"]

@@ -50,7 +50,7 @@ def test_a_sweep_killed_five_times_ends_as_if_it_had_not_been(arguments, tmp_pat
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_share_the_runs(arguments, tmp_path):
-    arguments = [*arguments, "training.max_steps=2"]
+    arguments = sweeps.changed(arguments, "training.max_steps=2")
     for attempt in range(10):
         both = [sweeps.start(arguments, tmp_path / f"{attempt}") for _ in range(2)]
         outputs = [sweeps.finish(process) for process in both]
@@ -62,7 +62,7 @@ def test_two_sweeps_at_once_share_the_runs(arguments, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "local"])
 def test_launchers_run_the_same_sweep(launcher, arguments, tmp_path):
-    arguments = [*arguments, "training.max_steps=2"]
+    arguments = sweeps.changed(arguments, "training.max_steps=2")
     sweeps.finish(sweeps.start(arguments, tmp_path / "basic"))
     sweeps.finish(sweeps.start([*arguments, f"launcher={launcher}"], tmp_path / launcher))
     assert sweeps.results(tmp_path / launcher) == sweeps.results(tmp_path / "basic")
@@ -71,8 +71,10 @@ def test_launchers_run_the_same_sweep(launcher, arguments, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("launcher", ["joblib", "local"])
-def test_a_signal_to_a_sweep_stops_its_processes_behind_checkpoints(launcher, number, arguments, tmp_path):
-    arguments = [*arguments, "method=lora", "training.learning_rate=1e-3", "training.batch_size=1"]  # long epochs
+def test_a_signal_to_a_sweep_stops_its_processes_after_checkpoints(launcher, number, arguments, tmp_path):
+    arguments = sweeps.changed(
+        arguments, "method=lora", "training.learning_rate=1e-3", "training.batch_size=1"
+    )  # long epochs
     process = sweeps.start([*arguments, f"launcher={launcher}"], tmp_path / "cut")
     while len(list((tmp_path / "cut").glob(f"*/checkpoint-{ROWS}/trainer_state.json"))) < 2:
         time.sleep(0.1)
@@ -93,10 +95,10 @@ def test_a_signal_to_a_sweep_stops_its_processes_behind_checkpoints(launcher, nu
 @pytest.mark.slow
 def test_two_processes_train_one_model_and_one_of_them_writes(arguments, tmp_path):
     single = [text.replace("method=lora,meft1", "method=meft1").split(",")[0] for text in arguments[1:]]
-    together = [*single, "training.batch_size=4", "training.max_steps=4"]
+    together = sweeps.changed(single, "training.batch_size=4", "training.max_steps=4")
     output = sweeps.finish(sweeps.start(together, tmp_path / "two", ("torch.distributed.run", "--nproc_per_node=2")))
     assert output.count("best accuracy") == 1
-    sweeps.finish(sweeps.start([*single, "training.max_steps=4"], tmp_path / "one"))
+    sweeps.finish(sweeps.start(sweeps.changed(single, "training.max_steps=4"), tmp_path / "one"))
     (two,), (one,) = (sweeps.records(tmp_path / name).values() for name in ("two", "one"))
     assert two["status"] == one["status"] == "complete"
     assert two["reversal"]["mismatches"] == 0
@@ -105,18 +107,18 @@ def test_two_processes_train_one_model_and_one_of_them_writes(arguments, tmp_pat
 
 
 def test_a_finished_sweep_trains_nothing_and_changes_no_file(arguments, tmp_path):
-    arguments = [*arguments, "training.max_steps=1", "seed=1"]
+    arguments = sweeps.changed(arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3")
     sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
     before = sweeps.files(tmp_path / "runs")
     output = sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
-    assert output.count("is complete already") == sweeps.CELLS // 2
+    assert output.count("is complete already") == 2
     assert sweeps.files(tmp_path / "runs") == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["launcher=joblib"], ["launcher=local"]])
 def test_a_failing_run_leaves_the_others_and_is_told_at_the_end(launcher, arguments, tmp_path):
-    arguments = [*arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3", "method=lora,meft1"]
+    arguments = sweeps.changed(arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3")
     broken = [*arguments, "task.train_split=train,tarin", *launcher]
     process = sweeps.start(broken, tmp_path / "runs")
     output, _ = process.communicate()
