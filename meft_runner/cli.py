@@ -1,6 +1,7 @@
 """The commands: meft-run, meft-memory and meft-tables."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,8 @@ from meft_runner.config.directory import config_directory
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.run import composing
 from meft_runner.run.command import guarded
+
+_VERBOSE = ("-v", "--verbose")
 
 
 def meft_run() -> None:
@@ -34,7 +37,10 @@ def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None =
         command: takes the arguments.
         help_text: what --help prints; None where the command prints its own.
     """
-    arguments = sys.argv[1:]
+    typed = sys.argv[1:]
+    arguments = [argument for argument in typed if argument not in _VERBOSE]
+    if arguments != typed:
+        os.environ["MEFT_VERBOSE"] = "1"  # also for the processes of a launcher
     composing.register()
     if "--version" in arguments:
         text = f"meft-runner {__version__}"

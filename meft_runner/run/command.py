@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from meft_runner.config import Settings, resolvers
 from meft_runner.config.checks import check_processes, parse
 from meft_runner.config.mistakes import explain
-from meft_runner.run import folder
+from meft_runner.run import composing, folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.output import complaint, lasting_output
 
@@ -69,6 +69,7 @@ def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
     Raises:
         UserError: a value does not fit, or torchrun has started another number of processes.
     """
+    composing.register()  # in the process of a launcher nobody has yet
     settings = repeated(parse(config), overrides)
     check_processes(settings, process_count())
     return settings
