@@ -19,6 +19,7 @@ import pandas as pd
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import FILE_NAME, read_record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.run.console import print_table
 
 
@@ -73,10 +74,10 @@ def find_predictions(folders: Sequence[Path]) -> dict[str, Found]:
     best: dict[str, Found] = {}
     for run in [run for folder in folders for run in _runs(folder)]:
         record = read_record(run)
-        if record is None or record["status"] != "complete":
+        if not isinstance(record, CompleteRecord) or record.scores is None or record.scores.best is None:
             continue
         for name in TEST_SETS:
-            found = Found(record["scores"]["best"], run / "predictions" / f"{name}.tsv")
+            found = Found(record.scores.best, run / "predictions" / f"{name}.tsv")
             if found.file.is_file() and (name not in best or found.score > best[name].score):
                 best[name] = found
     if not best:

@@ -38,7 +38,7 @@ from meft_runner.memory import AUTOCAST
 from meft_runner.memory_report import cases as laboratory
 from meft_runner.memory_report.cases import Case
 from meft_runner.methods.meft import reversible_stacks
-from meft_runner.records.record import environment, now
+from meft_runner.records.environment import environment, now
 from meft_runner.run import composing
 from meft_runner.run.console import print_table
 
@@ -363,7 +363,10 @@ def main(arguments: list[str]) -> int:
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
     path = folder and folder / (re.sub(r"\W+", "-", name.lower()) + ".json")
     parts = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
-    about = {"command": shlex.join(["python", "scripts/gpu_check.py", *arguments]), "environment": environment(name)}
+    about = {
+        "command": shlex.join(["python", "scripts/gpu_check.py", *arguments]),
+        "environment": environment(name).plain(),
+    }
     for part in asked.parts:
         title, function = PARTS[part]
         parts[part] = {"title": title, "started": now(), **about, "rows": []}

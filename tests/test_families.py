@@ -26,12 +26,12 @@ def run(tmp_path, backbone, kind, *overrides):
 
 
 def check(record, method, metric):
-    assert record["status"] == "complete"
-    assert record["scores"]["metric"] == metric
-    assert record["scores"]["history"][0]["train_loss"] > 0
+    assert record.status == "complete"
+    assert record.scores.metric == metric
+    assert record.scores.history[0].train_loss > 0
     if method.startswith("meft"):
-        assert record["reversal"]["checked_steps"] > 0
-        assert record["reversal"]["mismatches"] == 0
+        assert record.reversal.checked_steps > 0
+        assert record.reversal.mismatches == 0
 
 
 @pytest.mark.parametrize("method", mostly_slow(METHODS, "lora", "meft3"))
@@ -49,7 +49,7 @@ def test_squad(tmp_path, backbone, kind, method):
     windows = ("task.max_length=90", "task.stride=20", f"method={method}")
     chosen, record = run(tmp_path, backbone, kind, "task=squad", f"task.data_dir={rows}", *windows)
     check(record, method, "f1")
-    assert record["scores"]["history"][0].keys() >= {"f1", "exact_match", "loss"}
+    assert record.scores.history[0].metrics.keys() >= {"f1", "exact_match", "loss"}
     answers = json.loads((experiment.run_directory(chosen) / "predictions" / "predictions_validation.json").read_text())
     assert list(answers) == ["0", "1", "2", "3", "4"]
 
@@ -60,10 +60,10 @@ def test_images(tmp_path, kind, method):
     rows = make_image_rows(tmp_path / "rows")
     _, record = run(tmp_path, "vit", kind, "task=images", f"task.data_dir={rows}", f"method={method}")
     check(record, method, "accuracy")
-    assert record["data"]["classes"] == ["dark", "light"]
+    assert record.data.plain()["classes"] == ["dark", "light"]
     # sixteen patches, the class token and, in a DeiT, the distillation token
-    assert record["memory"]["length"] == {"vit": 17, "deit": 18}[kind]
-    assert record["timing"]["tokens_per_second"] is None
+    assert record.memory.length == {"vit": 17, "deit": 18}[kind]
+    assert record.timing.tokens_per_second is None
 
 
 def test_test_set_predictions_of_glue(tmp_path, rte_folder):

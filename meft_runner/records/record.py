@@ -1,124 +1,121 @@
-"""The record of a run: one JSON file that says what was run, on what, and what came out."""
+"""The record of a run as a file: made, ended, written and read."""
 
 import json
-import os
-import platform
-import subprocess
+import stat
 import sys
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Never
+
+from pydantic import ValidationError
 
 from meft_runner.errors import UserError, writing
-from meft_runner.records.schema import first_problem
+from meft_runner.files import write_whole
+from meft_runner.records.environment import environment, now
+from meft_runner.records.schema import SCHEMA_VERSION, CompleteRecord, Record
+from meft_runner.records.settings import Config
 
-SCHEMA_VERSION = 1
 FILE_NAME = "record.json"
-_PACKAGES = (
-    "meft-runner", "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "scikit-learn", "hydra-core",
-)  # fmt: skip
-
-Record = dict[str, Any]
+_LARGEST = 2**26  # bytes
+_MOST_EPOCHS = 10_000  # columns that a table still has
 
 
 def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
-    """Returns the record of a run that begins now; its results are empty."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "identity": identity,
-        "status": "running",
-        "error": None,
-        "started": now(),
-        "finished": None,
-        "config": config,
-        "environment": environment(device),
-        "data": None,
-        "scores": None,
-        "parameters": None,
-        "start": None,
-        "memory": None,
-        "timing": None,
-        "reversal": None,
-        "gradients": None,
-    }
+    """Returns the record of a run that begins now; its results are empty.
+
+    Args:
+        identity: of the run.
+        config: its settings, as `meft_runner.config.plain` returns them.
+        device: the name of what it runs on.
+    """
+    return Record(
+        schema_version=SCHEMA_VERSION,
+        identity=identity,
+        status="running",
+        error=None,
+        started=now(),
+        finished=None,
+        config=Config.model_validate(config),
+        environment=environment(device),
+        data=None,
+        scores=None,
+        parameters=None,
+        start=None,
+        memory=None,
+        timing=None,
+        reversal=None,
+        gradients=None,
+        weights=None,
+    )
 
 
-def finish(record: Record, status: str, error: str | None = None) -> None:
+def finish(record: Record, status: Literal["complete", "failed"], error: str | None = None) -> None:
     """Marks a record as ended."""
-    record.update(status=status, error=error, finished=now())
+    record.status, record.error, record.finished = status, error, now()
+
+
+def completed(record: Record) -> CompleteRecord:
+    """Returns a record that is complete as what it is."""
+    return CompleteRecord.model_validate(record.plain())
 
 
 def write_record(record: Record, directory: Path) -> None:
-    """Writes a record to a temporary name and renames it, so that no reader meets half of one.
+    """Writes a record whole, or leaves what was there.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    path = directory / FILE_NAME
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    with writing(path.name, directory.parent):
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    content = json.dumps(record.plain(), indent=2, allow_nan=False) + "\n"
+    with writing(FILE_NAME, directory.parent):
+        write_whole(directory / FILE_NAME, content)
 
 
 def read_record(directory: Path) -> Record | None:
-    """Returns the record in a run's folder, None where there is none.
+    """Returns the record in a run's folder, a `CompleteRecord` where it says so, None where there is none.
 
     Raises:
         UserError: the file is no record of this program's version.
     """
-    path = directory / FILE_NAME
-    if not path.is_file():
-        return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = record["schema_version"], (record["status"], record["error"], record["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a run record. Remove it, or restore it.") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}. Run it again.")
-    return record
+        return _read(directory / FILE_NAME)
+    except UserError as error:
+        raise UserError(f"{error} Remove the folder {directory} to run it again, or restore the file.") from error
 
 
-def read_complete_records(directories: Iterable[Path]) -> list[Record]:
+def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
     """Returns the records of complete runs among folders, in their order.
 
     What is no record is told and left out, and so is a copy, which would count as one seed more.
     """
-    complete: dict[str, Record] = {}
-    for directory in directories:
+    complete: dict[str, CompleteRecord] = {}
+    for path in (directory / FILE_NAME for directory in directories):
         try:
-            record = read_record(directory)
-            if record is None or record["status"] != "complete":
+            record = _read(path)
+            if not isinstance(record, CompleteRecord):
                 continue
-            problem = first_problem(record)
-            if problem is not None:
-                raise UserError(f"{directory / FILE_NAME}: not a run record of this program ({problem}).")
-            if record["identity"] in complete:
-                raise UserError(f"{directory / FILE_NAME}: a copy of another folder's run {record['identity']}.")
+            if record.scores is not None and len(record.scores.history) > _MOST_EPOCHS:
+                raise UserError(f"{path}: scores.history has more than {_MOST_EPOCHS} epochs.")
+            if record.identity in complete:
+                raise UserError(f"{path}: a copy of another folder's run {record.identity}.")
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
         else:
-            complete[record["identity"]] = record
+            complete[record.identity] = record
     return list(complete.values())
 
 
-def read_folder(output_dir: Path) -> list[Record]:
+def read_folder(output_dir: Path) -> list[CompleteRecord]:
     """Returns the records of all complete runs in a folder, sorted by folder name.
 
     Raises:
         UserError: there is no such folder or no complete run in it.
     """
-    if not output_dir.is_dir():
-        raise UserError(f"output_dir={output_dir}: no such folder. Give the output_dir of earlier runs.")
-    directories = sorted(path.parent for path in output_dir.glob(f"*/{FILE_NAME}"))
+    try:
+        directories = sorted(path for path in output_dir.iterdir() if (path / FILE_NAME).exists())
+    except OSError as error:
+        reason = "no such folder" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise UserError(f"output_dir={output_dir}: {reason}. Give the output_dir of earlier runs.") from error
     complete = read_complete_records(directories)
     if not complete:
         raise UserError(
@@ -128,40 +125,65 @@ def read_folder(output_dir: Path) -> list[Record]:
     return complete
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Returns versions, commit and device of this process; nothing secret."""
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "git": _git_state(Path(__file__).parent),
-        "device": device,
-        "cpu_count": os.cpu_count(),
-    }
+def _read(path: Path) -> Record | None:
+    """Returns the record in a file, None where there is no file.
+
+    Raises:
+        UserError: the file is no record of this program's version; the message names the part.
+    """
+    with _explaining(path):
+        try:
+            about = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
+            raise ValueError("not a regular file")
+        if about.st_size > _LARGEST:
+            raise ValueError(f"larger than {_LARGEST // 2**20} MiB")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        version = content.get("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version}, this program reads {SCHEMA_VERSION}")
+        return (CompleteRecord if content.get("status") == "complete" else Record).model_validate_json(text)
 
 
-def now() -> str:
-    """Returns the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Explains what goes wrong inside as a file that is no record, in one line."""
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+        yield
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
+    except RecursionError:
+        reason = "nested too deep"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    shown = "".join(character if character.isprintable() else "?" for character in reason[:200])
+    raise UserError(f"{path}: not a run record of this program ({shown}).")
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Returns commit and dirty flag of this package's own checkout, None where it is installed elsewhere."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(name for name in content if sum(name == key for key, _ in pairs) > 1)
+        raise ValueError(f"{twice} is there twice")
+    return content
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
 
-    try:
-        git("ls-files", "--error-unmatch", __file__)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _refuse(text: str) -> Never:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large a number")
+    return number

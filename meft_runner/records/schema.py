@@ -1,134 +1,173 @@
-"""The parts of a complete record that tables and figures read, and their types; a record may have more."""
+"""The record of a run: what it holds, with the type and the range of each part that code reads.
 
-from typing import Any, Literal, Self
+Parts may hold more than is named here, as older and newer versions of this program write it; it is kept.
+"""
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from typing import Annotated, Final, Literal, Self
 
-from meft_runner.config import METHODS
+from pydantic import Field, model_validator
 
+from meft_runner.records.settings import Config
+from meft_runner.records.types import Count, Number, Part, Positive, Share, Text, Time
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-
-class _Named(_Part):
-    name: str
+SCHEMA_VERSION: Final = 1
 
 
-class _Backbone(_Named):
-    attention: str
-    repeat: int | None = None
-    config: dict[str, Any] = {}
+class Git(Part):
+    """The checkout that a run was made by."""
 
-
-class _Task(_Named):
-    max_train_rows: int | None = None
-    max_eval_rows: int | None = None
-
-
-class _Method(_Named):
-    name: Literal[*METHODS]  # type: ignore[valid-type]
-    init_constant: float | None = None
-    init_noise: float | None = None
-    frozen_layers: int = 0
-
-
-class _Training(_Part):
-    learning_rate: float
-    batch_size: int
-    gradient_accumulation: int
-    epochs: int
-    max_steps: int | None = None
-    processes: int | None = None
-    precision: str
-
-
-class _Config(_Part):
-    backbone: _Backbone
-    task: _Task
-    method: _Method
-    training: _Training
-    seed: int
-
-
-class _Git(_Part):
-    commit: str
+    commit: Text
     dirty: bool
 
 
-class _Environment(_Part):
-    python: str
-    packages: dict[str, str | None]
-    git: _Git | None
-    device: str
+class Environment(Part):
+    """What a run was made by: versions, commit and device; nothing secret."""
+
+    python: Text
+    platform: str | None = None
+    packages: dict[Text, Text | None]
+    git: Git | None
+    device: Text
+    cpu_count: Count | None = None
 
 
-class _Data(_Part):
+class Split(Part):
+    """The rows of a split that were used: how many, and a digest of their content and order."""
+
+    rows: Count
+    fingerprint: str
+
+
+class Data(Part):
+    """The rows that a run was made from.
+
+    Attributes:
+        source: the folder, files or repository they were read from.
+        revision: of the repository, None for files.
+        synthetic: whether they are made up.
+        kind: of task, such as "glue".
+        version: of the task's prompts and preprocessing.
+        labels: what is predicted, in words; None where nothing is classified.
+        splits: what was used of each split.
+    """
+
+    source: str | None = None
+    revision: str | None = None
     synthetic: bool
+    kind: str | None = None
+    version: int | None = None
+    labels: str | None = None
+    splits: dict[str, Split] = Field(default_factory=dict)
 
 
-class _Epoch(_Part):
-    __pydantic_extra__: dict[str, float | None]
-    epoch: float
-    train_loss: float | None = None
+class Epoch(Part):
+    """An epoch's mean training loss, and every metric after it as a fraction, None where it is not defined."""
+
+    __pydantic_extra__: dict[str, Number | None] = Field(init=False)
+    epoch: Annotated[float, Field(ge=0, le=1e9)]
+    step: Count = 0
+    train_loss: Number | None = None
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics by name."""
+        return self.__pydantic_extra__
 
 
-class _Scores(_Part):
-    metric: str
-    best: float
-    history: list[_Epoch]
+class Scores(Part):
+    """The score of the best and the last epoch, as fractions, None where it is not defined, and all epochs."""
+
+    metric: Text
+    best: Share | None
+    final: Share | None = None
+    history: list[Epoch]
 
 
-class _Parameters(_Part):
-    total: PositiveInt
-    trainable: NonNegativeInt
+class Parameters(Part):
+    """How many numbers the model has, and how many of them train."""
+
+    total: Positive
+    trainable: Count
 
 
-class _Start(_Part):
-    output_distance: float | None
+class Start(Part):
+    """How far the first outputs are from those of the pre-trained model, relative to them; None: not finite."""
+
+    output_distance: Number | None
 
 
-class _Memory(_Part):
-    source: str
-    batch_size: int
-    length: int
-    parameters_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
-    peak_bytes: int
-    activation_paper_bytes: int
-    retained_after_forward_bytes: int
+class Memory(Part):
+    """The memory of a training step, in the columns of `meft_runner.memory.StepMemory`."""
+
+    source: Text
+    parameters_bytes: Count
+    gradients_bytes: Count
+    optimizer_bytes: Count
+    activations_bytes: Count
+    peak_bytes: Count
+    activation_paper_bytes: Count
+    retained_after_forward_bytes: Count
+    batch_size: Count
+    length: Count
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the columns that are bytes."""
+        return {name: value for name, value in self if name.endswith("_bytes")}
 
 
-class _Timing(_Part):
-    median_step_seconds: float | None
+class Timing(Part):
+    """The speed of the training steps."""
+
+    median_step_seconds: Number | None
+    tokens_per_second: Number | None = None
+    train_seconds: Number | None = None
 
 
-class _Reversal(_Part):
-    mode: str
-    mismatches: int
+class Reversal(Part):
+    """What the reversible layers found out about their own exactness; `max_error` is None where it is not finite."""
+
+    mode: Text
+    checked_steps: Count = 0
+    mismatches: Count
+    max_error: Number | None = None
 
 
-class _LayerGradient(_Part):
-    layer: str
-    error: float | None
-    cosine: float | None
+class LayerGradient(Part):
+    """A layer's gradient beside the stored one: relative error and cosine, None where it is not finite."""
+
+    layer: Text
+    error: Number | None
+    cosine: Number | None
 
 
-class _CompleteRecord(_Part):
-    config: _Config
-    environment: _Environment
-    finished: str
-    data: _Data
-    scores: _Scores | None
-    parameters: _Parameters
-    start: _Start | None = None
-    memory: _Memory | None
-    timing: _Timing | None
-    reversal: _Reversal | None
-    gradients: list[_LayerGradient] | None = None
-    identity: str
+class Weights(Part):
+    """The backbone's weights: where they were read from, in which revision, and their digest."""
+
+    source: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+
+
+class Record(Part):
+    """A run, in whatever state."""
+
+    schema_version: Literal[1]
+    identity: Text
+    status: Literal["complete", "failed", "running"]
+    error: str | None
+    started: Time
+    finished: Time | None
+    config: Config
+    environment: Environment
+    data: Data | None
+    scores: Scores | None
+    parameters: Parameters | None
+    start: Start | None = None
+    memory: Memory | None
+    timing: Timing | None
+    reversal: Reversal | None
+    gradients: list[LayerGradient] | None = None
+    weights: Weights | None = None
 
     @model_validator(mode="after")
     def _gradients_have_a_reversal(self) -> Self:
@@ -137,11 +176,10 @@ class _CompleteRecord(_Part):
         return self
 
 
-def first_problem(record: dict[str, Any]) -> str | None:
-    """Returns what keeps tables from being made of a complete record: "scores.best: ...", None where nothing does."""
-    try:
-        _CompleteRecord.model_validate(record)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
-    return None
+class CompleteRecord(Record):
+    """A run that came to its end: what tables and figures are made from."""
+
+    status: Literal["complete"]
+    finished: Time
+    data: Data
+    parameters: Parameters

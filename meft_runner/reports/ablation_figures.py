@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.figures import legend_below, log_axis_with_zero, method_styles, panel_grid, plot_means
 from meft_runner.reports.labels import layer_count, method_label
 from meft_runner.reports.memory_tables import activations_mib
@@ -19,14 +19,14 @@ _START_STYLES = {
 }
 
 
-def initialisation_study(records: Sequence[Record]) -> Figure | None:
+def initialisation_study(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the score over how far from the pre-trained model a method starts: a panel a task and method.
 
     The distance is that of the first outputs, relative to the pre-trained ones; a point is the mean of its seeds.
     """
     runs = chosen_runs(scored_runs(records))
     runs = runs.assign(
-        distance=runs["record"].map(lambda record: (record.get("start") or {}).get("output_distance")).astype(float),
+        distance=runs["record"].map(lambda record: record.start and record.start.output_distance).astype(float),
         kind=runs["record"].map(_start),
         method=[method_label(record, without=_STARTS) for record in runs["record"]],
     ).dropna(subset=["distance", "kind"])
@@ -48,13 +48,13 @@ def initialisation_study(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def reversible_layers(records: Sequence[Record]) -> Figure | None:
+def reversible_layers(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws memory, time and score over the number of reversible layers, where runs left bottom layers frozen."""
-    runs = chosen_runs(scored_runs([record for record in records if "frozen_layers" in record["config"]["method"]]))
+    runs = chosen_runs(scored_runs([record for record in records if record.config.method.frozen_layers is not None]))
     runs = runs.assign(
         reversible=runs["record"].map(_reversible),
         memory=runs["record"].map(activations_mib),
-        time=runs["record"].map(lambda record: (record["timing"] or {}).get("median_step_seconds")).astype(float),
+        time=runs["record"].map(lambda record: record.timing and record.timing.median_step_seconds).astype(float),
         method=[method_label(record, without=("frozen_layers",)) for record in runs["record"]],
     ).dropna(subset=["reversible", "memory"])
     panels = [(names, part) for names, part in runs.groupby(["backbone", "task"]) if part["reversible"].nunique() > 1]
@@ -73,16 +73,16 @@ def reversible_layers(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def _start(record: Record) -> str | None:
+def _start(record: CompleteRecord) -> str | None:
     """Returns how a method's zeros or ones were changed before training; None where it has no such setting."""
-    method = record["config"]["method"]
-    if method["name"] not in ("lora", "ia3"):
+    method = record.config.method
+    if method.name not in ("lora", "ia3"):
         return None
-    if method.get("init_noise") is not None:
+    if method.init_noise is not None:
         return "noise"
-    return "as usual" if method.get("init_constant") is None else "constant"
+    return "as usual" if method.init_constant is None else "constant"
 
 
-def _reversible(record: Record) -> int | None:
+def _reversible(record: CompleteRecord) -> int | None:
     layers = layer_count(record)
-    return None if layers is None else layers - record["config"]["method"]["frozen_layers"]
+    return None if layers is None else layers - (record.config.method.frozen_layers or 0)

@@ -9,47 +9,47 @@ from omegaconf import MISSING, OmegaConf
 
 from meft_runner.config import METHODS, Norm
 from meft_runner.methods.variants import VARIANTS
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 
 
-def method_label(record: Record, without: Collection[str] = ()) -> str:
+def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)".
 
     Args:
         record: of a run.
         without: settings that are not to be named, since they are on an axis or in a column.
     """
-    method = dict(record["config"]["method"])
+    method = record.config.method.plain()
     name = method.pop("name")
-    defaults = _defaults(name, record["config"]["backbone"].get("norm"))
+    defaults = _defaults(name, record.config.backbone.norm)
     named = {key: value for key, value in method.items() if key not in without}
     changed = [f"{key}={value}" for key, value in named.items() if defaults.get(key, MISSING) not in (MISSING, value)]
     return f"{name} ({', '.join(changed)})" if changed else name
 
 
-def task_label(record: Record) -> str:
+def task_label(record: CompleteRecord) -> str:
     """Returns the task's name, marked where its rows are made up or are not all of them: "cola (2000 rows)"."""
-    task = record["config"]["task"]
-    if record["data"]["synthetic"]:
-        return f"{task['name']} (synthetic)"
-    limits = {"rows": task.get("max_train_rows"), "development rows": task.get("max_eval_rows")}
+    task = record.config.task
+    if record.data.synthetic:
+        return f"{task.name} (synthetic)"
+    limits = {"rows": task.max_train_rows, "development rows": task.max_eval_rows}
     marks = [f"{limit} {what}" for what, limit in limits.items() if limit is not None]
-    return f"{task['name']} ({', '.join(marks)})" if marks else str(task["name"])
+    return f"{task.name} ({', '.join(marks)})" if marks else task.name
 
 
-def backbone_label(record: Record) -> str:
+def backbone_label(record: CompleteRecord) -> str:
     """Returns the backbone's name, marked where its layers are stacked: "minilm (repeat=4)"."""
-    backbone = record["config"]["backbone"]
-    times = backbone.get("repeat") or 1
-    return f"{backbone['name']} (repeat={times})" if times > 1 else str(backbone["name"])
+    backbone = record.config.backbone
+    times = backbone.repeat or 1
+    return f"{backbone.name} (repeat={times})" if times > 1 else backbone.name
 
 
-def layer_count(record: Record) -> int | None:
+def layer_count(record: CompleteRecord) -> int | None:
     """Returns how many layers the model of a run has, all stacks together; None where its settings do not say."""
-    backbone = record["config"]["backbone"]
-    sizes = backbone.get("config", {})
+    backbone = record.config.backbone
+    sizes = backbone.config
     stacks = [sizes[key] for key in ("num_hidden_layers", "encoder_layers", "decoder_layers") if key in sizes]
-    return sum(stacks) * (backbone.get("repeat") or 1) or None
+    return sum(stacks) * (backbone.repeat or 1) or None
 
 
 def in_method_order(table: pd.DataFrame) -> pd.DataFrame:

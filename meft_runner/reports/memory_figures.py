@@ -4,22 +4,22 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_means
 from meft_runner.reports.memory_tables import memory_runs
 
 
-def memory_over_depth(records: Sequence[Record]) -> Figure | None:
+def memory_over_depth(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws activation memory over the number of layers, where a backbone was stacked to several depths."""
     return _memory_over(records, "layers", "length")
 
 
-def memory_over_length(records: Sequence[Record]) -> Figure | None:
+def memory_over_length(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws activation memory over the length of rows, where there are several for a backbone."""
     return _memory_over(records, "length", "layers")
 
 
-def _memory_over(records: Sequence[Record], over: str, fixed: str) -> Figure | None:
+def _memory_over(records: Sequence[CompleteRecord], over: str, fixed: str) -> Figure | None:
     """Draws a panel for each backbone and batch with several values of `over`, a line a method."""
     runs = memory_runs(records)
     if runs.empty:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import backbone_label, in_method_order, layer_count, method_label
 from meft_runner.run.console import MIB
 
@@ -15,34 +15,34 @@ _BRIEF = [
 ]  # fmt: skip
 
 
-def memory_runs(records: Sequence[Record]) -> pd.DataFrame:
+def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the memory of runs in MiB and their step time in seconds: a row a run that measured it."""
     return pd.DataFrame(
         {
             "backbone": backbone_label(record),
-            "name": record["config"]["backbone"]["name"],
+            "name": record.config.backbone.name,
             "method": method_label(record),
-            "batch": record["memory"]["batch_size"],
-            "length": record["memory"]["length"],
-            "precision": record["config"]["training"]["precision"],
-            "attention": record["config"]["backbone"]["attention"],
-            "source": record["memory"]["source"],
+            "batch": record.memory.batch_size,
+            "length": record.memory.length,
+            "precision": record.config.training.precision,
+            "attention": record.config.backbone.attention,
+            "source": record.memory.source,
             "layers": layer_count(record),
-            "trainable parameters": record["parameters"]["trainable"],
-            **{_mib_name(key): value / MIB for key, value in record["memory"].items() if key.endswith("_bytes")},
-            "median step (s)": (record["timing"] or {}).get("median_step_seconds"),
+            "trainable parameters": record.parameters.trainable,
+            **{_mib_name(key): value / MIB for key, value in record.memory.sizes().items()},
+            "median step (s)": record.timing and record.timing.median_step_seconds,
         }
         for record in records
-        if record["memory"] is not None
+        if record.memory is not None
     )
 
 
-def activations_mib(record: Record) -> float | None:
+def activations_mib(record: CompleteRecord) -> float | None:
     """Returns the activation memory of a run in MiB; None where it was not measured."""
-    return None if record["memory"] is None else record["memory"]["activations_bytes"] / MIB
+    return None if record.memory is None else record.memory.activations_bytes / MIB
 
 
-def memory_table(records: Sequence[Record]) -> pd.DataFrame:
+def memory_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns memory in MiB and step time: a row a backbone, method and batch shape, beside full fine-tuning."""
     runs = memory_runs(records)
     if runs.empty:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from meft_runner.config import TablesSettings
 from meft_runner.errors import UserError
-from meft_runner.records.record import Record, read_folder
+from meft_runner.records.record import read_folder
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports import ablation_figures, memory_figures, reversal_study, score_figures, score_tables
 from meft_runner.reports.figures import save_figure
 from meft_runner.reports.memory_tables import brief, memory_table
@@ -33,7 +34,7 @@ class TablePart:
 
     title: str
     note: str
-    make: Callable[[Sequence[Record]], pd.DataFrame]
+    make: Callable[[Sequence[CompleteRecord]], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class FigurePart:
     """
 
     caption: str
-    make: Callable[[Sequence[Record]], Figure | None]
+    make: Callable[[Sequence[CompleteRecord]], Figure | None]
 
 
 # By the names of their files.
@@ -129,19 +130,19 @@ def make_overview(asked: TablesSettings) -> None:
         raise UserError(f"tables_dir={asked.tables_dir}: cannot be written ({error.strerror}).") from error
 
 
-def make_tables(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def make_tables(records: Sequence[CompleteRecord]) -> dict[str, pd.DataFrame]:
     """Returns every table that the records hold something for."""
     tables = {name: part.make(records) for name, part in TABLES.items()}
     return {name: table for name, table in tables.items() if not table.empty}
 
 
-def make_figures(records: Sequence[Record]) -> dict[str, Figure]:
+def make_figures(records: Sequence[CompleteRecord]) -> dict[str, Figure]:
     """Returns every figure that the records hold something for."""
     figures = {name: part.make(records) for name, part in FIGURES.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _write(asked: TablesSettings, folder: Path, records: list[Record], tables: dict[str, pd.DataFrame]) -> None:
+def _write(asked: TablesSettings, folder: Path, records: list[CompleteRecord], tables: dict[str, pd.DataFrame]) -> None:
     """Writes tables and figures and, where asked to, the report."""
     write_tables(tables, folder)
     pictures = {name: save_figure(figure, folder, name) for name, figure in make_figures(records).items()}

@@ -4,12 +4,12 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment as Templates
+from jinja2 import PackageLoader, StrictUndefined
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord, Environment
 from meft_runner.reports.published import read_published
 from meft_runner.run.console import DASH, sides, texts
 
@@ -62,7 +62,7 @@ class ReportFigure:
 def write_report(
     path: Path,
     output_dir: str,
-    records: Sequence[Record],
+    records: Sequence[CompleteRecord],
     tables: Sequence[ReportTable],
     figures: Sequence[ReportFigure],
 ) -> None:
@@ -75,34 +75,34 @@ def write_report(
         tables: in the page's order.
         figures: likewise.
     """
-    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template(_TEMPLATE).render(
+    templates = Templates(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
+    page = templates.get_template(_TEMPLATE).render(
         origin=origin(records, output_dir), tables=tables, figures=figures, published=read_published()
     )
     path.write_text(page, encoding="utf-8")
 
 
-def origin(records: Sequence[Record], output_dir: str) -> dict[str, str]:
+def origin(records: Sequence[CompleteRecord], output_dir: str) -> dict[str, str]:
     """Returns where records come from, in words: folder, number, dates, commits, devices and versions."""
-    environments = [record["environment"] for record in records]
-    finished = sorted(record["finished"] for record in records)
-    packages = environments[0]["packages"]
+    environments = [record.environment for record in records]
+    finished = sorted(record.finished for record in records)
+    packages = environments[0].packages
     return {
         "folder": output_dir,
         "complete runs": str(len(records)),
         "finished": f"{finished[0]} to {finished[-1]}",
         "commit": _distinct(_commit(one) for one in environments),
-        "device": _distinct(one["device"] for one in environments),
-        "Python": _distinct(one["python"] for one in environments),
-        **{name: _distinct(one["packages"].get(name) for one in environments) for name in packages},
+        "device": _distinct(one.device for one in environments),
+        "Python": _distinct(one.python for one in environments),
+        **{name: _distinct(one.packages.get(name) for one in environments) for name in packages},
     }
 
 
-def _commit(environment: dict[str, Any]) -> str:
-    git = environment["git"]
+def _commit(environment: Environment) -> str:
+    git = environment.git
     if git is None:
         return "not recorded"
-    return git["commit"][:10] + (" with changes" if git["dirty"] else "")
+    return git.commit[:10] + (" with changes" if git.dirty else "")
 
 
 def _distinct(values: Iterable[str | None]) -> str:

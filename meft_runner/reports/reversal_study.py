@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.figures import legend_below, log_axis_with_zero, method_styles, panel_grid
 from meft_runner.reports.labels import in_method_order, method_label
 
@@ -13,7 +13,7 @@ _TYPES = {"error": "float64", "cosine": "float64", "mismatches": "Int64"}
 _CASE = ["backbone", "method", "mode", "precision", "layers"]
 
 
-def gradient_errors(records: Sequence[Record]) -> pd.DataFrame:
+def gradient_errors(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the relative error of the gradient of every layer of every study, a row each; nan is not finite.
 
     Returns:
@@ -22,25 +22,25 @@ def gradient_errors(records: Sequence[Record]) -> pd.DataFrame:
     """
     rows = [
         {
-            "backbone": record["config"]["backbone"]["name"],
+            "backbone": record.config.backbone.name,
             "method": method_label(record, without=("reversal", "strict")),
             "mode": _mode(record),
-            "precision": record["config"]["training"]["precision"],
-            "layers": len(record["gradients"]),
+            "precision": record.config.training.precision,
+            "layers": len(record.gradients),
             "place": place,
-            "error": layer["error"],
-            "cosine": layer["cosine"],
+            "error": layer.error,
+            "cosine": layer.cosine,
             # Only exact reversal is checked for equality; streams of the published one never come back equal.
-            "mismatches": record["reversal"]["mismatches"] if _mode(record) == "exact" else None,
+            "mismatches": record.reversal.mismatches if _mode(record) == "exact" else None,
         }
         for record in records
-        if record.get("gradients")
-        for place, layer in enumerate(record["gradients"])
+        if record.gradients and record.reversal
+        for place, layer in enumerate(record.gradients)
     ]
     return pd.DataFrame(rows).astype(_TYPES) if rows else pd.DataFrame()
 
 
-def reversal_table(records: Sequence[Record]) -> pd.DataFrame:
+def reversal_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns how true each reversal's gradients are, a row a method, mode, precision and depth; the worst of seeds."""
     layers = gradient_errors(records)
     if layers.empty:
@@ -57,7 +57,7 @@ def reversal_table(records: Sequence[Record]) -> pd.DataFrame:
     return in_method_order(table.reset_index())
 
 
-def gradients_by_layer(records: Sequence[Record]) -> pd.DataFrame:
+def gradients_by_layer(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns error and cosine of every layer's gradient, the worst of seeds: two rows a study, a column a layer."""
     layers = gradient_errors(records)
     if layers.empty:
@@ -72,7 +72,7 @@ def gradients_by_layer(records: Sequence[Record]) -> pd.DataFrame:
     return in_method_order(table.rename(columns=lambda place: f"layer {place}").reset_index())
 
 
-def reversal_by_layer(records: Sequence[Record]) -> Figure | None:
+def reversal_by_layer(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the relative error of gradients over layers: a panel a precision and depth, a line a method and mode."""
     layers = gradient_errors(records)
     panels = [] if layers.empty else list(layers.groupby(["backbone", "precision", "layers"]))
@@ -80,7 +80,7 @@ def reversal_by_layer(records: Sequence[Record]) -> Figure | None:
     return _draw([part for _, part in panels], titles, "place", "layer, from the bottom")
 
 
-def reversal_by_depth(records: Sequence[Record]) -> Figure | None:
+def reversal_by_depth(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the relative error at the bottom layer over depth: a panel a precision, a line a method and mode."""
     layers = gradient_errors(records)
     bottom = layers[layers["place"] == 0] if len(layers) else layers
@@ -109,8 +109,8 @@ def _draw(panels: list[pd.DataFrame], titles: list[str], over: str, xlabel: str)
     return figure
 
 
-def _mode(record: Record) -> str:
-    return str(record["config"]["method"]["reversal"])
+def _mode(record: CompleteRecord) -> str:
+    return record.config.method.reversal or "exact"
 
 
 def _worst(layers: pd.DataFrame, column: str, which: str) -> pd.Series:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import backbone_label, in_method_order, method_label, task_label
 from meft_runner.reports.published import published_scores
 from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
@@ -14,17 +14,17 @@ from meft_runner.run.console import DASH, rounded
 QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq")
 
 
-def glue_table(records: Sequence[Record]) -> pd.DataFrame:
+def glue_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the `score_table` of all tasks but question answering."""
-    return score_table([record for record in records if record["config"]["task"]["name"] not in QA_TASKS])
+    return score_table([record for record in records if record.config.task.name not in QA_TASKS])
 
 
-def qa_table(records: Sequence[Record]) -> pd.DataFrame:
+def qa_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the `score_table` of the five question-answering tasks, which the paper has apart."""
-    return score_table([record for record in records if record["config"]["task"]["name"] in QA_TASKS])
+    return score_table([record for record in records if record.config.task.name in QA_TASKS])
 
 
-def score_table(records: Sequence[Record]) -> pd.DataFrame:
+def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns best development scores in percent, in the paper's form: a row a method, a column a task.
 
     Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"). The average is
@@ -40,7 +40,7 @@ def score_table(records: Sequence[Record]) -> pd.DataFrame:
     return table[columns].astype(object).fillna(DASH)
 
 
-def hyperparameter_table(records: Sequence[Record]) -> pd.DataFrame:
+def hyperparameter_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the settings behind the score tables: a row a backbone, task and method.
 
     The batch size is that of an optimizer step; `settings tried` counts those of which a run is complete.
@@ -60,22 +60,19 @@ def hyperparameter_table(records: Sequence[Record]) -> pd.DataFrame:
     return in_method_order(table)[columns].sort_values(["backbone", "task"], kind="stable", ignore_index=True)
 
 
-def loss_table(records: Sequence[Record]) -> pd.DataFrame:
+def loss_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the training loss of runs: a row a run, a column an epoch."""
     rows = [
         {
             "backbone": backbone_label(record),
             "method": method_label(record),
             "task": task_label(record),
-            "learning rate": record["config"]["training"]["learning_rate"],
-            "seed": record["config"]["seed"],
-            **{
-                f"epoch {entry['epoch']:g}": rounded(entry.get("train_loss"), 3)
-                for entry in record["scores"]["history"]
-            },
+            "learning rate": record.config.training.learning_rate,
+            "seed": record.config.seed,
+            **{f"epoch {epoch.epoch:g}": rounded(epoch.train_loss, 3) for epoch in record.scores.history},
         }
         for record in records
-        if record["scores"] is not None
+        if record.scores is not None
     ]
     return in_method_order(pd.DataFrame(rows).fillna(DASH)) if rows else pd.DataFrame()
 
@@ -103,7 +100,7 @@ def _summary(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     average = means[real].mean(axis=1, skipna=False)
     others = means.index.isin(runs["method"]) & (means.index != "full")
     difference = (average - average.get("full", float("nan")))[others]
-    shares = runs["record"].map(lambda record: 100 * record["parameters"]["trainable"] / record["parameters"]["total"])
+    shares = runs["record"].map(lambda record: 100 * record.parameters.trainable / record.parameters.total)
     trainable = shares.groupby(runs["method"]).median()  # tasks differ in their heads
     return pd.DataFrame(
         {
@@ -124,11 +121,10 @@ def _mean_and_deviation(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.groupby(CELL)["score"].agg(["mean", "std", "count"])
 
 
-def _training(record: Record) -> dict[str, str | int | float]:
-    training = record["config"]["training"]
-    steps = training.get("max_steps")
+def _training(record: CompleteRecord) -> dict[str, str | int | float]:
+    training = record.config.training
     return {
-        "learning rate": training["learning_rate"],
-        "batch size": training["batch_size"] * training["gradient_accumulation"] * (training.get("processes") or 1),
-        "epochs": training["epochs"] if steps is None else f"{steps} steps",
+        "learning rate": training.learning_rate,
+        "batch size": training.batch_size * training.gradient_accumulation * (training.processes or 1),
+        "epochs": training.epochs if training.max_steps is None else f"{training.max_steps} steps",
     }

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from meft_runner.config import result_settings
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import backbone_label, method_label, task_label
 
 CELL = ["backbone", "method", "task"]  # of a score table
 
 
-def scored_runs(records: Sequence[Record]) -> pd.DataFrame:
+def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the runs that ended with a score, a row each; studies have none.
 
     Returns:
@@ -27,15 +27,15 @@ def scored_runs(records: Sequence[Record]) -> pd.DataFrame:
         {
             "backbone": backbone_label(record),
             "method": method_label(record),
-            "task": f"{task_label(record)} {record['scores']['metric']}",
+            "task": f"{task_label(record)} {record.scores.metric}",
             "settings": _settings_without_seed(record),
-            "score": 100 * record["scores"]["best"],
+            "score": None if record.scores.best is None else 100 * record.scores.best,
             "record": record,
         }
         for record in records
-        if record["scores"] is not None
+        if record.scores is not None
     ]
-    return pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"])
+    return pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"]).astype({"score": float})
 
 
 def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -50,10 +50,10 @@ def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[pd.MultiIndex.from_frame(runs[[*CELL, "settings"]]).isin(best.index)]
 
 
-def one_of_each(records: Sequence[Record]) -> list[Record]:
+def one_of_each(records: Sequence[CompleteRecord]) -> list[CompleteRecord]:
     """Returns one record of each setting that stands for a backbone, method and task."""
     return chosen_runs(scored_runs(records)).groupby(CELL, sort=False).head(1)["record"].tolist()
 
 
-def _settings_without_seed(record: Record) -> str:
-    return json.dumps({**result_settings(record["config"]), "seed": None}, sort_keys=True)
+def _settings_without_seed(record: CompleteRecord) -> str:
+    return json.dumps({**result_settings(record.config.plain()), "seed": None}, sort_keys=True)

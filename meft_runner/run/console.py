@@ -1,35 +1,36 @@
 """What a run and the other commands print: tables on the terminal."""
 
 import sys
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from meft_runner.records.record import Record
+from meft_runner.records.schema import CompleteRecord, Reversal
 
 DASH = "-"
 MIB = 2**20
 _FILE_WIDTH = 160  # characters a line where output does not go to a terminal
 
 
-def run_table(record: Record) -> pd.DataFrame:
+def run_table(record: CompleteRecord) -> pd.DataFrame:
     """Returns one run's figures, a row each, with units in their names."""
-    scores, memory, timing, reversal = (record[key] for key in ("scores", "memory", "timing", "reversal"))
-    total, trainable = record["parameters"]["total"], record["parameters"]["trainable"]
-    rows = {
-        f"best {scores['metric']} (%)": f"{100 * scores['best']:.1f}",
-        f"final {scores['metric']} (%)": f"{100 * scores['final']:.1f}",
-        "trainable parameters": f"{trainable:,} ({100 * trainable / total:.2f} % of {total:,})",
-        "activations (MiB)": f"{memory['activations_bytes'] / MIB:.1f}",
-        "retained after forward (MiB)": f"{memory['retained_after_forward_bytes'] / MIB:.1f}",
-        "peak (MiB)": f"{memory['peak_bytes'] / MIB:.1f}",
-        "memory measured": f"{memory['source']}, batch {memory['batch_size']} x length {memory['length']}",
-        "median step (s)": rounded(timing["median_step_seconds"], 3),
-        "tokens per second": rounded(timing["tokens_per_second"], 0),
-        "reversal check": _reversal_text(reversal),
-    }
+    total, trainable = record.parameters.total, record.parameters.trainable
+    rows = {}
+    if record.scores is not None:
+        rows[f"best {record.scores.metric} (%)"] = percent(record.scores.best)
+        rows[f"final {record.scores.metric} (%)"] = percent(record.scores.final)
+    rows["trainable parameters"] = f"{trainable:,} ({100 * trainable / total:.2f} % of {total:,})"
+    if record.memory is not None:
+        memory = record.memory
+        rows["activations (MiB)"] = f"{memory.activations_bytes / MIB:.1f}"
+        rows["retained after forward (MiB)"] = f"{memory.retained_after_forward_bytes / MIB:.1f}"
+        rows["peak (MiB)"] = f"{memory.peak_bytes / MIB:.1f}"
+        rows["memory measured"] = f"{memory.source}, batch {memory.batch_size} x length {memory.length}"
+    if record.timing is not None:
+        rows["median step (s)"] = rounded(record.timing.median_step_seconds, 3)
+        rows["tokens per second"] = rounded(record.timing.tokens_per_second, 0)
+    rows["reversal check"] = _reversal_text(record.reversal)
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
 
 
@@ -59,12 +60,17 @@ def rounded(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
 
 
-def _reversal_text(reversal: dict[str, Any] | None) -> str:
+def percent(score: float | None) -> str:
+    """Writes a score, a fraction, in percent, and a dash for one that is not defined."""
+    return DASH if score is None else f"{100 * score:.1f}"
+
+
+def _reversal_text(reversal: Reversal | None) -> str:
     if reversal is None:
         return "not reversible"
-    if reversal["mode"] == "stored":
+    if reversal.mode == "stored":
         return "stored: nothing to reverse"
-    if reversal["mode"] == "float":
-        error = "not finite" if reversal["max_error"] is None else f"{reversal['max_error']:.3g}"
-        return f"float: rebuilt streams up to {error} apart in {reversal['checked_steps']} steps"
-    return f"exact: {reversal['mismatches']} mismatches in {reversal['checked_steps']} steps"
+    if reversal.mode == "float":
+        error = "not finite" if reversal.max_error is None else f"{reversal.max_error:.3g}"
+        return f"float: rebuilt streams up to {error} apart in {reversal.checked_steps} steps"
+    return f"exact: {reversal.mismatches} mismatches in {reversal.checked_steps} steps"

@@ -41,7 +41,7 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
         )
     kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
     try:
-        return replace(from_plain(record["config"]), **kept)
+        return replace(from_plain(record.config.plain()), **kept)
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
 

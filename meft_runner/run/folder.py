@@ -36,10 +36,10 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     record = read_record(run_directory(settings))
     if record is None:
         return None
-    if record["status"] == "complete":
+    if record.status == "complete":
         return "is complete already; remove its folder to run it again."
-    if record["status"] == "failed" and in_sweep and not settings.retry_failed:
-        return f"failed before ({record['error']}); retry_failed=true runs it again."
+    if record.status == "failed" and in_sweep and not settings.retry_failed:
+        return f"failed before ({record.error}); retry_failed=true runs it again."
     return None
 
 

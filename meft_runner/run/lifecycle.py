@@ -17,7 +17,8 @@ from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.methods.prepare import prepare
-from meft_runner.records.record import Record, finish, new_record, read_record, write_record
+from meft_runner.records.record import completed, finish, new_record, read_record, write_record
+from meft_runner.records.schema import CompleteRecord, Data, LayerGradient, Memory, Record, Start
 from meft_runner.run import checkpoints, processes
 from meft_runner.run.arguments import adapter_description, build_trainer, plan
 from meft_runner.run.callbacks import LossWatch, StepTimes
@@ -31,7 +32,7 @@ from meft_runner.run.trainer import train
 from meft_runner.tasks import TaskData, load_task
 
 
-def run(settings: Settings) -> Record:
+def run(settings: Settings) -> CompleteRecord:
     """Trains one backbone on one task with one method, or returns the record of when that was done.
 
     Several processes of torchrun each call it and train together; the main one writes.
@@ -50,7 +51,7 @@ def run(settings: Settings) -> Record:
     directory = run_directory(settings)
     with _claimed_together(directory):
         earlier = processes.agreed(read_record(directory))
-        if earlier is not None and earlier["status"] == "complete":
+        if isinstance(earlier, CompleteRecord):
             return earlier
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         record = new_record(identity(settings), plain(settings), _device_name(device))
@@ -63,7 +64,7 @@ def run(settings: Settings) -> Record:
             _run(settings, device, directory, record, tracker, interruption)
         if processes.is_main():
             checkpoints.remove(directory)
-    return record
+    return completed(record)
 
 
 def _run(
@@ -79,7 +80,7 @@ def _run(
         raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
     source = find_source(settings.backbone)
     data = load_task(settings.task, _load_processor(settings, source))
-    record["data"] = data.description
+    record.data = Data.model_validate(data.description)
 
     set_seed(settings.seed)
     loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
@@ -91,14 +92,15 @@ def _run(
     batch = _first_batch(data, size, device)
     pretrained = first_outputs(loaded, batch)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
-    record["parameters"] = parameter_counts(model)
-    record["start"] = {"output_distance": relative_distance(first_outputs(model, batch), pretrained)}
+    record.parameters = parameter_counts(model)
+    record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
 
     if settings.study is Study.gradients:
-        record["gradients"] = gradient_errors(model, batch, AUTOCAST[settings.training.precision.name])
-        record["reversal"] = reversal_figures(reversible_stacks(model))
+        errors = gradient_errors(model, batch, AUTOCAST[settings.training.precision.name])
+        record.gradients = [LayerGradient.model_validate(error) for error in errors]
+        record.reversal = reversal_figures(reversible_stacks(model))
         return
-    record["memory"] = _measure_memory(settings, model, data, size)
+    record.memory = _measure_memory(settings, model, data, size)
     _write(record, directory)
     callbacks = [interruption, *tracker.callbacks(data.evaluation)]
     _train(settings, model, data, directory, record, callbacks)
@@ -117,9 +119,9 @@ def _train(
     watch = LossWatch(settings.training.learning_rate, settings.training.precision.name)
     trainer = build_trainer(settings, model, data, directory, {}, watch, [times, *callbacks])
     train(trainer, processes.by_main(lambda: checkpoints.last_whole(directory)))
-    record["scores"] = scores_of(trainer.state.log_history, data)
-    record["timing"] = timing_of(times, trainer.state)
-    record["reversal"] = reversal_figures(reversible_stacks(model))
+    record.scores = scores_of(trainer.state.log_history, data)
+    record.timing = timing_of(times, trainer.state)
+    record.reversal = reversal_figures(reversible_stacks(model))
 
     keep_answers(trainer, data, directory)
     if processes.is_main():
@@ -177,7 +179,7 @@ def _first_batch(data: TaskData, size: int, device: torch.device, padded: bool =
     return {name: tensor.to(device) for name, tensor in data.collate(rows, to_maximum=padded).items()}
 
 
-def _measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: int) -> dict[str, str | int]:
+def _measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: int) -> Memory:
     """Measures steps at the run's batch size, padded to the maximum length, before training begins."""
     device = next(model.parameters()).device
     batch = _first_batch(data, size, device, padded=True)
@@ -187,12 +189,12 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: 
     memory = probe(model, batch, AUTOCAST[settings.training.precision.name], accumulating)
     for stack in reversible_stacks(model):
         stack.monitor.reset()
-    return {
-        "source": "cuda" if device.type == "cuda" else "tracked",
+    return Memory(
+        source="cuda" if device.type == "cuda" else "tracked",
         **memory.as_dict(),
-        "batch_size": size,
-        "length": length,
-    }
+        batch_size=size,
+        length=length,
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -6,19 +6,20 @@ from typing import Any
 from torch import nn
 from transformers import TrainerState
 
+from meft_runner.records.schema import Epoch, Parameters, Reversal, Scores, Timing
 from meft_runner.reversible import ReversibleStack
 from meft_runner.run.callbacks import StepTimes
 from meft_runner.tasks import TaskData
 from meft_runner.tasks.data import metric_suffix
 
 
-def parameter_counts(model: nn.Module) -> dict[str, int]:
+def parameter_counts(model: nn.Module) -> Parameters:
     """Returns how many numbers the model has and how many of them train."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return {"total": sum(n for n, _ in counts), "trainable": sum(n for n, trains in counts if trains)}
+    return Parameters(total=sum(n for n, _ in counts), trainable=sum(n for n, trains in counts if trains))
 
 
-def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
+def scores_of(log: list[dict[str, Any]], data: TaskData) -> Scores:
     """Returns the score of the best and the last epoch, and every metric of every epoch, as fractions.
 
     Args:
@@ -33,9 +34,10 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> dict[str, Any]:
             if metrics:
                 start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
                 by_step.setdefault(entry["step"], start).update(metrics)
-    history = list(by_step.values())
-    values = [entry[data.metric] for entry in history]
-    return {"metric": data.metric, "best": max(values), "final": values[-1], "history": history}
+    history = [Epoch.model_validate(entry) for entry in by_step.values()]
+    values = [epoch.metrics[data.metric] for epoch in history]
+    best = max((value for value in values if value is not None), default=None)
+    return Scores(metric=data.metric, best=best, final=values[-1], history=history)
 
 
 def _epoch_losses(log: list[dict[str, Any]]) -> dict[int, float]:
@@ -52,28 +54,28 @@ def _epoch_losses(log: list[dict[str, Any]]) -> dict[int, float]:
     return losses
 
 
-def timing_of(times: StepTimes, state: TrainerState) -> dict[str, float | None]:
+def timing_of(times: StepTimes, state: TrainerState) -> Timing:
     """Returns the speed of the steps that this process trained; evaluation is left out."""
     total = sum(times.seconds)
     tokens = state.num_input_tokens_seen - times.tokens_before
-    return {
-        "median_step_seconds": times.median,
-        "tokens_per_second": tokens / total if tokens and total else None,
-        "train_seconds": total,
-    }
+    return Timing(
+        median_step_seconds=times.median,
+        tokens_per_second=tokens / total if tokens and total else None,
+        train_seconds=total,
+    )
 
 
-def reversal_figures(stacks: list[ReversibleStack]) -> dict[str, Any] | None:
+def reversal_figures(stacks: list[ReversibleStack]) -> Reversal | None:
     """Returns what the reversible stacks found out about their own exactness; None without any."""
     if not stacks:
         return None
     errors = [stack.monitor.max_error for stack in stacks]
-    return {
-        "mode": stacks[0].mode,
-        "checked_steps": max(stack.monitor.checked_steps for stack in stacks),
-        "mismatches": sum(stack.monitor.mismatches for stack in stacks),
-        "max_error": max(errors) if all(math.isfinite(error) for error in errors) else None,
-    }
+    return Reversal(
+        mode=stacks[0].mode,
+        checked_steps=max(stack.monitor.checked_steps for stack in stacks),
+        mismatches=sum(stack.monitor.mismatches for stack in stacks),
+        max_error=max(errors) if all(math.isfinite(error) for error in errors) else None,
+    )
 
 
 def split_metrics(entry: dict[str, Any], split: str, splits: list[str]) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from meft_runner.config import Logger
 from meft_runner.errors import UserError
-from meft_runner.records.record import Record
+from meft_runner.records.schema import Record
 from meft_runner.run import processes
 from meft_runner.run.results import split_metrics
 
@@ -92,8 +92,8 @@ class _TensorBoard(TensorBoardTracker):
 
     def summarize(self, record: Record) -> None:
         """Writes the results of a record, at its last step."""
-        history = (record["scores"] or {}).get("history", ())
-        self.log(summary(record), step=max((entry["step"] for entry in history), default=0))
+        history = record.scores.history if record.scores else []
+        self.log(summary(record), step=max((epoch.step for epoch in history), default=0))
 
     def close(self, failed: bool) -> None:
         """Closes the file."""
@@ -170,9 +170,9 @@ def tracking(logger: Logger, directory: Path, record: Record) -> Iterator[Tracke
 
 def summary(record: Record) -> dict[str, float]:
     """Returns the results of a record that a tracker shows; what a run does not have is left out."""
-    memory = [key for key in record["memory"] or () if key.endswith("_bytes")]
-    results = {**_RESULTS, "memory": memory}
-    values = {f"{part}/{key}": (record[part] or {}).get(key) for part, keys in results.items() for key in keys}
+    results = {**_RESULTS, "memory": record.memory.sizes() if record.memory else ()}
+    content = record.plain()
+    values = {f"{part}/{key}": (content[part] or {}).get(key) for part, keys in results.items() for key in keys}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -193,7 +193,7 @@ def _open(logger: Logger, directory: Path, record: Record) -> _Backend:
         metadata.version(logger.name)
     except metadata.PackageNotFoundError as error:
         raise UserError(f"logger={logger.name}: not installed. pip install meft-runner[{logger.name}].") from error
-    backend = _WandB(directory, record["identity"]) if logger is Logger.wandb else _TensorBoard(directory)
+    backend = _WandB(directory, record.identity) if logger is Logger.wandb else _TensorBoard(directory)
     backend.start()
-    backend.store_init_configuration(record["config"])
+    backend.store_init_configuration(record.config.plain())
     return backend

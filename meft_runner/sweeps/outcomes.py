@@ -101,5 +101,5 @@ def note(outcome: Outcome, sweep_dir: Path, number: int) -> None:
 def _look_up(outcome: Outcome, directory: Path) -> None:
     with suppress(UserError):  # of a record that cannot be read
         record = read_record(directory)
-        if record is not None and record["status"] == "failed":
-            outcome.error, outcome.code = record["error"], 1
+        if record is not None and record.status == "failed":
+            outcome.error, outcome.code = record.error, 1

@@ -6,7 +6,8 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from meft_runner.errors import UserError
-from meft_runner.records.record import Record, read_complete_records, read_record
+from meft_runner.records.record import read_complete_records, read_record
+from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.folder import wait_for
 from meft_runner.sweeps.outcomes import Outcome
 
@@ -29,7 +30,7 @@ def seed_arguments(
     best = one_of_each(complete_records(ended))
     if not best:
         return []
-    identities = ",".join(quoted(record["identity"]) for record in best)
+    identities = ",".join(quoted(record.identity) for record in best)
     kept = [str(override.input_line) for override in overrides if _follows_the_run(override.key_or_group)]
     return [
         f"from_record={identities}",
@@ -39,14 +40,14 @@ def seed_arguments(
     ]
 
 
-def complete_records(ended: Sequence[Outcome]) -> list[Record]:
+def complete_records(ended: Sequence[Outcome]) -> list[CompleteRecord]:
     """Returns the records of a sweep's complete runs, after waiting for those that another sweep is running."""
     directories = [
         Path(name) for name in dict.fromkeys(one.folder for one in ended if one.error is None) if name is not None
     ]
     for directory in directories:
         record = _read(directory)
-        if record is None or record["status"] == "running":
+        if record is None or record.status == "running":
             wait_for(directory)
     return read_complete_records(directories)
 

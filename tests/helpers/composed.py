@@ -3,6 +3,7 @@
 from hydra import compose, initialize_config_dir
 
 from meft_runner import config
+from meft_runner.config import resolvers  # noqa: F401  conf/ reads them
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
 from meft_runner.run import composing

@@ -6,6 +6,7 @@ from itertools import count
 
 from meft_runner.config import identity, plain
 from meft_runner.records.record import finish, new_record, write_record
+from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.folder import run_directory
 from tests.helpers.composed import settings
 
@@ -19,7 +20,7 @@ def composed(*overrides):
 
 
 def record(best=0.5, *overrides, activations=MIB, metric="accuracy", history=(), **parts):
-    """Returns the record of a complete run.
+    """Returns the record of a complete run, as a reader of its file has it.
 
     Args:
         best: its score as a fraction.
@@ -32,25 +33,30 @@ def record(best=0.5, *overrides, activations=MIB, metric="accuracy", history=(),
     overrides = overrides if any(text.startswith("task=") for text in overrides) else ("task=rte", *overrides)
     config = deepcopy(composed(*overrides))
     made = new_record(f"x{next(_number)}", config, "cpu")
+    finish(made, "complete")
     others = ("parameters", "gradients", "optimizer", "peak", "activation_paper", "retained_after_forward")
     epochs = [{"epoch": 1.0 + i, "train_loss": loss, metric: score} for i, (loss, score) in enumerate(history)]
-    made.update(
-        data={"synthetic": config["task"]["name"] == "demo"},
-        scores={"metric": metric, "best": best, "final": best, "history": epochs},
-        parameters={"total": 1000, "trainable": 10},
-        memory={
+    content = made.plain() | {
+        "data": {"synthetic": config["task"]["name"] == "demo"},
+        "scores": {"metric": metric, "best": best, "final": best, "history": epochs},
+        "parameters": {"total": 1000, "trainable": 10},
+        "memory": {
             "source": "tracked",
             **{f"{name}_bytes": 3 * MIB for name in others},
             "activations_bytes": activations,
             "batch_size": 16,
             "length": 128,
         },
-        timing={"median_step_seconds": 0.5, "tokens_per_second": 100.0, "train_seconds": 5.0},
-        reversal={"mode": "exact", "checked_steps": 3, "mismatches": 0, "max_error": 0.0},
-    )
-    made.update(parts)
-    finish(made, "complete")
-    return made
+        "timing": {"median_step_seconds": 0.5, "tokens_per_second": 100.0, "train_seconds": 5.0},
+        "reversal": {"mode": "exact", "checked_steps": 3, "mismatches": 0, "max_error": 0.0},
+    }
+    return CompleteRecord.model_validate(content | parts)
+
+
+def changed(record, **parts):
+    """Returns a record in which parts have other contents."""
+    content = record.plain() | parts
+    return (CompleteRecord if content["status"] == "complete" else Record).model_validate(content)
 
 
 def study(errors, *overrides, cosines=None, mismatches=0):
@@ -65,7 +71,6 @@ def study(errors, *overrides, cosines=None, mismatches=0):
 
 
 def write_run(chosen, status="complete", error=None):
-    """Writes a record without results into the folder of a run."""
-    made = new_record(identity(chosen), plain(chosen), "cpu")
-    finish(made, status, error)
+    """Writes a record into the folder of a run."""
+    made = changed(record(), identity=identity(chosen), config=plain(chosen), status=status, error=error)
     write_record(made, run_directory(chosen))

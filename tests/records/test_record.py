@@ -1,17 +1,23 @@
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from meft_runner.config import plain
 from meft_runner.errors import UserError
-from meft_runner.records.record import finish, new_record, read_folder, read_record, write_record
+from meft_runner.memory import StepMemory
+from meft_runner.records.record import completed, finish, new_record, read_folder, read_record, write_record
+from meft_runner.records.schema import CompleteRecord, Memory, Record
 from tests.helpers import records as made
+from tests.helpers.composed import settings
 
 
 @pytest.fixture
 def record():
-    return new_record("abc", {"seed": 1}, "cpu")
+    return new_record("abc", plain(settings("method=lora")), "cpu")
 
 
 def test_a_record_reads_back(record, tmp_path):
@@ -20,28 +26,56 @@ def test_a_record_reads_back(record, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["record.json"]
 
 
+def test_a_complete_record_reads_back_as_one(tmp_path):
+    complete = made.record(history=[(0.5, None)])
+    write_record(complete, tmp_path)
+    found = read_record(tmp_path)
+    assert isinstance(found, CompleteRecord)
+    assert found == complete
+    assert found.scores.history[0].metrics == {"accuracy": None}
+
+
 def test_the_contract_of_a_new_record(record):
-    assert list(record) == [
+    assert list(record.plain()) == [
         "schema_version", "identity", "status", "error", "started", "finished", "config", "environment", "data",
-        "scores", "parameters", "start", "memory", "timing", "reversal", "gradients",
+        "scores", "parameters", "start", "memory", "timing", "reversal", "gradients", "weights",
     ]  # fmt: skip
-    assert record["status"] == "running"
+    assert record.status == "running"
     finish(record, "failed", "why")
-    assert (record["status"], record["error"]) == ("failed", "why")
-    assert record["finished"] >= record["started"]
+    assert (record.status, record.error) == ("failed", "why")
+    assert record.finished >= record.started
+
+
+def test_all_settings_are_kept_and_none_is_added(record):
+    assert record.config.plain() == plain(settings("method=lora"))
+
+
+def test_the_columns_of_memory_are_those_that_are_measured():
+    assert list(Memory.model_fields) == [
+        "source", *[field.name for field in fields(StepMemory)], "batch_size", "length",
+    ]  # fmt: skip
+
+
+def test_a_record_that_lacks_results_is_not_complete(record):
+    finish(record, "complete")
+    with pytest.raises(ValidationError, match="parameters"):
+        completed(record)
 
 
 def test_the_environment_names_versions_and_commit(record):
-    environment = record["environment"]
-    assert environment["packages"]["torch"]
-    assert environment["device"] == "cpu"
-    assert environment["git"] is None or set(environment["git"]) == {"commit", "dirty"}
+    environment = record.environment
+    assert environment.packages["torch"]
+    assert environment.device == "cpu"
+    assert environment.git is None or len(environment.git.commit) == 40
 
 
 def test_an_old_record_survives_a_failed_write(record, tmp_path):
     write_record(record, tmp_path)
+    broken = record.model_copy()
+    broken.config.training.warmup = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_record(record | {"scores": float("nan")}, tmp_path)
+        write_record(broken, tmp_path)
+    broken.config.training.warmup = 0.06
     assert read_record(tmp_path) == record
 
 
@@ -51,91 +85,115 @@ def test_a_folder_that_cannot_be_written(record, tmp_path):
         write_record(record, tmp_path / "file" / "run")
 
 
-def test_no_record():
+def test_no_record(tmp_path):
     assert read_record(Path("/nowhere")) is None
+    (tmp_path / "file").write_text("")
+    assert read_record(tmp_path / "file") is None
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not a run record"),
-        ("[]", "not a run record"),
-        ('{"schema_version": 9, "status": "", "error": null, "config": {}}', "version 9"),
-        ('{"schema_version": 1}', "not a run"),
-    ],
-)
-def test_files_that_are_no_records(content, message, tmp_path):
-    (tmp_path / "record.json").write_text(content)
-    with pytest.raises(UserError, match=message):
+def test_a_record_of_the_first_version_is_read(tmp_path):
+    old = made.record().plain()
+    for part in ("start", "gradients", "weights"):
+        del old[part]
+    (tmp_path / "record.json").write_text(json.dumps(old | {"data": {"source": "hub", "synthetic": False}}))
+    found = read_record(tmp_path)
+    assert (found.start, found.gradients, found.weights, found.data.kind) == (None, None, None, None)
+
+
+def test_a_damaged_record_names_the_folder_to_remove(tmp_path):
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(UserError) as raised:
         read_record(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}/record.json: not a run record of this program (Expecting property")
+    assert str(raised.value).endswith(f"Remove the folder {tmp_path} to run it again, or restore the file.")
 
 
 def test_records_of_a_folder(tmp_path):
-    write_record(made.record() | {"status": "failed"}, tmp_path / "c")
-    write_record(made.record() | {"status": "running"}, tmp_path / "d")
+    write_record(made.changed(made.record(), status="failed"), tmp_path / "c")
+    write_record(made.changed(made.record(), status="running"), tmp_path / "d")
     with pytest.raises(UserError, match="none of its 2 runs is complete"):
         read_folder(tmp_path)
     for name in ("b", "a"):
-        write_record(made.record() | {"identity": name}, tmp_path / name)
+        write_record(made.changed(made.record(), identity=name), tmp_path / name)
     (tmp_path / "multirun.yaml").write_text(json.dumps({}))
-    assert [found["identity"] for found in read_folder(tmp_path)] == ["a", "b"]
+    assert [found.identity for found in read_folder(tmp_path)] == ["a", "b"]
+
+
+def test_a_folder_of_records_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output_dir=.*file: cannot be read \(Not a directory\)"):
+        read_folder(tmp_path / "file")
+    with pytest.raises(UserError, match=r"output_dir=.*none: no such folder"):
+        read_folder(tmp_path / "none")
+
+
+def skipped(tmp_path, capsys):
+    """Returns the one line that tells what was left out beside a good record."""
+    write_record(made.record(), tmp_path / "good")
+    assert len(read_folder(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 1, "status": "comp', "not a run record"),
-        ('{"schema_version": 9, "status": "complete", "error": null, "config": {}}', "schema version 9"),
-        (
-            '{"schema_version": 1, "status": "complete", "error": null, "config": {}}',
-            "this program (config.backbone",
-        ),
-        ('{"schema_version": 1, "status": "complete", "error": null, "config": [1]}', "this program (config: "),
-        ('{"name": "another project"}', "not a run record"),
-        (b"\xff\xfe\x00", "not a run record"),
+        ('{"schema_version": 1, "status": "comp', "(Unterminated string"),
+        ('{"schema_version": 9, "status": "complete", "error": null, "config": {}}', "(schema version 9, this"),
+        ('{"name": "another project"}', "(schema_version: Field required"),
+        ("[]", "(not an object)"),
+        (b"\xff\xfe\x00", "can't decode byte 0xff"),
+        ("[" * 100_000, "(nested too deep)"),
+        ('{"a": ' * 300 + "1" + "}" * 300, "recursion limit exceeded"),
+        ('{"a": NaN}', "(NaN is no number of JSON)"),
+        ('{"a": -Infinity}', "(-Infinity is no number of JSON)"),
+        ('{"a": 1e400}', "(1e400 is too large a number)"),
+        ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ('{"a": 1, "a\\n": 3, "a\\n": 2}', "(a? is there twice)"),
+        ('{"a": "\\ud800"}', "unexpected end of hex escape"),
     ],
 )
 def test_files_that_are_no_records_are_told_and_left_out(content, message, tmp_path, capsys):
-    write_record(made.record(), tmp_path / "good")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert len(read_folder(tmp_path)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: ")
+    line = skipped(tmp_path, capsys)
+    assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: not a run record of this program (")
     assert message in line
 
 
 @pytest.mark.parametrize(
     ("part", "value"),
     [
+        ("status", "finished"),
         *[("scores", value) for value in ({}, [], "high")],
-        *[("scores.best", value) for value in ("0.5", None, True, float("nan"))],
+        *[("scores.best", value) for value in ("0.5", True, 7, 10**400)],
         *[("scores.history", value) for value in (None, [1], [{"step": 1}], [{"epoch": 1, "accuracy": "high"}])],
         *[("data", value) for value in (None, {})],
         *[("parameters", value) for value in (None, {"total": 0, "trainable": 0}, {"total": 5})],
         *[("memory", value) for value in ({}, "much")],
+        *[("memory.peak_bytes", value) for value in (-1, 2**63, 1.5)],
         ("timing", "long"),
         *[("environment", value) for value in (None, {}, {"packages": []})],
-        ("finished", None),
+        *[("finished", value) for value in (None, "yesterday", "2025-13-01T00:00:00")],
         *[("config.training", value) for value in (None, {}, {"learning_rate": 1})],
+        ("config.training.learning_rate", -1e-3),
         ("config.seed", "one"),
-        ("config.method.name", ["meft1"]),
+        *[("config.method.name", value) for value in (["meft1"], "adapters")],
         ("config.backbone", {"name": "bert"}),
+        ("config.backbone.name", "two\nlines"),
         *[("gradients", value) for value in ([1], [{"layer": "a"}])],
     ],
 )
 def test_a_record_with_other_contents_is_told_and_left_out(part, value, tmp_path, capsys):
-    record = made.record()
+    content = made.record().plain()
     *parents, last = part.split(".")
-    owner = record
+    owner = content
     for name in parents:
         owner = owner[name]
     owner[last] = value
-    for name, content in (("good", made.record()), ("bad", record)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "record.json").write_text(json.dumps(content))
-    assert len(read_folder(tmp_path)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "record.json").write_text(json.dumps(content))
+    line = skipped(tmp_path, capsys)
     assert re.search(rf"bad.record.json: not a run record of this program \({part}[.:]", line)
 
 
@@ -147,8 +205,6 @@ def test_a_copy_of_a_run_is_told_and_left_out(tmp_path, capsys):
     assert "run (copy)/record.json: a copy of another folder's run x" in capsys.readouterr().err
 
 
-def test_gradients_need_the_reversal_they_are_of(tmp_path, capsys):
-    write_record(made.study([0.1]) | {"reversal": None}, tmp_path / "bad")
-    with pytest.raises(UserError, match="none of its 1 runs is complete"):
-        read_folder(tmp_path)
-    assert "gradients without reversal" in capsys.readouterr().err
+def test_gradients_need_the_reversal_they_are_of():
+    with pytest.raises(ValidationError, match="gradients without reversal"):
+        Record.model_validate(made.study([0.1]).plain() | {"reversal": None})

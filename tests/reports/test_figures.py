@@ -62,7 +62,7 @@ def test_memory_over_depth():
 def test_memory_over_length():
     made = [record(activations=length * MIB) for length in (64, 128)]
     for one, length in zip(made, (64, 128), strict=True):
-        one["memory"]["length"] = length
+        one.memory.length = length
     (axes,) = memory_over_length(made).axes
     assert lines(axes) == {"meft1": [(64.0, 64.0), (128.0, 128.0)]}
     assert memory_over_depth(made) is None

@@ -53,7 +53,7 @@ def test_stacked_backbones(overrides, label, layers):
 
 def test_the_depth_of_a_record_that_does_not_say():
     made = record()
-    del made["config"]["backbone"]["config"]
+    made.config.backbone.config = {}
     assert layer_count(made) is None
 
 

@@ -13,7 +13,7 @@ def test_memory_is_compared_with_full_fine_tuning():
 
 def test_tasks_with_other_numbers_of_classes_share_a_row():
     two, three = record(0.6, "method=full"), record(0.6, "method=full", "task=mnli")
-    three["parameters"]["trainable"] = 11
+    three.parameters.trainable = 11
     table = memory_table([two, three, record(0.7)])
     assert table["method"].tolist() == ["full", "meft1"]
 

@@ -7,7 +7,7 @@ from tests.helpers.records import record, study
 def everything():
     started = {"start": {"output_distance": 0.5}, "history": [(0.5, 0.5)]}
     long = record(0.5)
-    long["memory"]["length"] = 512
+    long.memory.length = 512
     return [
         record(0.5, history=[(0.5, 0.5)]), record(0.6, "method.frozen_layers=2"), long,
         record(0.6, "backbone.repeat=2"), record(0.6, "backbone=opt", "task=piqa", metric="acc"),

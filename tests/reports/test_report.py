@@ -60,11 +60,15 @@ def test_tables_scroll_by_themselves(tmp_path):
 
 
 def test_where_the_records_come_from():
-    first, last = record(), record()
-    first.update(finished="2025-01-01T00:00:00+00:00")
-    last.update(finished="2025-02-01T00:00:00+00:00")
-    first["environment"].update(git={"commit": "a" * 40, "dirty": True}, packages={"torch": "2.0", "peft": "1.0"})
-    last["environment"].update(git=None, packages={"torch": "2.1", "peft": "1.0"})
+    git = {"commit": "a" * 40, "dirty": True}
+    made = {"python": "3.11", "device": "cpu"}
+    first, last = (
+        record(finished=f"2025-0{month}-01T00:00:00+00:00", environment=made | environment)
+        for month, environment in (
+            (1, {"git": git, "packages": {"torch": "2.0", "peft": "1.0"}}),
+            (2, {"git": None, "packages": {"torch": "2.1", "peft": "1.0"}}),
+        )
+    )
     found = origin([last, first], "runs")
     assert found["folder"] == "runs"
     assert found["complete runs"] == "2"

@@ -102,8 +102,7 @@ def test_the_settings_behind_the_scores():
 def test_training_losses_by_epoch():
     short = record(0.5, "method=meft1", history=[(0.5, 0.5)])
     long = record(0.6, "method=full", history=[(0.7, 0.5), (0.65, 0.6)])
-    old = record(0.6, "method=lora")
-    old["scores"]["history"] = [{"epoch": 1.0}]  # an earlier version kept none
+    old = record(0.6, "method=lora", history=[(None, 0.6)])  # an earlier version kept none
     table = loss_table([short, long, old])
     assert table["method"].tolist() == ["full", "lora", "meft1"]
     assert table["epoch 1"].tolist() == ["0.700", "-", "0.500"]

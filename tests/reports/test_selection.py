@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs
-from tests.helpers.records import record, study
+from tests.helpers.records import changed, record, study
 
 
 def chosen(records):
@@ -19,12 +19,14 @@ def test_a_lucky_seed_does_not_beat_a_setting_with_several():
 
 
 def test_of_settings_with_as_many_seeds_the_best_mean():
-    assert chosen([run(0.6, 0.1, 1), run(0.7, 0.2, 1)])[0]["scores"]["best"] == 0.7
+    assert chosen([run(0.6, 0.1, 1), run(0.7, 0.2, 1)])[0].scores.best == 0.7
 
 
 def test_settings_of_an_earlier_version_are_the_same_settings():
-    old, new = run(0.6, 0.1, 1), run(0.7, 0.1, 2)
-    del old["config"]["study"]  # None in the new one
+    new, old = run(0.7, 0.1, 2), run(0.6, 0.1, 1)
+    content = old.config.plain()
+    del content["study"]  # None in the new one
+    old = changed(old, config=content)
     assert chosen([old, new]) == [old, new]
 
 
@@ -43,7 +45,7 @@ def test_no_other_setting_has_more_seeds_or_as_many_and_a_better_mean(runs):
     assert best in by_setting.values()
 
     def mean(seeds):
-        return sum(made["scores"]["best"] for made in seeds) / len(seeds)
+        return sum(made.scores.best for made in seeds) / len(seeds)
 
     for seeds in by_setting.values():
         assert len(seeds) <= len(best)

@@ -44,8 +44,11 @@ def test_the_printed_table_of_a_run(capsys):
     ("reversal", "text"),
     [
         (None, "not reversible"),
-        ({"mode": "stored"}, "stored: nothing to reverse"),
-        ({"mode": "float", "checked_steps": 2, "max_error": None}, "up to not finite apart in 2 steps"),
+        ({"mode": "stored", "mismatches": 0}, "stored: nothing to reverse"),
+        (
+            {"mode": "float", "mismatches": 0, "max_error": None},
+            "up to not finite apart in 0 steps",
+        ),
     ],
 )
 def test_what_a_run_says_of_its_reversal(reversal, text):

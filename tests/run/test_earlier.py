@@ -48,9 +48,10 @@ def test_a_run_that_is_not_there(tmp_path):
         repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])
 
 
-@pytest.mark.parametrize("config", [{}, [1], {"task": {"nothing": 1}, "method": {"name": "lora"}}])
-def test_a_record_without_settings_cannot_be_repeated(config, tmp_path):
-    (tmp_path / "run-abc").mkdir()
+@pytest.mark.parametrize("group", ["backbone", "task", "method", "training"])
+def test_a_record_without_settings_cannot_be_repeated(group, tmp_path):
+    config = plain(settings("method=lora"))
+    config[group]["nothing"] = 1
     write_record(new_record("abc", config, "cpu"), tmp_path / "run-abc")
     with pytest.raises(UserError, match="from_record=abc: its record has no settings of this program"):
         repeated(settings(f"output_dir={tmp_path}", "from_record=abc"), [])

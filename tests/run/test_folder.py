@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.records.record import finish, new_record, write_record
 from meft_runner.run import folder as runs
 from tests.helpers.composed import settings
+from tests.helpers.records import write_run
 
 HOLDER = """
 import sys, time
@@ -40,9 +40,7 @@ def test_equal_settings_share_a_folder(tmp_path):
 def test_why_not_to_run(status, in_sweep, override, reason, tmp_path):
     chosen = settings(f"output_dir={tmp_path}", override)
     if status is not None:
-        record = new_record("abc", {}, "cpu")
-        finish(record, status, "no rows" if status == "failed" else None)
-        write_record(record, runs.run_directory(chosen))
+        write_run(chosen, status, "no rows" if status == "failed" else None)
     found = runs.why_not_to_run(chosen, in_sweep)
     assert found is None if reason is None else re.search(reason, found)
 

@@ -17,7 +17,7 @@ from tests.helpers.composed import SMALL, settings, small
 
 
 def key_sets(record):
-    return {key: set(record[key]) for key in ("scores", "parameters", "memory", "timing")}
+    return {key: set(record.plain()[key]) for key in ("scores", "parameters", "memory", "timing")}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -26,8 +26,8 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
     record = experiment.run(chosen)
     directory = experiment.run_directory(chosen)
     assert directory.name.startswith(f"minilm-rte-{method}-s1-")
-    assert json.loads((directory / "record.json").read_text()) == record
-    assert record["status"] == "complete"
+    assert json.loads((directory / "record.json").read_text()) == record.plain()
+    assert record.status == "complete"
     assert key_sets(record) == {
         "scores": {"metric", "best", "final", "history"},
         "parameters": {"total", "trainable"},
@@ -37,15 +37,15 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
         },
         "timing": {"median_step_seconds", "tokens_per_second", "train_seconds"},
     }  # fmt: skip
-    (entry,) = record["scores"]["history"]
-    assert entry.keys() == {"epoch", "step", "train_loss", "loss", "accuracy"}
-    assert record["scores"]["best"] == entry["accuracy"]
-    assert (record["memory"]["batch_size"], record["memory"]["length"]) == (8, 24)
-    assert 0 < record["memory"]["activations_bytes"] < record["memory"]["peak_bytes"]
+    (epoch,) = record.scores.history
+    assert epoch.plain().keys() == {"epoch", "step", "train_loss", "loss", "accuracy"}
+    assert record.scores.best == epoch.metrics["accuracy"]
+    assert (record.memory.batch_size, record.memory.length) == (8, 24)
+    assert 0 < record.memory.activations_bytes < record.memory.peak_bytes
     if method.startswith("meft"):
-        assert record["reversal"] == {"mode": "exact", "checked_steps": 5, "mismatches": 0, "max_error": 0.0}
+        assert record.reversal.plain() == {"mode": "exact", "checked_steps": 5, "mismatches": 0, "max_error": 0.0}
     else:
-        assert record["reversal"] is None
+        assert record.reversal is None
     assert sorted(path.name for path in directory.iterdir()) == ["adapter", "record.json"]
 
 
@@ -71,13 +71,13 @@ def test_the_seed_fixes_everything(rte_folder, tmp_path):
         experiment.run(small(rte_folder, tmp_path / place, f"seed={seed}"))
         for place, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    histories = [record["scores"]["history"] for record in records]
+    histories = [record.scores.history for record in records]
     assert histories[0] == histories[1] != histories[2]
 
 
 def test_exact_and_stored_train_alike(rte_folder, tmp_path):
     losses = [
-        experiment.run(small(rte_folder, tmp_path, f"method.reversal={mode}"))["scores"]["history"][0]["loss"]
+        experiment.run(small(rte_folder, tmp_path, f"method.reversal={mode}")).scores.history[0].metrics["loss"]
         for mode in ("exact", "stored")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -108,8 +108,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, mo
 
     monkeypatch.setattr(MeftTrainer, "_save_checkpoint", save)
     resumed = experiment.run(chosen)
-    assert resumed["scores"] == whole["scores"]
-    assert resumed["reversal"]["checked_steps"] == 5  # the second epoch only
+    assert resumed.scores == whole.scores
+    assert resumed.reversal.checked_steps == 5  # the second epoch only
 
 
 def test_bf16_and_several_development_splits(rte_folder, tmp_path):
@@ -122,8 +122,8 @@ def test_bf16_and_several_development_splits(rte_folder, tmp_path):
         "task=mnli", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.precision=bf16"
     )
     record = experiment.run(chosen)
-    assert record["scores"]["history"][0].keys() >= {"accuracy", "accuracy_mismatched"}
-    assert record["reversal"]["mismatches"] == 0
+    assert record.scores.history[0].metrics.keys() >= {"accuracy", "accuracy_mismatched"}
+    assert record.reversal.mismatches == 0
 
 
 def test_regression(rte_folder, tmp_path):
@@ -131,5 +131,5 @@ def test_regression(rte_folder, tmp_path):
     record = experiment.run(
         settings("task=stsb", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.max_steps=2")
     )
-    assert record["scores"]["metric"] == "pearson"
-    assert record["scores"]["history"][0].keys() >= {"pearson", "spearman"}
+    assert record.scores.metric == "pearson"
+    assert record.scores.history[0].metrics.keys() >= {"pearson", "spearman"}

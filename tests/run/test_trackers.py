@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import fields
 from importlib import metadata
 
 import pytest
@@ -10,11 +11,14 @@ from transformers import TrainerCallback, default_data_collator
 
 from meft_runner.config import Head, Logger, plain
 from meft_runner.errors import UserError
+from meft_runner.memory import StepMemory
 from meft_runner.records.record import new_record
+from meft_runner.records.schema import Record
 from meft_runner.run import processes
 from meft_runner.run.results import scores_of
 from meft_runner.run.trackers import flat, summary, tracking
 from meft_runner.tasks import EvalSplit, TaskData
+from tests.helpers import records
 from tests.helpers.composed import settings
 from tests.helpers.models import batch, meft_settings, prepared
 from tests.helpers.training import make_trainer
@@ -28,9 +32,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from wandb.proto.wandb_internal_pb2 import Record as WandbRecord
 
 SECRET = "a1b2c3d4" * 5
+SIZES = [field.name for field in fields(StepMemory)]
 RESULTS = {
     "parameters": {"total": 9000, "trainable": 300},
-    "memory": {"source": "tracked", "peak_bytes": 4096, "activations_bytes": 1024, "batch_size": 8, "length": 24},
+    "memory": {"source": "tracked", **dict.fromkeys(SIZES, 4096), "batch_size": 8, "length": 24},
     "timing": {"median_step_seconds": 0.25, "tokens_per_second": None, "train_seconds": 1.0},
     "reversal": {"mode": "exact", "checked_steps": 4, "mismatches": 0, "max_error": None},
 }
@@ -72,7 +77,10 @@ def train(logger, directory, *more, resume=None):
         model = prepared(meft_settings(), dropout=0.0)
         trainer = make_trainer(chosen, model, data, directory, data.collate, callbacks)
         trainer.train(resume_from_checkpoint=resume)
-        record.update(RESULTS, scores=scores_of(trainer.state.log_history, data))
+        results = Record.model_validate(record.plain() | RESULTS)
+        for part in RESULTS:
+            setattr(record, part, getattr(results, part))
+        record.scores = scores_of(trainer.state.log_history, data)
     return trainer.state.log_history, record
 
 
@@ -143,14 +151,13 @@ def test_what_was_tracked_is_read_back(logger, tmp_path):
     config, curves, results = READERS[logger](tmp_path / "run")
     assert curves == curves_of(log)
     assert [step for step, _ in curves["eval/accuracy_mismatched"]] == [2, 4]
-    assert config == (record["config"] if logger == "wandb" else pytest.approx(flat(record["config"])))
+    assert config == (record.config.plain() if logger == "wandb" else pytest.approx(flat(record.config.plain())))
     assert results == {
-        "scores/best": pytest.approx(record["scores"]["best"]),
-        "scores/final": pytest.approx(record["scores"]["final"]),
+        "scores/best": pytest.approx(record.scores.best),
+        "scores/final": pytest.approx(record.scores.final),
         "parameters/trainable": 300,
         "parameters/total": 9000,
-        "memory/peak_bytes": 4096,
-        "memory/activations_bytes": 1024,
+        **{f"memory/{name}": 4096 for name in SIZES},
         "timing/median_step_seconds": 0.25,
         "reversal/mismatches": 0,
         "reversal/checked_steps": 4,
@@ -210,7 +217,7 @@ def test_wandb_that_cannot_be_used_is_said_in_one_line(environment, message, tmp
     wandb.teardown()
     with (
         pytest.raises(UserError, match=message) as caught,
-        tracking(Logger.wandb, tmp_path, new_record("a", {}, "cpu")),
+        tracking(Logger.wandb, tmp_path, new_record("a", plain(settings()), "cpu")),
     ):
         pytest.fail("began")
     assert "\n" not in str(caught.value)
@@ -223,17 +230,17 @@ def test_a_missing_package_is_named(logger, tmp_path, monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     message = rf"logger={logger}: not installed\. pip install meft-runner\[{logger}\]\."
-    with pytest.raises(UserError, match=message), tracking(Logger[logger], tmp_path, {}):
+    with pytest.raises(UserError, match=message), tracking(Logger[logger], tmp_path, records.record()):
         pytest.fail("began")
 
 
 @pytest.mark.parametrize("logger", ["none", *READERS])
 def test_only_the_main_process_tracks_and_only_with_a_logger(logger, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "is_main", lambda: logger == "none")
-    with tracking(Logger[logger], tmp_path, {}) as tracker:
+    with tracking(Logger[logger], tmp_path, records.record()) as tracker:
         assert tracker.callbacks(["validation"]) == []
     assert not list(tmp_path.iterdir())
 
 
 def test_a_record_without_results_has_an_empty_summary():
-    assert summary(new_record("a", {}, "cpu")) == {}
+    assert summary(new_record("a", plain(settings()), "cpu")) == {}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meft_runner.records.record import finish, new_record, write_record
+from meft_runner.records.record import write_record
+from tests.helpers.records import changed, record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "glue_submission.py"
 
@@ -24,10 +25,7 @@ def make_run(tmp_path):
 
     def make_run(name, score, status="complete", **predictions):
         run = tmp_path / "runs" / name
-        record = new_record(name, {}, "cpu")
-        record["scores"] = {"best": score}
-        finish(record, status)
-        write_record(record, run)
+        write_record(changed(record(score), status=status), run)
         (run / "predictions").mkdir()
         for file, (rows, answer) in predictions.items():
             lines = [f"{index}\t{answer}\n" for index in range(rows)]

@@ -23,8 +23,8 @@ def trained(monkeypatch):
         found.append((chosen.method.name, rate, chosen.seed))
         if rate > 1:
             raise UserError("too fast")
-        scores = template["scores"] | {"best": rate}
-        record = template | {"identity": identity(chosen), "config": plain(chosen), "scores": scores}
+        scores = template.scores.plain() | {"best": rate}
+        record = made.changed(template, identity=identity(chosen), config=plain(chosen), scores=scores)
         write_record(record, run_directory(chosen))
         return record
 

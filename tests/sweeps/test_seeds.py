@@ -15,7 +15,7 @@ def test_records_of_a_sweep_are_those_of_its_own_complete_runs(tmp_path):
         write_record(made.record(0.5, f"seed={each.seed}"), run_directory(each))
     made.write_run(chosen[2], "running")  # by a process that has died: nothing to wait for
     ended = [Outcome("", str(run_directory(each))) for each in (chosen[1], chosen[2], chosen[1])]
-    assert [record["config"]["seed"] for record in complete_records([*ended, Outcome("task=tre", None, "x")])] == [2]
+    assert [record.config.seed for record in complete_records([*ended, Outcome("task=tre", None, "x")])] == [2]
 
 
 def test_the_seeds_of_a_sweep_are_started_as_it_was(tmp_path):
@@ -25,7 +25,7 @@ def test_the_seeds_of_a_sweep_are_started_as_it_was(tmp_path):
     typed = ["experiment=x", "launcher=joblib", "hydra.launcher.n_jobs=4", "task=rte", "logger=wandb"]
     overrides = OverridesParser.create().parse_overrides(typed)
     assert seed_arguments([Outcome("", str(run_directory(chosen)))], [1, 2], tmp_path, overrides) == [
-        f"from_record='{record['identity']}'", "seed=1,2", f"output_dir='{tmp_path}'",
+        f"from_record='{record.identity}'", "seed=1,2", f"output_dir='{tmp_path}'",
         "launcher=joblib", "hydra.launcher.n_jobs=4", "logger=wandb",
     ]  # fmt: skip
 

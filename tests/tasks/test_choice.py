@@ -188,9 +188,9 @@ def test_a_run(tmp_path, folder, method):
             f"output_dir={tmp_path / 'runs'}", "training.eval_batch_size=3",
         )
     )  # fmt: skip
-    assert record["scores"]["metric"] == "acc"
-    (entry,) = record["scores"]["history"]
-    assert entry.keys() == {
+    assert record.scores.metric == "acc"
+    (epoch,) = record.scores.history
+    assert epoch.plain().keys() == {
         "epoch", "step", "loss", "train_loss", "acc", "acc_stderr", "acc_norm", "acc_norm_stderr",
     }  # fmt: skip
 
