@@ -1,11 +1,16 @@
 """Pre-trained models: one file a family, and how weights are found and loaded."""
 
-from meft_runner.backbones.bart import BART
-from meft_runner.backbones.bert import BERT, ROBERTA
+from transformers import PreTrainedConfig
+
+from meft_runner.backbones.families import found_families
 from meft_runner.backbones.family import Family, LayerView, StackLayer, UnsupportedInputError, task_head
-from meft_runner.backbones.opt import OPT
-from meft_runner.backbones.vit import DEIT, VIT
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, ROBERTA, BART, OPT, VIT, DEIT)}
+FAMILIES = found_families()
 
-__all__ = ["FAMILIES", "Family", "LayerView", "StackLayer", "UnsupportedInputError", "task_head"]
+
+def positions(config: PreTrainedConfig) -> int:
+    """Returns how many tokens a model reads in a row; of images, how many it makes of each."""
+    return FAMILIES[config.model_type].positions(config)
+
+
+__all__ = ["FAMILIES", "Family", "LayerView", "StackLayer", "UnsupportedInputError", "positions", "task_head"]

@@ -1,11 +1,11 @@
-"""A causal language model that is trained on answers and scores them, and never makes a (B, S, V) tensor."""
+"""Causal language models that are trained on answers and score them, and never make a (B, S, V) tensor."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import OPTForCausalLM
 from transformers.utils import ModelOutput
 
 IGNORED = -100  # the label of a position that is no part of an answer
@@ -24,12 +24,15 @@ class AnswerOutput(ModelOutput):
     log_likelihoods: Tensor | None = None
 
 
-class OPTForAnswers(OPTForCausalLM):
-    """OPT whose vocabulary projection is computed at the answers' positions only.
+class ScoresAnswers:
+    """Goes before a causal language model of transformers: its vocabulary projection at the answers' positions only.
 
     The logits of N answer tokens are (N, V), where the usual (B, S, V) is the largest tensor of a
     training step: 206 MB at 8 x 128 with OPT's V = 50,272, and as much again for its gradient.
     """
+
+    model: Any
+    lm_head: Any
 
     def forward(
         self,

@@ -1,13 +1,29 @@
 """What the rest of the program knows of a backbone family: its layers, and a layer as two functions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs, ReversibleStack
+
+# What a family's models are to do, and the class that has the head for it; any class with `from_pretrained`.
+Heads = Mapping[Head, Any]
+ENCODER_HEADS: Heads = {
+    Head.classification: AutoModelForSequenceClassification,
+    Head.span: AutoModelForQuestionAnswering,
+}
+IMAGE_HEADS: Heads = {Head.image: AutoModelForImageClassification}
 
 LayerFunction = Callable[[nn.Module, Tensor, BlockInputs, nn.Module | None], Tensor]
 
@@ -51,22 +67,41 @@ class Family:
     Attributes:
         model_type: as its config.json names it.
         views: its layer lists, in the order in which a forward pass runs them.
+        heads: what it can do; the first one is what memory is predicted with, from shapes alone.
         lora_targets: pattern of the modules that LoRA updates: query and value projections.
         ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
         ia3_feedforward: those of them whose input is rescaled instead of the output.
         activation: the configuration's name for the layers' activation.
         dropout: the configuration's name for the layers' dropout.
         layer_drop: the configuration's names for the chance that a layer is left out.
+        first_position: where a row's positions begin, of a configuration; what stands before them is not readable.
+        image_marks: tokens that stand before an image's patches.
+        finish_tokenizer: makes a folder's tokenizer mark texts as the model's heads need it.
     """
 
     model_type: str
     views: tuple[LayerView, ...]
+    heads: Heads
     lora_targets: str
     ia3_targets: str
     ia3_feedforward: str
     activation: str = "hidden_act"
     dropout: str = "hidden_dropout_prob"
     layer_drop: tuple[str, ...] = ()
+    first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
+    image_marks: int = 1
+    finish_tokenizer: Callable[[PreTrainedTokenizerBase, PreTrainedConfig], None] = lambda tokenizer, config: None
+
+    @property
+    def first_head(self) -> Head:
+        """The first of its heads."""
+        return next(iter(self.heads))
+
+    def positions(self, config: PreTrainedConfig) -> int:
+        """Returns how many tokens a model reads in a row; of images, how many it makes of each."""
+        if Head.image in self.heads:
+            return (config.image_size // config.patch_size) ** 2 + self.image_marks
+        return config.max_position_embeddings - self.first_position(config)
 
 
 class StackLayer(nn.Module):

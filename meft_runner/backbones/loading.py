@@ -5,16 +5,11 @@ import importlib.util
 import json
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 from safetensors import SafetensorError
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     BaseImageProcessor,
     PreTrainedConfig,
@@ -23,8 +18,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from meft_runner.backbones.answers import OPTForAnswers
-from meft_runner.backbones.family import task_head
+from meft_runner.backbones import FAMILIES, task_head
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 
@@ -32,12 +26,6 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-_CLASSES: dict[Head, Any] = {
-    Head.classification: AutoModelForSequenceClassification,
-    Head.answers: OPTForAnswers,
-    Head.span: AutoModelForQuestionAnswering,
-    Head.image: AutoModelForImageClassification,
-}
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
 
 
@@ -78,9 +66,9 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = padding_id(config)
-    if config.model_type == "bart":
-        _end_texts(tokenizer, config)
-    positions = readable_positions(config)
+    family = FAMILIES[config.model_type]
+    family.finish_tokenizer(tokenizer, config)
+    positions = family.positions(config)
     if max_length > positions:
         raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
     tokenizer.model_max_length = positions
@@ -136,15 +124,19 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
         config.num_labels = labels
         config.problem_type = "regression" if labels == 1 else "single_label_classification"
     try:
-        model, report = _CLASSES[head].from_pretrained(
-            source,
-            config=config,
-            attn_implementation=backbone.attention.name,
-            dtype="float32",
-            weights_only=True,  # of a .bin file, which older repositories have in place of safetensors
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # the head of another task; anything else is refused below
-            output_loading_info=True,
+        model, report = (
+            FAMILIES[config.model_type]
+            .heads[head]
+            .from_pretrained(
+                source,
+                config=config,
+                attn_implementation=backbone.attention.name,
+                dtype="float32",
+                weights_only=True,  # of a .bin file, which older repositories have in place of safetensors
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # the head of another task; anything else is refused below
+                output_loading_info=True,
+            )
         )
     except _LOADING_ERRORS as error:
         raise _unreachable(backbone, "weights", error) from error
@@ -163,31 +155,6 @@ def padding_id(config: PreTrainedConfig) -> int:
     """Returns the token that fills rows up; token 0 where a model has none, since padding is masked anyway."""
     token = getattr(config, "pad_token_id", None)
     return 0 if token is None else token
-
-
-def readable_positions(config: PreTrainedConfig) -> int:
-    """Returns how many tokens a model of texts reads."""
-    # RoBERTa's positions start behind the padding token's.
-    offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    return config.max_position_embeddings - offset
-
-
-def image_positions(config: PreTrainedConfig) -> int:
-    """Returns how many positions an image takes: its patches, the class token and a DeiT's distillation token."""
-    return (config.image_size // config.patch_size) ** 2 + (2 if config.model_type == "deit" else 1)
-
-
-def _end_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Gives a tokenizer that does not mark the ends of texts and pairs BART's marks: its head reads the last one."""
-    if all(config.eos_token_id in tokenizer(*texts)["input_ids"] for texts in (["a"], ["a", "a"])):
-        return
-    ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
-    begin, end = (str(tokenizer.convert_ids_to_tokens(ids[name])) for name in ("bos", "eos"))
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{begin} $A {end}",
-        pair=f"{begin} $A {end} {end} $B {end}",
-        special_tokens=[(begin, ids["bos"]), (end, ids["eos"])],
-    )
 
 
 def _check_folder(backbone: BackboneSettings, folder: Path) -> None:

@@ -33,7 +33,7 @@ def parse(config: Any) -> Settings:
         UserError: a value is outside its range, or two values do not go together.
     """
     settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
-    check_compatible(settings.backbone.name, settings.task.name)
+    check_compatible(settings.backbone, settings.task)
     _check_ranges(settings)
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)

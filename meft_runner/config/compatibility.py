@@ -1,8 +1,23 @@
-"""Which backbone serves which task: the one table behind the check, the help text and the README."""
+"""Which backbone serves which task: what a file of conf/backbone declares, held against the task's kind."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from meft_runner.config.directory import config_directory
+from meft_runner.config.run import BackboneSettings
+from meft_runner.config.tasks import TASKS, Head, TaskSettings
 from meft_runner.errors import UserError
+
+_WORDS = {  # what a model does with a head, and a command line
+    Head.classification: ("classify one or two texts", "meft-run backbone=roberta task=rte"),
+    Head.answers: ("rank answers by likelihood", "meft-run backbone=opt task=piqa"),
+    Head.span: ("mark an answer in a text", "meft-run backbone=bart task=squad"),
+    Head.image: ("classify images", "meft-run backbone=vit task=svhn"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,51 +37,40 @@ class Service:
     example: str
 
 
-_ENCODERS = ("minilm", "bert", "bert_large", "roberta", "roberta_base")
-_BART = ("bart", "bart_base")
-_OPT = ("opt", "opt_125m", "opt_6b7")
-
-COMPATIBILITY = (
-    Service(
-        "classify one or two texts",
-        ("demo", "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "text"),
-        (*_ENCODERS, *_BART, *_OPT),
-        "meft-run backbone=roberta task=rte",
-    ),
-    Service(
-        "rank answers by likelihood",
-        ("openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq"),
-        _OPT,
-        "meft-run backbone=opt task=piqa",
-    ),
-    Service(
-        "mark an answer in a text",
-        ("squad", "squad_v2"),
-        (*_ENCODERS, *_BART),
-        "meft-run backbone=bart task=squad",
-    ),
-    Service("classify images", ("cifar10", "cifar100", "svhn", "images"), ("vit",), "meft-run backbone=vit task=svhn"),
-)
-
-
-def check_compatible(backbone: str, task: str) -> None:
+def check_compatible(backbone: BackboneSettings, task: TaskSettings) -> None:
     """Makes sure that a backbone can do a task.
 
     Raises:
         UserError: it cannot; the message names those that can.
     """
-    for service in COMPATIBILITY:
-        if task in service.tasks and backbone not in service.backbones:
-            raise UserError(
-                f"task={task}: backbone={backbone} cannot {service.what}. "
-                f"Take one of backbone={', '.join(service.backbones)}."
-            )
+    if task.head not in backbone.heads:
+        service = services()[task.head]
+        raise UserError(
+            f"task={task.name}: backbone={backbone.name} cannot {service.what}. "
+            f"Take one of backbone={', '.join(service.backbones)}."
+        )
+
+
+@cache
+def services() -> dict[Head, Service]:
+    """Returns what there is to do, with the tasks and backbones of conf/."""
+    task_heads = {name: TASKS[content["kind"]].head for name, content in _files("task").items()}
+    backbone_heads = {name: content["heads"] for name, content in _files("backbone").items()}
+    return {
+        head: Service(
+            what,
+            tuple(name for name, needed in task_heads.items() if needed is head),
+            tuple(name for name, heads in backbone_heads.items() if head.name in heads),
+            example,
+        )
+        for head, (what, example) in _WORDS.items()
+    }
 
 
 def help_text() -> str:
     """Returns the table as lines for a terminal."""
     lines = []
-    for service in COMPATIBILITY:
+    for service in services().values():
         lines += [
             f"  to {service.what}, for instance {service.example}",
             f"    task=       {' '.join(service.tasks)}",
@@ -78,7 +82,26 @@ def help_text() -> str:
 def markdown_table() -> str:
     """Returns the table as the README shows it."""
     rows = ["| the model is to | `task=` | `backbone=` |", "|---|---|---|"]
-    for service in COMPATIBILITY:
+    for service in services().values():
         tasks, backbones = (" ".join(f"`{name}`" for name in names) for names in (service.tasks, service.backbones))
         rows.append(f"| {service.what} | {tasks} | {backbones} |")
     return "\n".join(rows)
+
+
+def _files(group: str) -> dict[str, dict[str, Any]]:
+    """Returns the files of a group that can be chosen, by name, as Hydra would merge them."""
+    names = sorted(file.stem for file in Path(config_directory(), group).glob("[!_]*.yaml"))
+    return {name: _merged(group, name) for name in names}
+
+
+def _merged(group: str, name: str) -> dict[str, Any]:
+    """Returns a file over those that it begins with; `kind` is the name of the schema below them all."""
+    file = Path(config_directory(), group, f"{name}.yaml")
+    if not file.is_file():
+        return {"kind": name.removeprefix("_").removesuffix("_schema")}
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    merged: dict[str, Any] = {}
+    for below in content.pop("defaults"):
+        if below != "_self_":
+            merged |= _merged(group, below)
+    return merged | content

@@ -11,7 +11,7 @@ from omegaconf import MISSING, OmegaConf
 
 from meft_runner.config.fields import COUNT, setting
 from meft_runner.config.methods import METHODS, MethodSettings
-from meft_runner.config.tasks import TASKS, TaskSettings
+from meft_runner.config.tasks import TASKS, Head, TaskSettings
 
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])
@@ -27,6 +27,7 @@ class BackboneSettings:
     Attributes:
         name: what is typed.
         model_types: the architectures it may be, as a Hugging Face config.json names them.
+        heads: what it can do; the task says which of them it needs.
         hub: repository on the model hub.
         revision: commit, branch or tag of that repository; None for the newest.
         path: a local folder that takes the hub's place.
@@ -40,6 +41,7 @@ class BackboneSettings:
 
     name: str = MISSING
     model_types: list[str] = MISSING
+    heads: list[Head] = MISSING
     hub: str = MISSING
     revision: str | None = None
     path: str | None = None

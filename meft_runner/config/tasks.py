@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from meft_runner.config.fields import COUNT, setting
 
-Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do for a task
+Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
 
@@ -21,6 +22,7 @@ class TaskSettings:
         max_eval_rows: rows of each development split that are used; None for all.
     """
 
+    head: ClassVar[Head]  # what a model is to do for tasks of this kind
     name: str = MISSING
     max_train_rows: int | None = setting(None, COUNT)
     max_eval_rows: int | None = setting(None, COUNT)
@@ -61,6 +63,7 @@ class GlueSettings(SplitSettings):
         numeric_labels: the leaderboard wants class numbers instead of names.
     """
 
+    head = Head.classification
     text_columns: list[str] = MISSING
     classes: list[str] = field(default_factory=list)
     metrics: list[str] = MISSING
@@ -78,6 +81,7 @@ class DemoSettings(TaskSettings):
         max_length: longest input in tokens.
     """
 
+    head = Head.classification
     max_length: int = setting(32, (4, 10**6))
 
 
@@ -94,6 +98,7 @@ class TextSettings(TaskSettings):
         max_length: longest input in tokens.
     """
 
+    head = Head.classification
     train_file: str | None = None
     eval_file: str | None = None
     text_columns: list[str] = field(default_factory=lambda: ["text"])
@@ -110,6 +115,7 @@ class ChoiceSettings(SplitSettings):
         max_length: longest prompt with answer in tokens.
     """
 
+    head = Head.answers
     max_length: int = setting(128, (4, 10**6))
 
 
@@ -127,6 +133,7 @@ class SquadSettings(SplitSettings):
         skip_bad_rows: leave out rows whose answer is not where they say, instead of stopping.
     """
 
+    head = Head.span
     unanswerable: bool = False
     max_length: int = setting(384, (4, 10**6))
     stride: int = setting(128, (0, 10**6))
@@ -149,6 +156,7 @@ class ImageSettings(SplitSettings):
         classes: class names in label order; empty for the names of the folders or the hub, or numbers from an npz.
     """
 
+    head = Head.image
     image_column: str = "image"
     label_column: str = "label"
     classes: list[str] = field(default_factory=list)

@@ -7,18 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, PreTrainedConfig
 
-from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import image_positions, load_config, readable_positions
+from meft_runner.backbones import FAMILIES, positions
+from meft_runner.backbones.loading import load_config
 from meft_runner.backbones.repeat import multiply_depth
-from meft_runner.config import BackboneSettings, Kernel, MethodSettings, Precision
+from meft_runner.config import BackboneSettings, Head, Kernel, MethodSettings, Precision
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
 from meft_runner.memory.fake import Shapes, fake_step, predict_step
@@ -27,11 +21,7 @@ from meft_runner.memory.timeline import Timeline, trace_step
 from meft_runner.methods.prepare import prepare
 
 _IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
-_HEADS = {
-    "bart": AutoModelForQuestionAnswering,  # its classification head looks for tokens, which have no values here
-    "vit": AutoModelForImageClassification,
-    "deit": AutoModelForImageClassification,
-}
+_LABELS = {Head.span: ("start_positions", "end_positions")}  # of other heads it is `labels`
 
 
 @dataclass(frozen=True)
@@ -74,10 +64,8 @@ class Case:
             for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
                 if hasattr(config, name):
                     setattr(config, name, self.depth)
-        if self.length is not None and self.length > readable_positions(config):
-            raise UserError(
-                f"length={self.length}: {self.backbone.name} reads at most {readable_positions(config)} tokens."
-            )
+        if self.length is not None and self.length > positions(config):
+            raise UserError(f"length={self.length}: {self.backbone.name} reads at most {positions(config)} tokens.")
         return config
 
 
@@ -96,21 +84,20 @@ def build(case: Case) -> nn.Module:
     """Returns a model of random weights, on torch's default device, prepared for training."""
     kernels.register()
     config = case.config()
-    auto = _HEADS.get(config.model_type, AutoModelForSequenceClassification)
+    family = FAMILIES[config.model_type]
+    auto = family.heads[family.first_head]
     model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=torch.float32)
-    return prepare(model, FAMILIES[config.model_type], case.backbone, case.method)
+    return prepare(model, family, case.backbone, case.method)
 
 
 def inputs_of(case: Case) -> Shapes:
     """Returns shape and dtype of a batch without padding."""
     config, rows = case.config(), case.batch_size
-    labels = ((rows,), torch.long)
+    labels = _LABELS.get(FAMILIES[config.model_type].first_head, ("labels",))
+    inputs: Shapes = dict.fromkeys(labels, ((rows,), torch.long))
     if case.length is None:
-        return {"pixel_values": ((rows, 3, config.image_size, config.image_size), torch.float32), "labels": labels}
-    ids = {"input_ids": ((rows, case.length), torch.long)}
-    if config.model_type == "bart":
-        return {**ids, "start_positions": labels, "end_positions": labels}
-    return {**ids, "labels": labels}
+        return {"pixel_values": ((rows, 3, config.image_size, config.image_size), torch.float32), **inputs}
+    return {"input_ids": ((rows, case.length), torch.long), **inputs}
 
 
 def predict(case: Case) -> dict[str, Any]:
@@ -155,7 +142,7 @@ def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str,
         "method": case.method.name,
         "checkpointing": case.checkpointing,
         "batch_size": case.batch_size,
-        "length": case.length or image_positions(case.config()),
+        "length": case.length or positions(case.config()),
         "depth": case.depth or case.config().num_hidden_layers,
         "precision": case.precision.name,
         "attention": case.attention.name,

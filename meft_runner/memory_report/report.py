@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from hydra import compose, initialize_config_dir
 
-from meft_runner.backbones.loading import image_positions, readable_positions
-from meft_runner.config import METHODS, Format, MemorySettings, MethodSettings, Settings, Sweep, checks
-from meft_runner.config.compatibility import COMPATIBILITY
+from meft_runner.backbones import positions
+from meft_runner.config import METHODS, Format, Head, MemorySettings, MethodSettings, Settings, Sweep, checks
+from meft_runner.config.compatibility import services
 from meft_runner.errors import UserError
 from meft_runner.memory_report import cases as laboratory
 from meft_runner.memory_report.cases import Case, model_config
@@ -98,7 +98,7 @@ def cases(asked: MemorySettings, overrides: list[str], config_directory: str) ->
     with initialize_config_dir(config_directory, version_base="1.3"):
         for backbone, method in product(asked.backbone, asked.method):
             runs = [_compose(backbone, method, [*overrides, *own]) for own in _checkpointing(method, asked)]
-            lengths = [None] if backbone == "vit" else asked.length
+            lengths = [None] if Head.image in runs[0].backbone.heads else asked.length
             for run, batch, length in product(runs, asked.batch, lengths):
                 for precision, attention in product(asked.precision, asked.attention):
                     case = Case(run.backbone, run.method, batch, length, precision, attention, asked.accumulating)
@@ -117,7 +117,7 @@ def _checkpointing(method: str, asked: MemorySettings) -> list[list[str]]:
 
 def _compose(backbone: str, method: str, overrides: list[str]) -> Settings:
     # Some task that the backbone does; Hydra itself refuses a name that it does not know.
-    task = next((service.tasks[0] for service in COMPATIBILITY if backbone in service.backbones), "demo")
+    task = next((service.tasks[0] for service in services().values() if backbone in service.backbones), "demo")
     own = [override for override in overrides if _applies(override, method)]
     return checks.parse(compose("config", overrides=[f"backbone={backbone}", f"method={method}", f"task={task}", *own]))
 
@@ -134,7 +134,7 @@ def _swept(case: Case, sweep: Sweep | None) -> list[Case]:
     if sweep is Sweep.batch:
         return [replace(case, batch_size=batch) for batch in _BATCHES]
     if sweep is Sweep.length and case.length is not None:
-        longest = readable_positions(model_config(case.backbone))
+        longest = positions(model_config(case.backbone))
         lengths = [_SHORTEST * 2**i for i in range(12)]
         return [replace(case, length=length) for length in lengths if length <= longest]
     return [case]
@@ -207,10 +207,10 @@ def _answer(case: Case, budget: int) -> dict[str, Any]:
         "method": case.method.name,
         "checkpointing": case.checkpointing,
     }
-    length = case.length or image_positions(case.config())
+    length = case.length or positions(case.config())
     answer[f"largest batch at length {length}"] = largest(with_batch, budget, known=_LARGEST_TOKENS // length)
     if case.length is not None:
-        limit = readable_positions(case.config())
+        limit = positions(case.config())
         answer[f"largest length at batch {case.batch_size}"] = largest(with_length, budget, limit=limit)
     return answer
 

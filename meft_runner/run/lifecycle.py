@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
-from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, image_positions, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones import FAMILIES, positions
+from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
-from meft_runner.config import ImageSettings, Precision, Settings, Study, identity, plain
+from meft_runner.config import Head, Precision, Settings, Study, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
@@ -166,7 +166,7 @@ def _write(record: Record, directory: Path) -> None:
 def _load_processor(settings: Settings, source: str) -> Any:
     """Loads what turns rows into model inputs: the tokenizer, or the image processor."""
     task = settings.task
-    if isinstance(task, ImageSettings):
+    if task.head is Head.image:
         return load_image_processor(settings.backbone, source)
     return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it
 
@@ -184,7 +184,7 @@ def _measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: 
     device = next(model.parameters()).device
     batch = _first_batch(data, size, device, padded=True)
     config: Any = model.config  # a peft model hands on its model's
-    length = batch["input_ids"].shape[1] if "input_ids" in batch else image_positions(config)
+    length = batch["input_ids"].shape[1] if "input_ids" in batch else positions(config)
     accumulating = settings.training.gradient_accumulation > 1
     memory = probe(model, batch, AUTOCAST[settings.training.precision.name], accumulating)
     for stack in reversible_stacks(model):

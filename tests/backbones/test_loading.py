@@ -7,10 +7,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
 
-from meft_runner.backbones import loading
+from meft_runner.backbones import positions
 from meft_runner.backbones.loading import (
     find_source,
-    image_positions,
     load_image_processor,
     load_model,
     load_tokenizer,
@@ -135,7 +134,7 @@ def test_a_model_without_segments_gets_none(tmp_path):
 
 def test_roberta_positions_start_behind_the_padding_token():
     config = tiny_model("roberta").config
-    assert loading.readable_positions(config) == config.max_position_embeddings - 2
+    assert positions(config) == config.max_position_embeddings - 2
 
 
 def test_a_head_of_another_task_is_replaced(tmp_path):
@@ -212,7 +211,7 @@ def test_images_are_scaled_to_the_size_of_the_model(tmp_path):
 def test_positions_of_an_image_are_those_of_the_model(kind):
     model = tiny_model(kind)
     hidden = model(torch.zeros(1, 3, 16, 16), output_hidden_states=True).hidden_states[0]
-    assert hidden.shape[1] == image_positions(model.config)
+    assert hidden.shape[1] == positions(model.config)
 
 
 @pytest.mark.parametrize("marks_single_texts", [False, True])

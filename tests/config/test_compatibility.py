@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from meft_runner.config.compatibility import COMPATIBILITY, check_compatible, help_text, markdown_table
+from meft_runner.config.compatibility import help_text, markdown_table, services
 from meft_runner.config.directory import config_directory
 from meft_runner.errors import UserError
 from tests.helpers.composed import settings
@@ -13,30 +13,23 @@ def names_in_conf(group):
 
 
 def test_the_table_has_every_task_once_and_every_backbone():
-    tasks = [task for service in COMPATIBILITY for task in service.tasks]
+    tasks = [task for service in services().values() for task in service.tasks]
     assert sorted(tasks) == sorted(names_in_conf("task"))
-    assert {backbone for service in COMPATIBILITY for backbone in service.backbones} == names_in_conf("backbone")
+    assert {backbone for service in services().values() for backbone in service.backbones} == names_in_conf("backbone")
 
 
 @pytest.mark.parametrize(
     ("backbone", "task", "fix"),
     [
         ("roberta", "piqa", "Take one of backbone=opt, opt_125m, opt_6b7."),
-        ("opt", "squad", "Take one of backbone=minilm, bert,"),
+        ("opt", "squad", "Take one of backbone=bart, bart_base, bert,"),
         ("minilm", "cifar10", "Take one of backbone=vit."),
-        ("vit", "rte", "Take one of backbone=minilm, "),
+        ("vit", "rte", "Take one of backbone=bart, bart_base, bert, "),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_what_would(backbone, task, fix):
     with pytest.raises(UserError, match=f"task={task}: backbone={backbone} cannot .*{fix}"):
         settings(f"backbone={backbone}", f"task={task}")
-
-
-def test_what_goes_together_passes():
-    for service in COMPATIBILITY:
-        for task in service.tasks:
-            for backbone in service.backbones:
-                check_compatible(backbone, task)
 
 
 def test_the_readme_shows_the_table():
@@ -45,5 +38,5 @@ def test_the_readme_shows_the_table():
 
 
 def test_the_help_shows_the_table():
-    for service in COMPATIBILITY:
+    for service in services().values():
         assert all(name in help_text() for name in (*service.tasks, *service.backbones, service.example))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from meft_runner.config import METHODS, BackboneSettings, MeftSettings, Settings, identity, plain
 from meft_runner.config import TASKS as TASK_SCHEMAS
 from meft_runner.config.checks import check_processes, parse_tables
-from meft_runner.config.compatibility import COMPATIBILITY
+from meft_runner.config.compatibility import services
 from meft_runner.errors import UserError
 from tests.helpers.composed import settings
 
-BACKBONES = tuple(dict.fromkeys(name for service in COMPATIBILITY for name in service.backbones))
-TASKS = {name: service.backbones[0] for service in COMPATIBILITY for name in service.tasks}
+BACKBONES = tuple(dict.fromkeys(name for service in services().values() for name in service.backbones))
+TASKS = {name: service.backbones[0] for service in services().values() for name in service.tasks}
 
 
 def test_a_bare_run_is_minilm_on_the_demo_with_meft1():
@@ -23,7 +23,7 @@ def test_a_bare_run_is_minilm_on_the_demo_with_meft1():
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbones_compose(name):
-    task = next(service.tasks[0] for service in COMPATIBILITY if name in service.backbones)
+    task = next(service.tasks[0] for service in services().values() if name in service.backbones)
     assert settings(f"backbone={name}", f"task={task}").backbone.name == name
 
 

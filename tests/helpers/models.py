@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.answers import IGNORED, OPTForAnswers
+from meft_runner.backbones.answers import IGNORED
+from meft_runner.backbones.families.opt import OPTForAnswers
 from meft_runner.config import BackboneSettings, MeftSettings, Reversal
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.variants import VARIANTS as TABLE

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, OPTForCausalLM
 
-from meft_runner.backbones.answers import IGNORED, OPTForAnswers
+from meft_runner.backbones.answers import IGNORED
+from meft_runner.backbones.families.opt import OPTForAnswers
 from meft_runner.errors import UserError
 from meft_runner.memory import TrackedMeter, measure_step
 from meft_runner.run import lifecycle as experiment

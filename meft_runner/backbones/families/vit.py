@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.family import IMAGE_HEADS, Family, LayerView, refuse_inputs
 from meft_runner.reversible import BlockInputs
 
 
@@ -41,6 +41,7 @@ def block_inputs(model_type: str, attention_mask: Tensor | None = None, **others
 VIT = Family(
     model_type="vit",
     views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "vit")),),
+    heads=IMAGE_HEADS,
     lora_targets=r".*\.attention\.(q_proj|v_proj)",
     ia3_targets=r".*\.attention\.(k_proj|v_proj)|.*\.mlp\.fc2",
     ia3_feedforward=r".*\.mlp\.fc2",
@@ -50,4 +51,5 @@ DEIT = replace(
     VIT,
     model_type="deit",
     views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "deit")),),
+    image_marks=2,  # the class token and the distillation token
 )

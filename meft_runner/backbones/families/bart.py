@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs
+from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
 
 
@@ -62,16 +65,32 @@ def _dropped(layer: Any, output: Tensor, read: Tensor, adapter: nn.Module | None
     return output if adapter is None else output + adapter(read)
 
 
+def finish_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Gives a tokenizer that does not mark the ends of texts and pairs BART's marks: its head reads the last one."""
+    if all(config.eos_token_id in tokenizer(*texts)["input_ids"] for texts in (["a"], ["a", "a"])):
+        return
+    ids = {"bos": config.bos_token_id, "eos": config.eos_token_id}
+    begin, end = (str(tokenizer.convert_ids_to_tokens(ids[name])) for name in ("bos", "eos"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} {end} $B {end}",
+        special_tokens=[(begin, ids["bos"]), (end, ids["eos"])],
+    )
+
+
 BART = Family(
     model_type="bart",
     views=(
         LayerView("encoder.layers", encoder_attention_block, mlp_block, encoder_inputs),
         LayerView("decoder.layers", decoder_attention_block, mlp_block, decoder_inputs),
     ),
+    # The classification head looks for end marks, which have no values where memory is predicted: the other one first.
+    heads={Head.span: ENCODER_HEADS[Head.span], Head.classification: ENCODER_HEADS[Head.classification]},
     lora_targets=r".*\.(self_attn|encoder_attn)\.(q_proj|v_proj)",
     ia3_targets=r".*\.(self_attn|encoder_attn)\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",
     ia3_feedforward=r".*\.layers\.\d+\.fc2",
     activation="activation_function",
     dropout="dropout",
     layer_drop=("encoder_layerdrop", "decoder_layerdrop"),
+    finish_tokenizer=finish_tokenizer,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs
 from meft_runner.reversible import BlockInputs
 
 
@@ -56,6 +56,7 @@ def block_inputs(
 BERT = Family(
     model_type="bert",
     views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "bert")),),
+    heads=ENCODER_HEADS,
     lora_targets=r".*\.attention\.self\.(query|value)",
     ia3_targets=r".*\.attention\.self\.(key|value)|.*\.layer\.\d+\.output\.dense",
     ia3_feedforward=r".*\.layer\.\d+\.output\.dense",
@@ -65,4 +66,5 @@ ROBERTA = replace(
     BERT,
     model_type="roberta",
     views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "roberta")),),
+    first_position=lambda config: config.pad_token_id + 1,
 )

@@ -1,0 +1,35 @@
+"""What conf/backbone declares of a model, held against the families."""
+
+import pytest
+
+from meft_runner.backbones import FAMILIES
+from meft_runner.config.compatibility import services
+from tests.helpers.composed import settings
+from tests.helpers.models import MODELS, tiny_config
+
+# Every backbone with a task that it does.
+BACKBONES = {name: service.tasks[0] for service in services().values() for name in service.backbones}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_conf_declares_the_heads_that_the_family_has(name):
+    backbone = settings(f"backbone={name}", f"task={BACKBONES[name]}").backbone
+    assert backbone.model_types
+    for model_type in backbone.model_types:
+        assert model_type in FAMILIES, f"no file of meft_runner/backbones/families holds a Family of {model_type}"
+        assert set(backbone.heads) == set(FAMILIES[model_type].heads)
+
+
+def test_every_family_can_be_chosen_and_is_tested():
+    composed = [settings(f"backbone={name}", f"task={task}").backbone for name, task in BACKBONES.items()]
+    chosen = {model_type for backbone in composed for model_type in backbone.model_types}
+    assert chosen == set(FAMILIES) == {kind.partition("-")[0] for kind in MODELS}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_family_knows_its_models_settings(kind):
+    family, config = FAMILIES[kind], tiny_config(kind)
+    assert isinstance(getattr(config, family.activation), str)
+    assert 0 <= getattr(config, family.dropout) < 1
+    assert all(getattr(config, name) == 0 for name in family.layer_drop)
+    assert family.positions(config) > 0
