@@ -42,6 +42,7 @@ from meft_runner.config.tasks import (
     SquadSettings,
     TaskSettings,
     TextSettings,
+    kind_of,
 )
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "TextSettings",
     "TrainingSettings",
     "identity",
+    "kind_of",
     "plain",
     "register",
     "resolvers",
