@@ -17,6 +17,7 @@ from meft_runner.config.methods import (
 )
 from meft_runner.config.run import (
     BESIDE_THE_RESULT,
+    DEPTH_NAMES,
     Attention,
     BackboneSettings,
     Logger,
@@ -47,6 +48,7 @@ from meft_runner.config.tasks import (
 
 __all__ = [
     "BESIDE_THE_RESULT",
+    "DEPTH_NAMES",
     "METHODS",
     "TASKS",
     "Attention",
