@@ -1,12 +1,16 @@
 import json
 import os
 
+import hypothesis
 import pytest
 
 # One thread a test process: tensors are small, and there is a process for each core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests never reach for the network: what is not local must fail at once, with the message a user would get.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A slow machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture

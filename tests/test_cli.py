@@ -38,7 +38,7 @@ from tests.helpers.commands import call
         ),
         (["method=full", "method.reversal=exact"], "method.reversal: method=full has no such setting (meft1, meft2,"),
         (["a b"], "cannot be read as key=value"),
-        (["method._target_=os.system"], "method._target_: no such setting"),
+        (["method._target_=os.system"], "method._target_=os.system: no such setting"),
     ],
 )
 def test_mistakes_in_settings(monkeypatch, capsys, arguments, message):

@@ -6,6 +6,7 @@ Nothing heavy is imported here: the command line reads this before it knows what
 
 from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
+from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
 from meft_runner.config.methods import (
     METHODS,
     FullSettings,
@@ -17,7 +18,6 @@ from meft_runner.config.methods import (
 )
 from meft_runner.config.run import (
     BESIDE_THE_RESULT,
-    DEPTH_NAMES,
     Attention,
     BackboneSettings,
     Logger,
@@ -26,10 +26,7 @@ from meft_runner.config.run import (
     Settings,
     Study,
     TrainingSettings,
-    identity,
-    plain,
     register,
-    result_settings,
 )
 from meft_runner.config.tasks import (
     TASKS,
@@ -43,12 +40,10 @@ from meft_runner.config.tasks import (
     SquadSettings,
     TaskSettings,
     TextSettings,
-    kind_of,
 )
 
 __all__ = [
     "BESIDE_THE_RESULT",
-    "DEPTH_NAMES",
     "METHODS",
     "TASKS",
     "Attention",
@@ -80,8 +75,9 @@ __all__ = [
     "TaskSettings",
     "TextSettings",
     "TrainingSettings",
+    "from_plain",
     "identity",
-    "kind_of",
+    "meaning",
     "plain",
     "register",
     "resolvers",

@@ -1,11 +1,13 @@
 """Checks of settings that types alone cannot make: ranges, and values that must go together."""
 
 import math
+import os
 import re
+from collections.abc import Collection
 from dataclasses import fields
-from typing import Any
+from enum import Enum
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from meft_runner.config import (
     MeftSettings,
@@ -16,23 +18,46 @@ from meft_runner.config import (
     TablesSettings,
 )
 from meft_runner.config.compatibility import check_compatible
-from meft_runner.config.fields import settings_of
+from meft_runner.config.fields import Notes, hindrance, settings_of
+from meft_runner.config.overrides import GROUPS, check_name
 from meft_runner.errors import UserError, nearest
 
 _SWITCH = {"true": True, "false": False}
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
 
-def parse(config: Any) -> Settings:
+def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
     """Turns a composed config into checked settings.
 
     Args:
-        config: what Hydra composed, an OmegaConf node of the registered schema.
+        config: what Hydra composed of the registered schema.
+        typed: keys that a user has given; with those, what cannot be set or has no effect is refused.
 
     Raises:
         UserError: a value is outside its range, or two values do not go together.
     """
-    settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    for key, value, notes in settings_of(settings):
+        if key in typed or any(name.startswith(f"{key}.") for name in typed):
+            _check_effect(settings, key, value, notes)
+        if notes.path and value is not None:
+            group, _, name = key.rpartition(".")
+            setattr(getattr(settings, group) if group else settings, name, os.path.expanduser(value))
+    if "level" in typed and "${level}" not in str(OmegaConf.to_container(config)):
+        raise UserError(f"level={settings.level:g}: this experiment has no levels. Leave it out.")
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Makes sure that settings can be meant.
+
+    Raises:
+        UserError: a value is outside its range, or two values do not go together.
+    """
+    for group in GROUPS:
+        check_name(group, getattr(settings, group).name)
     check_compatible(settings.backbone, settings.task)
     _check_ranges(settings)
     if isinstance(settings.task, SplitSettings):
@@ -41,7 +66,6 @@ def parse(config: Any) -> Settings:
         _check_meft(settings.method)
     elif settings.study is not None:
         raise UserError(f"study={settings.study.name}: looks at a reversal, method={settings.method.name} has none.")
-    return settings
 
 
 def check_processes(settings: Settings, started: int) -> None:
@@ -117,6 +141,18 @@ def parse_bytes(text: str) -> int:
     if match is None or float(match[1]) == 0:
         raise UserError(f"fit={text}: expected a number with a unit, as in 24GiB or 512MiB.")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
+
+
+def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> None:
+    """Refuses a setting that was given although it cannot be, or although nothing reads it."""
+    group = key.partition(".")[0]
+    if notes.fixed is not None:
+        name = getattr(settings, group).name
+        raise UserError(f"{key}: {group}={name} says what it is (conf/{group}/{name}.yaml). {notes.fixed}")
+    against = hindrance(settings, notes)
+    if against is not None and value is not None:
+        shown = value.name if isinstance(value, Enum) else value
+        raise UserError(f"{key}={shown}: has no effect with {against}. Leave out one of them.")
 
 
 def _check_ranges(settings: Settings) -> None:

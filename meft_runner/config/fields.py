@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,22 +17,41 @@ class Notes:
 
     Attributes:
         within: smallest and largest value; of each element where the setting is a list.
+        only: the setting has an effect only where each of these other settings has one of these values.
+        fixed: it says what the name of its group stands for, so it cannot be set; this can be done instead.
+        beside: it does not change a run's result, or its effect is part of another setting.
+        path: it is a file or folder.
     """
 
     within: tuple[float, float] | None = None
+    only: Mapping[str, tuple[str | bool | None, ...]] = field(default_factory=dict)
+    fixed: str | None = None
+    beside: bool = False
+    path: bool = False
 
 
-def setting(default: _T, within: tuple[float, float] | None = None) -> _T:
+def setting(
+    default: _T,
+    within: tuple[float, float] | None = None,
+    only: Mapping[str, tuple[str | bool | None, ...]] | None = None,
+    fixed: str | None = None,
+    beside: bool = False,
+    path: bool = False,
+) -> _T:
     """Declares a field of a settings class, as `dataclasses.field` does, with what is known of it.
 
     Args:
         default: its value unless set; lists and dictionaries are copied.
-        within: smallest and largest value.
+        within: as in `Notes`, like all that follow.
+        only: keys as they are typed, values as they are typed; None for one that is not set.
+        fixed: one sentence.
+        beside: see there.
+        path: see there.
 
     Returns:
         A dataclass field; the declared type is the default's, since that is what the field will hold.
     """
-    metadata = {"notes": Notes(within)}
+    metadata = {"notes": Notes(within, only or {}, fixed, beside, path)}
     made: Any = (
         field(default_factory=partial(deepcopy, default), metadata=metadata)
         if isinstance(default, list | dict)
@@ -47,9 +67,25 @@ def settings_of(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Note
         if is_dataclass(value):
             yield from settings_of(value, f"{prefix}{each.name}.")
         else:
-            yield f"{prefix}{each.name}", value, notes_of(each.metadata)
+            yield f"{prefix}{each.name}", value, notes_of(each)
 
 
-def notes_of(metadata: Mapping[str, Any]) -> Notes:
-    """Returns the notes of a field's metadata, empty ones where it has none."""
-    return metadata.get("notes", Notes())
+def notes_of(each: Field[Any]) -> Notes:
+    """Returns what is known of a field, empty notes where nothing is."""
+    return each.metadata.get("notes", Notes())
+
+
+def hindrance(settings: Any, notes: Notes) -> str | None:
+    """Returns the setting that leaves another without effect, as it could be typed; None where it has one.
+
+    Args:
+        settings: of the run.
+        notes: of the setting that may have no effect.
+    """
+    for key, values in notes.only.items():
+        group, _, name = key.rpartition(".")
+        value = getattr(getattr(settings, group) if group else settings, name)
+        typed = value.name if isinstance(value, Enum) else value
+        if typed not in values:
+            return f"{key}={str(typed).lower() if isinstance(typed, bool) else typed}"
+    return None

@@ -21,8 +21,8 @@ class MethodSettings:
         learning_rate: the peak learning rate it is usually trained with.
     """
 
-    name: str = MISSING
-    learning_rate: float = setting(MISSING, (1e-12, 1e3))
+    name: str = setting(MISSING, fixed="Choose one with method=NAME.")
+    learning_rate: float = setting(MISSING, (1e-12, 1e3), fixed="Set training.learning_rate.", beside=True)
 
 
 @dataclass
@@ -96,9 +96,9 @@ class MeftSettings(MethodSettings):
     scale_2: str = MISSING
     merge: list[float] = MISSING
     frozen_layers: int = setting(0, (0, 10**6))
-    grid_bits: int = setting(16, (4, 24))
+    grid_bits: int = setting(16, (4, 24), only={"method.reversal": ("exact", "stored")})
     chunks: int | None = setting(None, COUNT)
-    strict: bool = True
+    strict: bool = setting(True, only={"method.reversal": ("exact",)})
 
     @property
     def scales(self) -> tuple[Fraction, Fraction]:

@@ -1,15 +1,13 @@
-"""A run: its backbone, task, method and training, and the identity that follows from them."""
+"""A run: its backbone, task, method and training."""
 
-import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
-from meft_runner.config.fields import COUNT, setting
+from meft_runner.config.fields import COUNT, notes_of, setting
 from meft_runner.config.methods import METHODS, MethodSettings
 from meft_runner.config.tasks import TASKS, Head, TaskSettings
 
@@ -18,11 +16,11 @@ Attention = Enum("Attention", ["sdpa", "eager"])
 Norm = Enum("Norm", ["post", "pre"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
 Study = Enum("Study", ["gradients"])
-DEPTH_NAMES = (
-    "num_hidden_layers",
-    "encoder_layers",
-    "decoder_layers",
-)  # of layers, in a config.json
+
+
+_FROM_THE_HUB = {"backbone.path": (None,)}
+_OTHER_WEIGHTS = "backbone.path=DIR loads another model."
+_IN_TRAINING = {"study": (None,)}
 
 
 @dataclass
@@ -44,17 +42,17 @@ class BackboneSettings:
         repeat: how many times the pre-trained layers are stacked on each other; None for once.
     """
 
-    name: str = MISSING
-    model_types: list[str] = MISSING
-    heads: list[Head] = MISSING
-    hub: str = MISSING
-    revision: str | None = None
-    path: str | None = None
-    package: str | None = None
-    sha256: str | None = None
+    name: str = setting(MISSING, fixed="Choose one with backbone=NAME.")
+    model_types: list[str] = setting(MISSING, fixed=_OTHER_WEIGHTS, beside=True)
+    heads: list[Head] = setting(MISSING, fixed=_OTHER_WEIGHTS, beside=True)
+    hub: str = setting(MISSING, only=_FROM_THE_HUB, fixed=_OTHER_WEIGHTS)
+    revision: str | None = setting(None, only=_FROM_THE_HUB)
+    path: str | None = setting(None, path=True)
+    package: str | None = setting(None, only=_FROM_THE_HUB, fixed=_OTHER_WEIGHTS)
+    sha256: str | None = setting(None, only=_FROM_THE_HUB, fixed=_OTHER_WEIGHTS)
     attention: Attention = Attention.sdpa
-    norm: Norm = MISSING
-    config: dict[str, Any] = field(default_factory=dict)
+    norm: Norm = setting(MISSING, fixed="Set method.merge=[w1,w2].", beside=True)
+    config: dict[str, Any] = setting({}, fixed=_OTHER_WEIGHTS, beside=True)
     repeat: int | None = setting(None, (1, 1000))
 
 
@@ -78,18 +76,18 @@ class TrainingSettings:
         processes: how many train together, each with `batch_size`; torchrun sets it, None for one.
     """
 
-    epochs: int = setting(5, (1, 10**6))
-    max_steps: int | None = setting(None, COUNT)
+    epochs: int = setting(5, (1, 10**6), only={"training.max_steps": (None,), **_IN_TRAINING})
+    max_steps: int | None = setting(None, COUNT, only=_IN_TRAINING)
     batch_size: int = setting(16, (1, 10**6))
-    eval_batch_size: int = setting(64, (1, 10**6))
-    learning_rate: float = setting(MISSING, (1e-12, 1e3))
+    eval_batch_size: int = setting(64, (1, 10**6), only=_IN_TRAINING)
+    learning_rate: float = setting(MISSING, (1e-12, 1e3), only=_IN_TRAINING)
     precision: Precision = Precision.fp32
-    gradient_accumulation: int = setting(1, (1, 10**6))
-    patience: int = setting(5, (1, 10**6))
-    weight_decay: float = setting(0.1, (0, 1e3))
-    warmup: float = setting(0.06, (0, 0.99))
-    max_grad_norm: float = setting(1.0, (1e-12, 1e12))
-    group_by_length: bool = True
+    gradient_accumulation: int = setting(1, (1, 10**6), only=_IN_TRAINING)
+    patience: int = setting(5, (1, 10**6), only=_IN_TRAINING)
+    weight_decay: float = setting(0.1, (0, 1e3), only=_IN_TRAINING)
+    warmup: float = setting(0.06, (0, 0.99), only=_IN_TRAINING)
+    max_grad_norm: float = setting(1.0, (1e-12, 1e12), only=_IN_TRAINING)
+    group_by_length: bool = setting(True, only=_IN_TRAINING)
     processes: int | None = None
 
 
@@ -117,17 +115,17 @@ class Settings:
     method: MethodSettings = MISSING
     training: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = setting(1, (0, 2**32 - 1))
-    level: float = 0.0
+    level: float = setting(0.0, beside=True)
     study: Study | None = None
-    output_dir: str = "runs"
-    logger: Logger = Logger.none
-    retry_failed: bool = False
-    seeds: list[int] | None = setting(None, (0, 2**32 - 1))
-    from_record: str | None = None
+    output_dir: str = setting("runs", beside=True, path=True)
+    logger: Logger = setting(Logger.none, beside=True)
+    retry_failed: bool = setting(False, beside=True)
+    seeds: list[int] | None = setting(None, (0, 2**32 - 1), beside=True)
+    from_record: str | None = setting(None, beside=True)
 
 
-# Settings that do not change a run's result, or that others follow from.
-BESIDE_THE_RESULT = ("output_dir", "logger", "retry_failed", "seeds", "from_record", "level")
+# Settings of their own that do not change a run's result, or that others follow from.
+BESIDE_THE_RESULT = tuple(each.name for each in fields(Settings) if notes_of(each).beside)
 
 
 def register() -> None:
@@ -138,28 +136,3 @@ def register() -> None:
     for group, schemas in (("task", TASKS), ("method", METHODS)):
         for name, schema in schemas.items():
             store.store(group=group, name=f"_{name}_schema", node=schema)
-
-
-def identity(settings: Settings) -> str:
-    """Returns a hash of everything that can change a run's result: not output paths, not the logger."""
-    content = result_settings(plain(settings))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def result_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns, of plain settings, those that can change a result.
-
-    A setting that is None says nothing and is left out, so that a new optional setting leaves earlier runs their name.
-    """
-    return _said({key: value for key, value in content.items() if key not in BESIDE_THE_RESULT})
-
-
-def _said(content: Any) -> Any:
-    if not isinstance(content, dict):
-        return content
-    return {key: _said(value) for key, value in content.items() if value is not None}
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """Returns the settings as dictionaries, lists, strings and numbers."""
-    return OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)  # type: ignore[return-value]

@@ -12,6 +12,13 @@ Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a mo
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
 
+_FROM_THE_HUB = {"task.data_dir": (None,)}
+_OTHER_ROWS = "task.data_dir=DIR reads other rows."
+_OTHER_COLUMNS = "task=text reads files of yours with any columns and classes."
+_LEADERBOARD = "The leaderboard wants it so."
+_IN_PREDICTING = {"task.predict_test": (True,)}
+
+
 @dataclass
 class TaskSettings:
     """A data set, how its rows become inputs, and how answers are scored.
@@ -23,7 +30,7 @@ class TaskSettings:
     """
 
     head: ClassVar[Head]  # what a model is to do for tasks of this kind
-    name: str = MISSING
+    name: str = setting(MISSING, fixed="Choose one with task=NAME.")
     max_train_rows: int | None = setting(None, COUNT)
     max_eval_rows: int | None = setting(None, COUNT)
 
@@ -41,10 +48,10 @@ class SplitSettings(TaskSettings):
         eval_splits: names of the development splits; the first gives the score.
     """
 
-    hub: str = MISSING
-    hub_config: str | None = None
-    revision: str | None = None
-    data_dir: str | None = None
+    hub: str = setting(MISSING, only=_FROM_THE_HUB, fixed=_OTHER_ROWS)
+    hub_config: str | None = setting(None, only=_FROM_THE_HUB, fixed=_OTHER_ROWS)
+    revision: str | None = setting(None, only=_FROM_THE_HUB)
+    data_dir: str | None = setting(None, path=True)
     train_split: str = "train"
     eval_splits: list[str] = field(default_factory=lambda: ["validation"])
 
@@ -64,13 +71,13 @@ class GlueSettings(SplitSettings):
     """
 
     head = Head.classification
-    text_columns: list[str] = MISSING
-    classes: list[str] = field(default_factory=list)
+    text_columns: list[str] = setting(MISSING, fixed=_OTHER_COLUMNS)
+    classes: list[str] = setting([], fixed=_OTHER_COLUMNS)
     metrics: list[str] = MISSING
     max_length: int = setting(128, (4, 10**6))
     predict_test: bool = False
-    test_files: dict[str, str] = field(default_factory=dict)
-    numeric_labels: bool = True
+    test_files: dict[str, str] = setting({}, only=_IN_PREDICTING, fixed=_LEADERBOARD)
+    numeric_labels: bool = setting(True, only=_IN_PREDICTING, fixed=_LEADERBOARD)
 
 
 @dataclass
@@ -99,8 +106,8 @@ class TextSettings(TaskSettings):
     """
 
     head = Head.classification
-    train_file: str | None = None
-    eval_file: str | None = None
+    train_file: str | None = setting(None, path=True)
+    eval_file: str | None = setting(None, path=True)
     text_columns: list[str] = field(default_factory=lambda: ["text"])
     label_column: str = "label"
     metric: Metric | None = None
@@ -134,12 +141,12 @@ class SquadSettings(SplitSettings):
     """
 
     head = Head.span
-    unanswerable: bool = False
+    unanswerable: bool = setting(False, fixed="Choose task=squad or task=squad_v2.")
     max_length: int = setting(384, (4, 10**6))
     stride: int = setting(128, (0, 10**6))
     n_best: int = setting(20, (1, 1000))
     max_answer_length: int = setting(30, (1, 10**6))
-    null_threshold: float = setting(0.0, (-1e6, 1e6))
+    null_threshold: float = setting(0.0, (-1e6, 1e6), only={"task.unanswerable": (True,)})
     skip_bad_rows: bool = False
 
 
@@ -157,8 +164,8 @@ class ImageSettings(SplitSettings):
     """
 
     head = Head.image
-    image_column: str = "image"
-    label_column: str = "label"
+    image_column: str = setting("image", only=_FROM_THE_HUB)
+    label_column: str = setting("label", only=_FROM_THE_HUB)
     classes: list[str] = field(default_factory=list)
 
 
@@ -169,9 +176,4 @@ TASKS: dict[str, type[TaskSettings]] = {
     "choice": ChoiceSettings,
     "squad": SquadSettings,
     "image": ImageSettings,
-}  # by the kind of task
-
-
-def kind_of(task: TaskSettings) -> str:
-    """Returns the kind of a task, as records and tables name it."""
-    return next(kind for kind, settings in TASKS.items() if type(task) is settings)
+}  # by the module under tasks/ that reads them

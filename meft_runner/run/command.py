@@ -6,11 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from meft_runner.config import Settings, resolvers
 from meft_runner.config.checks import check_processes, parse
 from meft_runner.config.mistakes import explain
+from meft_runner.config.overrides import typed_keys
 from meft_runner.run import composing, folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.output import complaint, lasting_output
@@ -70,7 +72,8 @@ def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
         UserError: a value does not fit, or torchrun has started another number of processes.
     """
     composing.register()  # in the process of a launcher nobody has yet
-    settings = repeated(parse(config), overrides)
+    of_experiment = HydraConfig.get().sweeper.params or {}
+    settings = repeated(parse(config, typed_keys(overrides, of_experiment)), overrides)
     check_processes(settings, process_count())
     return settings
 

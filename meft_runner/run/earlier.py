@@ -1,14 +1,13 @@
 """Settings of an earlier run, taken from its record for another seed."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meft_runner.config import BESIDE_THE_RESULT, METHODS, TASKS, BackboneSettings, Settings, TrainingSettings
+from meft_runner.config import BESIDE_THE_RESULT, Settings, from_plain
+from meft_runner.config.checks import check
 from meft_runner.errors import UserError
 from meft_runner.records.record import FILE_NAME, read_record
 
@@ -41,20 +40,8 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
         )
     kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
     try:
-        return replace(from_plain(record.config.plain()), **kept)
+        again = replace(from_plain(record.config.plain()), **kept)
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
-
-
-def from_plain(content: dict[str, Any]) -> Settings:
-    """Returns typed settings of a record's config; undoes `settings.plain`."""
-    names = set(content["task"])
-    possible = [schema for schema in TASKS.values() if names <= {field.name for field in fields(schema)}]
-    schemas = {
-        "backbone": BackboneSettings,
-        "task": min(possible, key=lambda schema: len(fields(schema))),
-        "method": METHODS[content["method"]["name"]],
-        "training": TrainingSettings,
-    }
-    typed = {name: OmegaConf.merge(OmegaConf.structured(schema), content[name]) for name, schema in schemas.items()}
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), content | typed))  # type: ignore[return-value]
+    check(again)
+    return again

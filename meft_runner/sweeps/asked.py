@@ -12,10 +12,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from meft_runner.config.directory import config_directory
+from meft_runner.config.overrides import GROUPS, check_overrides
 from meft_runner.errors import UserError
 
-_GROUPS = ("backbone", "task", "method")
-_ONE_AT_A_TIME = ("experiment", "scale", "launcher")  # they shape the sweep itself
 _OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
 _INFORMATION = ("help", "hydra_help", "cfg", "info", "shell_completion", "resolve", "package")
 
@@ -39,7 +38,7 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
     """Reads the arguments of `meft-run`.
 
     Raises:
-        UserError: an option is not known, or would bring in settings from elsewhere.
+        UserError: an option is not known, or would bring in settings from elsewhere; a setting cannot be meant.
         HydraException: a setting cannot be read.
     """
     parser = get_args_parser()
@@ -56,6 +55,7 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
                 f"--{name.replace('_', '-')}: settings come from the program's own conf/. Give others as key=value."
             )
     overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    check_overrides(overrides)
     return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))
 
 
@@ -65,13 +65,9 @@ def whole(line: CommandLine) -> DictConfig:
     Of a sweep, settings that are swept over are left out, and those of a group that may be.
 
     Raises:
-        UserError: something is swept over that shapes the sweep itself.
-        HydraException: a name or a setting is not known.
+        HydraException: a setting is not known.
     """
     may_sweep = line.multirun or any(override.key_or_group == "experiment" for override in line.overrides)
-    for override in line.overrides:
-        if override.is_sweep_override() and override.key_or_group in _ONE_AT_A_TIME:
-            raise UserError(f"{override.input_line}: expected one {override.key_or_group} at a time. Start one by one.")
     kept = [
         str(override.input_line)
         for override in line.overrides
@@ -103,4 +99,4 @@ def for_the_sweeper(overrides: Sequence[Override]) -> list[str]:
 def _is_of_a_group(override: Override) -> bool:
     """Tells whether an override changes a setting of the backbone, the task or the method."""
     group, dot, _ = override.key_or_group.partition(".")
-    return bool(dot) and group in _GROUPS and not override.is_delete()
+    return bool(dot) and group in GROUPS

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.config.directory import config_directory
+from meft_runner.config.overrides import check_single
 from meft_runner.errors import UserError
 from meft_runner.run.command import guarded, process_count, rank, run_one, settings_of
 from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole
@@ -42,8 +43,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _single(line: CommandLine, config: DictConfig) -> int:
-    if config.seeds:
-        raise UserError(f"seeds={list(config.seeds)}: end a sweep. Start one with -m, or take seed= for one run.")
+    check_single(line.overrides)
     with open_dict(config):
         del config["hydra"]
     run_one(settings_of(config, [str(override.input_line) for override in line.overrides]), in_sweep=False)
@@ -56,7 +56,7 @@ def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
         raise UserError(
             "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
         )
-    output_dir = Path(config.output_dir)
+    output_dir = Path(config.output_dir).expanduser()
     code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
     if not config.seeds or rank() != 0 or not ended:
         return code

@@ -78,5 +78,4 @@ class Classification:
 
 
 def _score(task: Classification, prediction: EvalPrediction) -> dict[str, float]:
-    answers, labels = task.answers(prediction.predictions), np.asarray(prediction.label_ids)
-    return compute_metrics(task.metrics, len(task.classes), answers, labels)
+    return compute_metrics(task.metrics, task.answers(prediction.predictions), np.asarray(prediction.label_ids))

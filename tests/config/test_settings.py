@@ -87,27 +87,6 @@ def test_float_reversal_takes_any_scale():
     assert settings("method.reversal=float", "method.scale_1=0.3").method.scale_1 == "0.3"
 
 
-def test_identity_leaves_out_where_results_go():
-    assert identity(settings()) == identity(settings("output_dir=elsewhere", "logger=wandb"))
-
-
-@pytest.mark.parametrize(
-    "override", ["seed=2", "method.adapter_dim=4", "training.epochs=1", "task=rte", "backbone=bert", "method=lora"]
-)
-def test_identity_follows_what_changes_a_result(override):
-    assert identity(settings()) != identity(settings(override))
-
-
-@pytest.mark.parametrize(("value", "same"), [(None, True), (1, False)])
-def test_a_new_setting_that_says_nothing_leaves_the_identity(value, same, monkeypatch):
-    chosen = settings()
-    before = identity(chosen)
-    content = plain(chosen)
-    content["method"]["new"] = value
-    monkeypatch.setattr("meft_runner.config.run.plain", lambda _: content)
-    assert (identity(chosen) == before) is same
-
-
 def test_several_processes_are_another_run(monkeypatch):
     alone = settings()
     check_processes(alone, 1)

@@ -34,7 +34,14 @@ def changed(arguments, *overrides):
 
 
 def start(arguments, output_dir, launcher=()):
-    """Starts meft-run, by a module such as torchrun's where one is given, and returns its process."""
+    """Starts meft-run, by a module such as torchrun's where one is given, and returns its process.
+
+    Of a setting that is given more than once the last value counts, and steps take the place of epochs.
+    """
+    last = {argument.partition("=")[0]: argument for argument in arguments}
+    if "training.max_steps" in last:
+        last.pop("training.epochs", None)
+    arguments = last.values()
     modules = [*launcher, "-m", "meft_runner"] if launcher else ["meft_runner"]
     command = [sys.executable, "-m", *modules, *arguments, f"output_dir={output_dir}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

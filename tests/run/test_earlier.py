@@ -1,9 +1,9 @@
 import pytest
 
-from meft_runner.config import METHODS, identity, plain
+from meft_runner.config import METHODS, from_plain, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.records.record import new_record, write_record
-from meft_runner.run.earlier import from_plain, repeated
+from meft_runner.run.earlier import repeated
 from tests.helpers.composed import settings
 from tests.helpers.records import write_run
 

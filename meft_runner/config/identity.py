@@ -1,0 +1,86 @@
+"""What a run's settings mean: their plain form for records, and the identity that equal runs share."""
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from meft_runner.config.fields import hindrance, settings_of
+from meft_runner.config.methods import METHODS, MeftSettings
+from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
+from meft_runner.config.tasks import TASKS
+from meft_runner.errors import UserError
+
+
+def identity(settings: Settings) -> str:
+    """Returns a hash of what can change a run's result: of what its settings mean, however they were written."""
+    return hashlib.sha256(json.dumps(meaning(settings), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def meaning(settings: Settings) -> dict[str, Any]:
+    """Returns what can change a run's result, key by key, each value in one form.
+
+    Left out is what does not change it, has no effect beside the other settings, or is None: so a new optional
+    setting leaves earlier runs their identity.
+    """
+    content: dict[str, Any] = {}
+    for key, value, notes in settings_of(settings):
+        if value is None or notes.beside or hindrance(settings, notes) is not None:
+            continue
+        written = value.name if isinstance(value, Enum) else value
+        content[key] = os.path.realpath(os.path.expanduser(written)) if notes.path else written
+    if isinstance(settings.method, MeftSettings):
+        scale_1, scale_2 = map(str, settings.method.scales)
+        content |= {"method.scale_1": scale_1, "method.scale_2": scale_2}
+    if settings.training.processes == 1:
+        del content["training.processes"]
+    return content
+
+
+def result_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the meaning of plain settings; of those that this program cannot read, what they say."""
+    try:
+        groups = {group: schema(**content[group]) for group, schema in _schemas(content).items()}
+        return meaning(Settings(**(content | groups)))  # values as they are: to check them takes long for many records
+    except (KeyError, TypeError, ValueError, AttributeError, UserError):
+        return content
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Returns the settings as they were given, as dictionaries, lists, strings and numbers."""
+    content = OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def from_plain(content: dict[str, Any]) -> Settings:
+    """Returns typed settings of a record's config; undoes `plain`.
+
+    Raises:
+        KeyError: a part is missing.
+        ValueError: no task has these settings.
+        OmegaConfBaseException: a value is of another type.
+    """
+    typed = {
+        group: OmegaConf.merge(OmegaConf.structured(schema), content[group])
+        for group, schema in _schemas(content).items()
+    }
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), content | typed))
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def _schemas(content: dict[str, Any]) -> dict[str, type[Any]]:
+    """Returns the class of each group of plain settings; a task's follows from the settings that it has."""
+    names = set(content["task"])
+    possible = [schema for schema in TASKS.values() if names <= {field.name for field in fields(schema)}]
+    return {
+        "backbone": BackboneSettings,
+        "task": min(possible, key=lambda schema: len(fields(schema))),
+        "method": METHODS[content["method"]["name"]],
+        "training": TrainingSettings,
+    }

@@ -1,0 +1,160 @@
+"""What may be typed after `meft-run`: settings of conf/ by their names, each once, and nothing that is not read."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Glob, Override, OverrideType, Sweep
+
+from meft_runner.config.directory import config_directory
+from meft_runner.config.methods import METHODS
+from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
+from meft_runner.config.tasks import TASKS
+from meft_runner.errors import UserError, nearest
+
+GROUPS = ("backbone", "task", "method")
+OPTIONAL_GROUPS = ("experiment", "scale", "launcher")
+_IMPORTING = re.compile(r"_(target|partial|args|convert|recursive)_")  # what Hydra takes as something to import or call
+_ADDED = "hydra.launcher.additional_parameters."  # of SLURM, by any name
+_OF_SWEEPS = ("seeds", "retry_failed", "launcher")
+
+
+def check_overrides(overrides: Sequence[Override]) -> None:
+    """Makes sure that what was typed can be meant, before anything is composed from it.
+
+    Args:
+        overrides: as Hydra's parser has read them.
+
+    Raises:
+        UserError: one is of another form, is given twice, names nothing that is there or would have no effect.
+    """
+    for override in overrides:
+        _check_form(override)
+        if override.key_or_group in (*GROUPS, *OPTIONAL_GROUPS):
+            _check_group(override)
+        elif override.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
+            _check_hydra(override)
+    given = Counter(override.key_or_group for override in overrides)
+    for key, times in given.items():
+        if times > 1:
+            raise UserError(f"{key}: given {times} times. Leave all but one out; several values are {key}=A,B with -m.")
+    _check_needed({override.key_or_group for override in overrides if override.value() is not None})
+
+
+def check_single(overrides: Iterable[Override]) -> None:
+    """Makes sure that nothing was typed that only a sweep reads.
+
+    Raises:
+        UserError: one was, and this is a single run.
+    """
+    for override in overrides:
+        key = override.key_or_group
+        if key in _OF_SWEEPS or key.startswith("hydra.launcher."):
+            raise UserError(
+                f"{override.input_line}: has an effect on a sweep alone. Start one with -m, or leave it out."
+            )
+
+
+def typed_keys(overrides: Iterable[str], of_experiment: Iterable[str] = ()) -> frozenset[str]:
+    """Returns the keys of overrides.
+
+    Args:
+        overrides: written as key=value.
+        of_experiment: keys that an experiment sweeps over by itself, which nobody has typed.
+    """
+    return frozenset(override.partition("=")[0].lstrip("+~") for override in overrides) - frozenset(of_experiment)
+
+
+def names_of(group: str) -> list[str]:
+    """Returns the names that can be chosen in a group of conf/; those that begin with _ are building blocks."""
+    return sorted(path.stem for path in Path(config_directory(), group).glob("[!_]*.yaml"))
+
+
+def check_name(group: str, name: str, known: Iterable[str] | None = None) -> None:
+    """Makes sure that a group of conf/ has a file of this name.
+
+    Args:
+        group: of conf/.
+        name: what was typed.
+        known: the names there are, read from conf/ unless given.
+
+    Raises:
+        UserError: it has none.
+    """
+    known = names_of(group) if known is None else sorted(known)
+    if name not in known:
+        raise UserError(f"{group}={name}: there is no such {group}, {nearest(name, known)}expected {', '.join(known)}.")
+
+
+def _check_form(override: Override) -> None:
+    text, key = str(override.input_line), override.key_or_group
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UserError(f"{text}: has a control character in it, or bytes that are no UTF-8. Leave them out.")
+    if _IMPORTING.search(text):
+        raise UserError(f"{text}: no such setting. What is imported and called is conf/'s own affair.")
+    if "oc.env" in text:
+        raise UserError(f'{text}: nothing is read from the environment. Let the shell put it in: {key}="$NAME".')
+    if override.is_delete():
+        raise UserError(f"{text}: settings cannot be taken away. Leave it out for the default.")
+    if override.type is not OverrideType.CHANGE and not key.startswith(_ADDED):
+        known = sorted(_settings())
+        hint = f"Write {key}=VALUE." if key in known else f"There is no such setting, {nearest(key, known)}see --help."
+        raise UserError(f"{text}: settings cannot be added. {hint}")
+    if override.package is not None or not key:
+        raise UserError(f"{text}: expected key=value.")
+    if not override.is_sweep_override() and not str(override.get_value_element_as_str()).strip("'\" "):
+        raise UserError(f"{text}: has no value. Leave it out for the default.")
+
+
+def _settings() -> set[str]:
+    """Returns the keys of all settings that some run has."""
+    groups: dict[str, Collection[type[Any]]] = {
+        "backbone": [BackboneSettings],
+        "task": TASKS.values(),
+        "method": METHODS.values(),
+        "training": [TrainingSettings],
+    }
+    own = {each.name for each in fields(Settings)}
+    return own | {f"{group}.{each.name}" for group, kinds in groups.items() for kind in kinds for each in fields(kind)}
+
+
+def _check_group(override: Override) -> None:
+    group = override.key_or_group
+    if override.is_sweep_override() and group in OPTIONAL_GROUPS:
+        raise UserError(f"{override.input_line}: expected one {group} at a time. Start one by one.")
+    for name in _values(override):
+        if name != "null" or group in GROUPS:
+            check_name(group, name)
+
+
+def _values(override: Override) -> Iterator[str]:
+    """Yields the values of a group's override, of which a sweep has several."""
+    value = override.value()
+    if isinstance(value, Glob) or (isinstance(value, Sweep) and not override.is_choice_sweep()):
+        raise UserError(f"{override.input_line}: expected names, as in {override.key_or_group}=A,B.")
+    for text in override.sweep_string_iterator() if isinstance(value, Sweep) else [override.get_value_element_as_str()]:
+        yield text.strip("'\"")
+
+
+def _check_hydra(override: Override) -> None:
+    key = override.key_or_group
+    if key == "hydra.mode":
+        raise UserError(f"{override.input_line}: write -m for a sweep.")
+    if not key.startswith("hydra.launcher."):
+        raise UserError(
+            f"{override.input_line}: is the program's own. Of Hydra's settings, those of hydra.launcher can be set, "
+            f"with launcher={'|'.join(names_of('launcher'))}."
+        )
+
+
+def _check_needed(given: Collection[str]) -> None:
+    """Refuses what is only read together with something else that was not typed."""
+    for key in given:
+        if key in ("scale", "level") and "experiment" not in given:
+            raise UserError(f"{key}: has an effect on experiments alone. Add experiment=NAME, or leave it out.")
+        if key.startswith("hydra.launcher.") and "launcher" not in given:
+            raise UserError(f"{key}: needs launcher={'|'.join(names_of('launcher'))}.")

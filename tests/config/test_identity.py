@@ -1,0 +1,154 @@
+"""The identity follows what settings mean, not how they were written."""
+
+import os
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meft_runner.config import TrainingSettings, from_plain, identity, plain, result_settings
+from tests.helpers.composed import settings
+
+
+@cache
+def of(*overrides):
+    return identity(settings(*overrides))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=2", "method.adapter_dim=4", "training.epochs=1", "task=rte", "backbone=bert", "method=lora",
+                 "method.scale_1=1/8", "method.merge=[0.1,1]", "method.grid_bits=12", "backbone.path=a",
+                 "training.precision=bf16", "study=gradients", "backbone.revision=abc"],
+)  # fmt: skip
+def test_it_follows_what_changes_a_result(override):
+    assert of() != of(override)
+
+
+SAME = [
+    ((), ("output_dir=elsewhere", "logger=wandb", "retry_failed=true", "seeds=[1,2]")),
+    ((), ("method.scale_1=0.1",)),
+    ((), ("method.scale_1=0.10",)),
+    ((), ("method.scale_1=' 1 / 10'", "method.scale_2=1.0")),
+    ((), ("method.scale_1=1e-1",)),
+    ((), ("method.merge=[0.5,0.5]",)),
+    (("method.merge=[1,0]",), ("method.merge=[1.0,0.0]",)),
+    ((), ("training.learning_rate=1e-3",)),
+    (("training.learning_rate=1e-2",), ("training.learning_rate=0.0100",)),
+    ((), ("training.processes=1",)),
+    ((), ("method.chunks=null",)),
+    (("method.reversal=stored",), ("method.reversal=stored", "method.strict=false")),
+    (("method.reversal=float",), ("method.reversal=float", "method.grid_bits=12", "method.strict=false")),
+    (("training.max_steps=3",), ("training.max_steps=3", "training.epochs=9")),
+    (("study=gradients",), ("study=gradients", "training.epochs=9", "training.learning_rate=1")),
+    (("task=rte", "task.data_dir=a"), ("task=rte", "task.data_dir=a", "task.revision=b")),
+    (("task=squad",), ("task=squad", "task.null_threshold=1")),
+    (("backbone.path=a",), ("backbone.path=a", "backbone.revision=b")),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_one_run_written_in_two_ways(first, second):
+    assert of(*first) == of(*second)
+
+
+@pytest.mark.parametrize(("name", "same"), [("hub", True), ("package", True), ("sha256", True), ("name", False)])
+def test_what_the_name_stands_for_is_not_read_where_a_folder_is_given(name, same):
+    local = settings("backbone.path=a")
+    other = replace(local, backbone=replace(local.backbone, **{name: "else"}))
+    assert (identity(local) == identity(other)) is same
+
+
+@pytest.mark.parametrize("setting", ["task.data_dir", "backbone.path"])
+def test_a_folder_is_one_however_it_is_reached(setting, tmp_path, monkeypatch):
+    (tmp_path / "data" / "rte").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spellings = [
+        "data/rte",
+        "./data/rte",
+        "data/rte/",
+        "data/../data/rte",
+        "link/rte",
+        "'~/data/rte'",
+        f"{tmp_path}/data/rte",
+    ]
+    found = {identity(settings("task=rte", f"{setting}={text}")) for text in spellings}
+    assert len(found) == 1
+    assert found != {identity(settings("task=rte", f"{setting}=data"))}
+
+
+def test_files_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    near, far = (
+        settings("task=text", f"task.train_file={at}a.csv", f"task.eval_file={at}b.csv") for at in ("", f"{tmp_path}/")
+    )
+    assert identity(near) == identity(far)
+    assert plain(near)["task"]["train_file"] == "a.csv"  # the record keeps what was typed
+
+
+def test_a_folder_in_the_home_is_found_there(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    chosen = settings("task=rte", "task.data_dir='~/rte'", "output_dir='~/runs'")
+    assert (chosen.task.data_dir, chosen.output_dir) == ("/somewhere/rte", "/somewhere/runs")
+
+
+@given(st.integers(1, 256), st.sampled_from(["{}/{}", " {} / {}", "0{}/{}"]))
+def test_scales(n, form):
+    base = settings_once()
+    written = replace(base, method=replace(base.method, scale_1=form.format(1, n)))
+    doubled = replace(base, method=replace(base.method, scale_1=f"2/{2 * n}"))
+    assert identity(written) == identity(doubled)
+    assert (identity(written) == identity(base)) is (Fraction(1, n) == Fraction(1, 10))
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "reversal": st.sampled_from(["exact", "float", "stored"]),
+            "scale_1": st.integers(1, 256).map("1/{}".format),
+            "merge": st.lists(st.floats(-9, 9), min_size=2, max_size=2),
+            "chunks": st.none() | st.integers(1, 99),
+            "adapter_dropout": st.none() | st.floats(0, 0.9),
+            "strict": st.booleans(),
+        }
+    )
+)
+def test_it_survives_a_record(method):
+    content = plain(settings_once())
+    content["method"] |= method
+    chosen = from_plain(content)
+    again = from_plain(plain(chosen))
+    assert again == chosen
+    assert identity(again) == identity(chosen)
+    assert result_settings(content) == result_settings(plain(again))
+
+
+@cache
+def settings_once():
+    return settings()
+
+
+@pytest.mark.parametrize(("value", "same"), [(None, True), (1, False)])
+def test_a_new_setting_that_says_nothing_leaves_earlier_runs_their_identity(value, same):
+    @dataclass
+    class Newer(TrainingSettings):
+        new: int | None = None
+
+    chosen = settings_once()
+    newer = replace(chosen, training=Newer(**vars(chosen.training), new=value))
+    assert (identity(newer) == identity(chosen)) is same
+
+
+def test_settings_of_another_program_are_compared_as_they_are():
+    assert result_settings({"task": {"other": 1}}) == {"task": {"other": 1}}
+
+
+def test_it_does_not_depend_on_the_folder_where_the_command_is_typed(tmp_path, monkeypatch):
+    before = identity(settings())
+    monkeypatch.chdir(tmp_path)
+    assert os.getcwd() == str(tmp_path)
+    assert identity(settings()) == before
