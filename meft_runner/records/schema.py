@@ -148,8 +148,20 @@ class Weights(Part):
     sha256: str | None = None
 
 
+class File(Part):
+    """A file that a run was made from, or left: what tells it from another one."""
+
+    bytes: Count
+    modified_ns: Count
+    sha256: Text
+
+
 class Record(Part):
-    """A run, in whatever state."""
+    """A run, in whatever state.
+
+    Attributes:
+        files: local files that it was made from by the settings that name them, and its trained weights.
+    """
 
     schema_version: Literal[1]
     identity: Text
@@ -168,6 +180,7 @@ class Record(Part):
     reversal: Reversal | None
     gradients: list[LayerGradient] | None = None
     weights: Weights | None = None
+    files: dict[str, File] | None = None
 
     @model_validator(mode="after")
     def _gradients_have_a_reversal(self) -> Self:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
-from meft_runner.config import Precision, Settings, plain
+from meft_runner.config import Precision, Settings, TrainingSettings, plain
 from meft_runner.run.callbacks import FirstGradients, LossWatch
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
@@ -25,6 +25,7 @@ class Plan:
         gradient_accumulation: forward passes for one optimizer step, no more than an epoch has.
         epoch_steps: optimizer steps an epoch.
         steps: optimizer steps in all.
+        epochs: those that are begun.
         warmup_steps: those in which the learning rate rises; it is 0 in the first of them.
         by_length: whether batches have rows of about one length.
         notes: a line for each setting that comes to something else than it says.
@@ -35,6 +36,7 @@ class Plan:
     gradient_accumulation: int
     epoch_steps: int
     steps: int
+    epochs: int
     warmup_steps: int
     by_length: bool
     notes: tuple[str, ...]
@@ -47,7 +49,7 @@ def plan(settings: Settings, data: TaskData) -> Plan:
 
     def at_most(name: str, most: int, why: str) -> int:
         asked: int = getattr(training, name)
-        if asked > most:
+        if asked > most and asked != getattr(TrainingSettings(), name):  # a default is nobody's wish
             notes.append(f"training.{name}={asked}: cut to {most}, {why}")
         return min(asked, most)
 
@@ -63,10 +65,17 @@ def plan(settings: Settings, data: TaskData) -> Plan:
     if steps == 1 and warmup_steps:
         notes.append(f"training.warmup={training.warmup:g}: left out, the learning rate of the only step would be 0")
         warmup_steps = 0
-    by_length = training.group_by_length and "length" in data.train.column_names  # images have one size
     return Plan(
-        batch_size, eval_batch_size, accumulation, epoch_steps, steps, warmup_steps, by_length, tuple(notes)
-    )  # fmt: skip
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
+        gradient_accumulation=accumulation,
+        epoch_steps=epoch_steps,
+        steps=steps,
+        epochs=math.ceil(steps / epoch_steps),
+        warmup_steps=warmup_steps,
+        by_length=training.group_by_length and "length" in data.train.column_names,  # images have one size
+        notes=tuple(notes),
+    )
 
 
 def build_trainer(

@@ -114,7 +114,7 @@ def _own(directory: Path) -> list[tuple[int, Path]]:
 def _step(folder: Path) -> int | None:
     """Returns the step of a checkpoint of ours, None for another folder or file, such as a user's copy."""
     match = _NAME.fullmatch(folder.name)
-    if match is None or not (folder / MANIFEST).is_file():
+    if match is None or folder.is_symlink() or not (folder / MANIFEST).is_file():
         return None
     try:
         step = manifest(folder)["step"]

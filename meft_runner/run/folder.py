@@ -10,6 +10,8 @@ from filelock import FileLock, Timeout
 from meft_runner.config import Settings, identity
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_record
+from meft_runner.records.schema import CompleteRecord
+from meft_runner.run.reuse import check_complete
 
 LOCKS = ".locks"  # the folder of them, beside the runs
 _log = logging.getLogger(__name__)
@@ -32,11 +34,15 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
         settings: of the run.
         in_sweep: whether it is one of many; such a run is left alone when it has failed before, since most failures
             come again, unless `retry_failed` is set.
+
+    Raises:
+        UserError: it is complete, but was made from other rows or weights than are there now.
     """
     record = read_record(run_directory(settings))
     if record is None:
         return None
-    if record.status == "complete":
+    if isinstance(record, CompleteRecord):
+        check_complete(settings, run_directory(settings), record)
         return "is complete already; remove its folder to run it again."
     if record.status == "failed" and in_sweep and not settings.retry_failed:
         return f"failed before ({record.error}); retry_failed=true runs it again."

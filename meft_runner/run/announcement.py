@@ -1,0 +1,65 @@
+"""What a run says before it trains: its rows, what its settings come to, its model and the memory of a step."""
+
+from pathlib import Path
+
+import torch
+
+from meft_runner.config import Settings
+from meft_runner.records.schema import Data, Memory, Parameters
+from meft_runner.run.arguments import Plan
+from meft_runner.run.console import MIB
+from meft_runner.run.display import Screen
+from meft_runner.tasks import TaskData
+
+
+def tell_run(settings: Settings, directory: Path, screen: Screen) -> None:
+    """Says what is run and where its files will be."""
+    names = settings.backbone.name, settings.task.name, settings.method.name
+    screen.heading("{} on {} with {}, seed {}".format(*names, settings.seed))
+    screen.line("folder", str(directory))
+
+
+def tell_rows(data: TaskData, described: Data, screen: Screen) -> None:
+    """Says how many rows there are and what their labels are."""
+    scored = " and ".join(f"{len(split.rows):,} of {name}" for name, split in data.evaluation.items())
+    labels = f"; {described.labels}" if described.labels else ""
+    screen.line("rows", f"{len(data.train):,} to train on, {scored} to score{labels}")
+
+
+def tell_training(settings: Settings, planned: Plan, screen: Screen) -> None:
+    """Says what the settings of training come to, and which of them come to something else than they say."""
+    training = settings.training
+    accumulated = f" x {planned.gradient_accumulation}" if planned.gradient_accumulation > 1 else ""
+    order = "of about one length" if planned.by_length else "in random order"
+    screen.line(
+        "steps",
+        f"{planned.steps:,}, {planned.epoch_steps:,} an epoch, of {planned.batch_size}{accumulated} rows {order}",
+    )
+    warmup = f" after {planned.warmup_steps} of warm-up" if planned.warmup_steps else ""
+    screen.line(
+        "training",
+        f"learning rate {training.learning_rate:g}{warmup}, {training.precision.name}; {_end(settings, planned)}",
+    )
+    for note in planned.notes:
+        screen.line("note", note)
+
+
+def tell_model(parameters: Parameters, device: torch.device, screen: Screen) -> None:
+    """Says how large the model is, and how much of it trains."""
+    share = 100 * parameters.trainable / parameters.total
+    text = f"{parameters.total:,} parameters, of which {parameters.trainable:,} ({share:.2f} %) train"
+    screen.line("model", f"{text}, on {device.type}")
+
+
+def tell_memory(memory: Memory, screen: Screen) -> None:
+    """Says what was measured."""
+    activations, peak = memory.activations_bytes / MIB, memory.peak_bytes / MIB
+    where = f"batch {memory.batch_size} x length {memory.length}"
+    screen.line("memory", f"{activations:,.1f} MiB of activations, {peak:,.1f} MiB at the peak (measured, {where})")
+
+
+def _end(settings: Settings, planned: Plan) -> str:
+    """Says when training ends."""
+    patience = settings.training.patience
+    early = patience < planned.epochs
+    return f"stops after {patience} epochs without a better score" if early else "no early stop"

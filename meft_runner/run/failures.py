@@ -1,0 +1,60 @@
+"""Errors of torch and of the engine that a run's settings cause, in one line each."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from meft_runner.config import MeftSettings, Settings
+from meft_runner.errors import UserError
+from meft_runner.reversible.monitor import StreamOverflowError
+
+_GIB = 2**30
+_WORDS = ("can't allocate memory", "out of memory", "alloc_failed")  # of torch's plain RuntimeErrors
+
+
+@contextmanager
+def explained(settings: Settings, device: torch.device) -> Iterator[None]:
+    """Explains what goes wrong inside where the settings are to blame.
+
+    Raises:
+        UserError: memory ran out, or the streams of a reversible model grew too large.
+    """
+    try:
+        yield
+    except StreamOverflowError as error:
+        raise UserError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        raise out_of_memory(settings, device) from error
+
+
+def out_of_memory(settings: Settings, device: torch.device) -> UserError:
+    """Returns what to say and to try where a run does not fit into memory."""
+    others = [] if isinstance(settings.method, MeftSettings) else ["method=meft1"]
+    batch = settings.training.batch_size
+    smaller = [f"training.batch_size={batch // 2}"] if batch > 1 else []
+    backbone, method = settings.backbone.name, settings.method.name
+    total = math.floor(memory_of(device) / _GIB)
+    return UserError(
+        f"out of memory: {backbone} with method={method} and training.batch_size={batch} does not fit into this "
+        f"{'GPU' if device.type == 'cuda' else 'machine'}. "
+        f"Try {' or '.join([*smaller, *others]) or 'a smaller model'}; "
+        f"meft-memory backbone={backbone} method=[{method},meft1] fit={total}GiB tells what fits."
+    )
+
+
+def memory_of(device: torch.device) -> int:
+    """Returns the bytes of a device in all."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in _WORDS)

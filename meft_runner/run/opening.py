@@ -1,0 +1,91 @@
+"""The beginning of a run: its rows, its model made ready for training, and what is known before it trains."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from meft_runner.backbones import FAMILIES
+from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.config import Head, Precision, Settings
+from meft_runner.errors import UserError
+from meft_runner.methods.prepare import prepare
+from meft_runner.records.schema import Data, Record, Start
+from meft_runner.run.announcement import tell_model, tell_rows, tell_training
+from meft_runner.run.arguments import Plan, plan
+from meft_runner.run.display import Screen
+from meft_runner.run.gradient_study import first_outputs, relative_distance
+from meft_runner.run.measuring import first_batch
+from meft_runner.run.results import parameter_counts
+from meft_runner.run.reuse import stamps_of_sources
+from meft_runner.tasks import TaskData, load_task
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run begins with.
+
+    Attributes:
+        model: prepared for training, on its device.
+        data: the task.
+        plan: what the settings of training come to.
+        made_from: what tells the run's rows and weights from others.
+    """
+
+    model: nn.Module
+    data: TaskData
+    plan: Plan
+    made_from: dict[str, Any]
+
+
+def open_run(settings: Settings, device: torch.device, record: Record, screen: Screen) -> Opened:
+    """Reads rows and weights and prepares the model; the record gets what is known of them.
+
+    Args:
+        settings: of the run.
+        device: where it trains.
+        record: of the run; it is changed.
+        screen: is told what the run will do.
+
+    Raises:
+        UserError: rows, weights or settings do not fit.
+    """
+    if settings.training.precision is Precision.fp16 and device.type == "cpu":
+        raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    source = find_source(settings.backbone)
+    record.files = stamps_of_sources(settings)
+    data = load_task(settings.task, _load_processor(settings, source))
+    record.data = Data.model_validate(data.description)
+    planned = plan(settings, data)
+    tell_rows(data, record.data, screen)
+    tell_training(settings, planned, screen)
+
+    set_seed(settings.seed)
+    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
+    nn.Module.to(loaded, device)
+    family = FAMILIES[loaded.config.model_type]
+    if settings.backbone.repeat is not None:
+        repeat_layers(loaded, family, settings.backbone.repeat)
+    batch = first_batch(data, planned.batch_size, device)
+    pretrained = first_outputs(loaded, batch)
+    model = prepare(loaded, family, settings.backbone, settings.method).to(device)
+    record.parameters = parameter_counts(model)
+    record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
+    tell_model(record.parameters, device, screen)
+    made_from = {
+        "rows": {name: split.fingerprint for name, split in record.data.splits.items()},
+        "version": record.data.version,
+        "weights": record.weights.sha256 if record.weights else None,
+    }
+    return Opened(model, data, planned, made_from)
+
+
+def _load_processor(settings: Settings, source: str) -> Any:
+    """Loads what turns rows into model inputs: the tokenizer, or the image processor."""
+    task = settings.task
+    if task.head is Head.image:
+        return load_image_processor(settings.backbone, source)
+    return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it

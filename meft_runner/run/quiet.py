@@ -1,0 +1,53 @@
+"""Keeps libraries from printing what a user cannot act on; MEFT_VERBOSE=1, which -v sets, lets them."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import huggingface_hub.utils as hub
+from transformers.utils import logging as transformers_logging
+
+# Their errors are raised too, and told in one line. Warnings of several of them are logged.
+_LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "filelock",
+    "fsspec",
+    "httpx",
+    "huggingface_hub",
+    "peft",
+    "torch",
+    "transformers",
+)
+
+
+def verbose() -> bool:
+    """Tells whether everything is to be shown."""
+    return os.environ.get("MEFT_VERBOSE") == "1"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves of what libraries print inside only the progress of downloads, on a terminal."""
+    if verbose():
+        yield
+        return
+    transformers_logging.disable_progress_bar()  # of loading, and the hub's with it
+    datasets.disable_progress_bars()
+    if sys.stderr.isatty():
+        hub.enable_progress_bars()
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,146 @@
+"""Whether a run that was made earlier is still what is asked for: its rows, its weights, and what it left.
+
+A complete run is compared by the files that it was made from, which takes no second: size and time of change first,
+and where these differ the digest. An interrupted run is compared by its rows, which are read anyway.
+Nothing heavy is imported here.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from meft_runner.config import Settings
+from meft_runner.errors import UserError
+from meft_runner.records.schema import CompleteRecord, File
+
+ADAPTER = "adapter"  # the folder of trained weights, in that of the run
+_MODEL_FILES = re.compile(
+    r"config\.json|preprocessor_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)"
+    r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|spiece\.model"
+)
+
+
+def stamps_of_sources(settings: Settings) -> dict[str, File]:
+    """Returns size, time of change and digest of every local file that a run reads, by the setting that names it."""
+    return {name: _stamp(path) for name, path in _sources(settings)}
+
+
+def stamps_of_adapter(directory: Path) -> dict[str, File]:
+    """Returns the same of the trained weights in a run's folder."""
+    return {name: _stamp(path) for name, path in _adapter_files(directory)}
+
+
+def check_complete(settings: Settings, directory: Path, record: CompleteRecord) -> None:
+    """Makes sure that a complete run may stand for what is asked now.
+
+    Files that are gone cannot be compared; they are no reason to train again.
+
+    Args:
+        settings: of what is asked.
+        directory: of the run.
+        record: of the run; older ones do not say what files it was made from.
+
+    Raises:
+        UserError: it was made from other files, or its weights are gone or damaged.
+    """
+    stamps = record.files
+    if stamps is None:
+        return
+    adapter = dict(_adapter_files(directory))
+    for name, then in stamps.items():
+        if name.startswith(f"{ADAPTER}/") and (name not in adapter or _differs(adapter[name], then)):
+            raise UserError(f"{directory}: {name} is gone or damaged. {_anew(directory, 'to train again')}")
+    for name, path in _sources(settings):
+        what = "weights" if name.startswith("backbone.") else "rows"
+        if name not in stamps:
+            raise other_sources(directory, what, f"{name} is new", "to use them")
+        if _differs(path, stamps[name]):
+            change = f"{name}: sha256 {stamps[name].sha256[:8]} then, {_digest(path)[:8]} now"
+            raise other_sources(directory, what, change, "to use them")
+
+
+def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
+    """Makes sure that training may go on from a checkpoint.
+
+    Args:
+        made_from: what it says of itself: the fingerprints of its `rows` by split, the task's `version` and the digest
+            of the backbone's `weights`.
+        now: the same of what is there now.
+        directory: of the run.
+
+    Raises:
+        UserError: something differs.
+    """
+    then_rows, rows = made_from.get("rows") or {}, now.get("rows") or {}
+    for split in {**then_rows, **rows}:
+        if then_rows.get(split) != rows.get(split):
+            change = f"{split}: fingerprint {then_rows.get(split)} then, {rows.get(split)} now"
+            raise other_sources(directory, "rows", change, "to train on the present rows")
+    for key, what in (("version", "prompts or preprocessing"), ("weights", "weights")):
+        if made_from.get(key) != now.get(key):
+            change = f"{key} {made_from.get(key)} then, {now.get(key)} now"
+            raise other_sources(directory, what, change, "to train with the present ones")
+
+
+def other_sources(directory: Path, what: str, change: str, why: str) -> UserError:
+    """Returns what to say where an earlier run is not the one that is asked for.
+
+    Args:
+        directory: of the run.
+        what: has changed, as in "rows".
+        change: in short.
+        why: to begin anew, as in "to train on the present rows".
+    """
+    return UserError(f"{directory}: made from other {what} ({change}). {_anew(directory, why)}")
+
+
+def _anew(directory: Path, why: str) -> str:
+    return f"Remove that folder, or set output_dir to another than {directory.parent}, {why}."
+
+
+def _sources(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Finds the local files that a run reads; the same settings read the same names."""
+    if settings.backbone.path is not None:
+        for path in _files_in(settings.backbone.path):
+            if _MODEL_FILES.fullmatch(path.name):
+                yield f"backbone.path/{path.name}", path
+    task = settings.task
+    for setting in ("train_file", "eval_file"):
+        pattern = getattr(task, setting, None)
+        for path in sorted(glob(pattern)) if pattern else ():
+            yield f"task.{setting}/{Path(path).name}", Path(path)
+    folder = getattr(task, "data_dir", None)
+    if folder is not None:
+        splits = [getattr(task, "train_split", ""), *getattr(task, "eval_splits", ())]
+        for path in (Path(folder) / name for name in glob("**", root_dir=folder, recursive=True)):
+            name = path.relative_to(folder)
+            if path.is_file() and (name.stem if len(name.parts) == 1 else name.parts[0]) in splits:
+                yield f"task.data_dir/{name.as_posix()}", path
+
+
+def _files_in(folder: str) -> list[Path]:
+    return sorted(path for path in Path(folder).glob("*") if path.is_file())
+
+
+def _adapter_files(directory: Path) -> list[tuple[str, Path]]:
+    return [(f"{ADAPTER}/{path.name}", path) for path in _files_in(str(directory / ADAPTER)) if path.suffix != ".md"]
+
+
+def _stamp(path: Path) -> File:
+    stat = path.stat()
+    return File(bytes=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=_digest(path))
+
+
+def _differs(path: Path, then: File) -> bool:
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (then.bytes, then.modified_ns):
+        return False
+    return stat.st_size != then.bytes or _digest(path) != then.sha256
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
