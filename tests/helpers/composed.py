@@ -7,6 +7,7 @@ from meft_runner.config import resolvers  # noqa: F401  conf/ reads them
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
 from meft_runner.run import composing
+from tests.helpers.folders import make_model_folder
 
 
 def settings(*overrides) -> config.Settings:
@@ -22,3 +23,11 @@ SMALL = ("training.epochs=1", "training.batch_size=8", "task.max_length=24", "tr
 def small(rte_folder, tmp_path, *overrides):
     """Returns the settings of a short run of minilm on a folder of RTE's form."""
     return settings("task=rte", f"task.data_dir={rte_folder}", f"output_dir={tmp_path / 'runs'}", *SMALL, *overrides)
+
+
+def tiny(rte_folder, tmp_path, *overrides):
+    """Returns the settings of a short run of a tiny RoBERTa with random weights, made beside the rows."""
+    model = rte_folder.parent / "model"
+    if not model.is_dir():
+        make_model_folder(model, "roberta")
+    return small(rte_folder, tmp_path, "backbone=roberta", f"backbone.path={model}", *overrides)

@@ -14,7 +14,7 @@ from meft_runner.run import arguments, interruption
 from meft_runner.run import lifecycle as experiment
 from meft_runner.run.folder import run_directory
 from meft_runner.run.interruption import InterruptedRunError
-from tests.helpers.composed import small
+from tests.helpers.composed import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +51,9 @@ def weights(chosen):
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(step, number, method, rte_folder, tmp_path, monkeypatch):
     overrides = ("training.epochs=2", f"method={method}")
-    whole = small(rte_folder, tmp_path / "whole", *overrides)
+    whole = tiny(rte_folder, tmp_path / "whole", *overrides)
     expected = experiment.run(whole)
-    cut = small(rte_folder, tmp_path / "cut", *overrides)
+    cut = tiny(rte_folder, tmp_path / "cut", *overrides)
     with pytest.raises(InterruptedRunError):
         run_with(SignalAt(step, number), cut, monkeypatch)
     directory = run_directory(cut)
@@ -71,7 +71,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(step, number, method, rte
 
 def test_a_run_that_had_stopped_early_is_not_trained_on(rte_folder, tmp_path, monkeypatch):
     overrides = ("training.epochs=4", "training.patience=1", "training.learning_rate=1e-9")
-    whole, cut = (small(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
+    whole, cut = (tiny(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
     expected = experiment.run(whole)
     with pytest.raises(InterruptedRunError):
         run_with(SignalAt(9, signal.SIGTERM), cut, monkeypatch)  # in the last step of the epoch it stops behind
@@ -80,7 +80,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(rte_folder, tmp_path, mo
         for epoch in record.scores.history:
             epoch.train_loss = None
     assert found.scores == expected.scores
-    assert [entry["step"] for entry in found["scores"]["history"]] == [5, 10]
+    assert [epoch.step for epoch in found.scores.history] == [5, 10]
     assert weights(cut) == weights(whole)
 
 
@@ -104,7 +104,7 @@ def test_a_signal_before_training_stops_at_once():
 
 
 def test_a_clusters_signal_is_handed_on_behind_the_checkpoint(rte_folder, tmp_path, monkeypatch):
-    chosen, handed_on = small(rte_folder, tmp_path), []
+    chosen, handed_on = tiny(rte_folder, tmp_path), []
     handler = signal.signal(signal.SIGUSR2, lambda number, frame: handed_on.append(number))
     try:
         with pytest.raises(InterruptedRunError):
@@ -116,18 +116,18 @@ def test_a_clusters_signal_is_handed_on_behind_the_checkpoint(rte_folder, tmp_pa
 
 
 class FullDisk(TrainerCallback):
-    """From some step on, no file may grow beyond 4 MiB, which is less than the model has."""
+    """From some step on, no file may grow beyond 64 KiB, which is less than the model has."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 7:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
 
 
 @contextmanager
 def a_full_disk():
-    """A file may not grow beyond 64 KiB: SIGXFSZ, which would end the process, is ignored, and writing fails."""
+    """A file may not grow beyond 16 KiB: SIGXFSZ, which would end the process, is ignored, and writing fails."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, resource.RLIM_INFINITY))
     try:
         yield
     finally:
@@ -136,7 +136,7 @@ def a_full_disk():
 
 
 def test_a_full_disk_at_the_end_of_a_run(rte_folder, tmp_path, monkeypatch):
-    chosen = small(rte_folder, tmp_path, "training.max_steps=1")
+    chosen = tiny(rte_folder, tmp_path, "training.max_steps=1")
     save = experiment.keep_adapter
 
     def save_on_a_full_disk(*args):
@@ -152,7 +152,7 @@ def test_a_full_disk_at_the_end_of_a_run(rte_folder, tmp_path, monkeypatch):
 def test_a_full_disk_leaves_the_last_whole_checkpoint_and_a_clear_error(rte_folder, tmp_path, monkeypatch):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     overrides = ("training.epochs=2", "method=full")
-    whole, cut = (small(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
+    whole, cut = (tiny(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
     experiment.run(whole)
     try:
         with pytest.raises(UserError, match="the checkpoint of step 10 cannot be written there"):

@@ -1,4 +1,4 @@
-"""Runs from top to bottom on the real minilm weights, a few steps each."""
+"""Runs from top to bottom, a few steps each: of real weights, and of tiny models where these do."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,9 @@ from meft_runner.config import METHODS, Head
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained
 from meft_runner.run import lifecycle as experiment
+from meft_runner.run import opening
 from meft_runner.run.trainer import MeftTrainer
-from tests.helpers.composed import SMALL, settings, small
+from tests.helpers.composed import small, tiny
 
 
 def key_sets(record):
@@ -22,10 +23,10 @@ def key_sets(record):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
-    chosen = small(rte_folder, tmp_path, f"method={method}")
+    chosen = (small if method == "meft1" else tiny)(rte_folder, tmp_path, f"method={method}")
     record = experiment.run(chosen)
     directory = experiment.run_directory(chosen)
-    assert directory.name.startswith(f"minilm-rte-{method}-s1-")
+    assert directory.name.startswith(f"{chosen.backbone.name}-rte-{method}-s1-")
     assert json.loads((directory / "record.json").read_text()) == record.plain()
     assert record.status == "complete"
     assert key_sets(record) == {
@@ -52,13 +53,13 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
 @pytest.mark.parametrize("method", ["full", "lora", "meft2"])
 def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder, tmp_path, monkeypatch):
     models = []
-    monkeypatch.setattr(experiment, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])
-    chosen = small(rte_folder, tmp_path, f"method={method}")
+    monkeypatch.setattr(opening, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])
+    chosen = tiny(rte_folder, tmp_path, f"method={method}")
     experiment.run(chosen)
     source = find_source(chosen.backbone)
     torch.manual_seed(123)
     fresh = prepare(
-        load_model(chosen.backbone, source, Head.classification, 2), FAMILIES["bert"], chosen.backbone, chosen.method
+        load_model(chosen.backbone, source, Head.classification, 2), FAMILIES["roberta"], chosen.backbone, chosen.method
     )
     load_trained(fresh, experiment.run_directory(chosen) / "adapter")
     inputs = load_tokenizer(chosen.backbone, source, 24)(["a dog"], ["a cat"], return_tensors="pt")
@@ -68,7 +69,7 @@ def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder,
 
 def test_the_seed_fixes_everything(rte_folder, tmp_path):
     records = [
-        experiment.run(small(rte_folder, tmp_path / place, f"seed={seed}"))
+        experiment.run(tiny(rte_folder, tmp_path / place, f"seed={seed}"))
         for place, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     histories = [record.scores.history for record in records]
@@ -77,22 +78,22 @@ def test_the_seed_fixes_everything(rte_folder, tmp_path):
 
 def test_exact_and_stored_train_alike(rte_folder, tmp_path):
     losses = [
-        experiment.run(small(rte_folder, tmp_path, f"method.reversal={mode}")).scores.history[0].metrics["loss"]
+        experiment.run(tiny(rte_folder, tmp_path, f"method.reversal={mode}")).scores.history[0].metrics["loss"]
         for mode in ("exact", "stored")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_complete_run_is_not_run_again(rte_folder, tmp_path, monkeypatch):
-    chosen = small(rte_folder, tmp_path, "training.max_steps=1")
+    chosen = tiny(rte_folder, tmp_path, "training.max_steps=1")
     record = experiment.run(chosen)
     monkeypatch.setattr(experiment, "_run", lambda *_: pytest.fail("trained again"))
     assert experiment.run(chosen) == record
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, monkeypatch):
-    whole = experiment.run(small(rte_folder, tmp_path / "whole", "training.epochs=2"))
-    chosen = small(rte_folder, tmp_path / "cut", "training.epochs=2")
+    whole = experiment.run(tiny(rte_folder, tmp_path / "whole", "training.epochs=2"))
+    chosen = tiny(rte_folder, tmp_path / "cut", "training.epochs=2")
     save = MeftTrainer._save_checkpoint
 
     def interrupting_save(self, *args, **kwargs):
@@ -118,18 +119,13 @@ def test_bf16_and_several_development_splits(rte_folder, tmp_path):
         pairs = [{"premise": r["sentence1"], "hypothesis": r["sentence2"], "label": r["label"]} for r in rows]
         (rte_folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     (rte_folder / "train.jsonl").write_text(Path(rte_folder / "validation_matched.jsonl").read_text())
-    chosen = settings(
-        "task=mnli", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.precision=bf16"
-    )
-    record = experiment.run(chosen)
+    record = experiment.run(tiny(rte_folder, tmp_path, "task=mnli", "training.precision=bf16"))
     assert record.scores.history[0].metrics.keys() >= {"accuracy", "accuracy_mismatched"}
     assert record.reversal.mismatches == 0
 
 
 def test_regression(rte_folder, tmp_path):
     (rte_folder / "train.jsonl").write_text((rte_folder / "validation.jsonl").read_text())
-    record = experiment.run(
-        settings("task=stsb", f"task.data_dir={rte_folder}", f"output_dir={tmp_path}", *SMALL, "training.max_steps=2")
-    )
+    record = experiment.run(tiny(rte_folder, tmp_path, "task=stsb", "training.max_steps=2"))
     assert record.scores.metric == "pearson"
     assert record.scores.history[0].metrics.keys() >= {"pearson", "spearman"}
