@@ -6,8 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones.family import Family
-
-_DEPTHS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
+from meft_runner.config import DEPTH_NAMES
 
 
 def repeat_layers(model: PreTrainedModel, family: Family, times: int) -> None:
@@ -28,7 +27,7 @@ def repeat_layers(model: PreTrainedModel, family: Family, times: int) -> None:
 
 def multiply_depth(config: PreTrainedConfig, times: int) -> None:
     """Makes a configuration that of a model with `times` as many layers, in place."""
-    depths = {name: getattr(config, name) for name in _DEPTHS if hasattr(config, name)}
+    depths = {name: getattr(config, name) for name in DEPTH_NAMES if hasattr(config, name)}
     for name, depth in depths.items():  # read before any is set: BART has two names for one of them
         setattr(config, name, times * depth)
 

@@ -18,6 +18,7 @@ from meft_runner.config.methods import (
 )
 from meft_runner.config.run import (
     BESIDE_THE_RESULT,
+    DEPTH_NAMES,
     Attention,
     BackboneSettings,
     Logger,
@@ -40,10 +41,12 @@ from meft_runner.config.tasks import (
     SquadSettings,
     TaskSettings,
     TextSettings,
+    kind_of,
 )
 
 __all__ = [
     "BESIDE_THE_RESULT",
+    "DEPTH_NAMES",
     "METHODS",
     "TASKS",
     "Attention",
@@ -77,6 +80,7 @@ __all__ = [
     "TrainingSettings",
     "from_plain",
     "identity",
+    "kind_of",
     "meaning",
     "plain",
     "register",

@@ -176,4 +176,9 @@ TASKS: dict[str, type[TaskSettings]] = {
     "choice": ChoiceSettings,
     "squad": SquadSettings,
     "image": ImageSettings,
-}  # by the module under tasks/ that reads them
+}  # by the kind of task
+
+
+def kind_of(task: TaskSettings) -> str:
+    """Returns the kind of a task, as records and tables name it."""
+    return next(kind for kind, settings in TASKS.items() if type(task) is settings)

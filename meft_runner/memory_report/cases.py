@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.loading import load_config
 from meft_runner.backbones.repeat import multiply_depth
-from meft_runner.config import BackboneSettings, Head, Kernel, MethodSettings, Precision
+from meft_runner.config import DEPTH_NAMES, BackboneSettings, Head, Kernel, MethodSettings, Precision
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
 from meft_runner.memory.fake import Shapes, fake_step, predict_step
@@ -61,7 +61,7 @@ class Case:
         """
         config = model_config(self.backbone)
         if self.depth is not None:
-            for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+            for name in DEPTH_NAMES:
                 if hasattr(config, name):
                     setattr(config, name, self.depth)
         if self.length is not None and self.length > positions(config):

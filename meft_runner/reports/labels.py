@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING, OmegaConf
 
-from meft_runner.config import METHODS, Norm
+from meft_runner.config import DEPTH_NAMES, METHODS, Norm
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.records.schema import CompleteRecord
 
@@ -48,7 +48,7 @@ def layer_count(record: CompleteRecord) -> int | None:
     """Returns how many layers the model of a run has, all stacks together; None where its settings do not say."""
     backbone = record.config.backbone
     sizes = backbone.config
-    stacks = [sizes[key] for key in ("num_hidden_layers", "encoder_layers", "decoder_layers") if key in sizes]
+    stacks = [sizes[key] for key in DEPTH_NAMES if key in sizes]
     return sum(stacks) * (backbone.repeat or 1) or None
 
 

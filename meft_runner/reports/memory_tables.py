@@ -8,16 +8,18 @@ from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import backbone_label, in_method_order, layer_count, method_label
 from meft_runner.run.console import MIB
 
+UNITS = {"MiB": MIB, "GiB": 1024 * MIB}
+OF_FULL = "activations (% of full)"
 _SETTING = ["backbone", "batch", "length", "precision", "attention", "source"]  # what is compared must have in common
 _BRIEF = [
-    "backbone", "method", "batch", "length", "activations (MiB)", "activations (% of full)",
+    "backbone", "method", "batch", "length", "activations (MiB)", OF_FULL,
     "retained after forward (MiB)", "peak (MiB)",
 ]  # fmt: skip
 
 
 def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the memory of runs in MiB and their step time in seconds: a row a run that measured it."""
-    return pd.DataFrame(
+    runs = pd.DataFrame(
         {
             "backbone": backbone_label(record),
             "name": record.config.backbone.name,
@@ -29,12 +31,13 @@ def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
             "source": record.memory.source,
             "layers": layer_count(record),
             "trainable parameters": record.parameters.trainable,
-            **{_mib_name(key): value / MIB for key, value in record.memory.sizes().items()},
+            **record.memory.sizes(),
             "median step (s)": record.timing and record.timing.median_step_seconds,
         }
         for record in records
         if record.memory is not None
     )
+    return in_unit(runs, "MiB")
 
 
 def activations_mib(record: CompleteRecord) -> float | None:
@@ -49,9 +52,7 @@ def memory_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
         return runs
     numbers = runs.drop(columns=["name", "layers"]).astype({"median step (s)": float})
     table = numbers.groupby(["backbone", "method", *_SETTING[1:]], sort=False).median().reset_index()
-    full = table[table["method"] == "full"].set_index(_SETTING)["activations (MiB)"]
-    of_full = full.reindex(pd.MultiIndex.from_frame(table[_SETTING])).to_numpy()
-    table["activations (% of full)"] = 100 * table["activations (MiB)"] / of_full
+    table[OF_FULL] = percent_of_full(table["activations (MiB)"], table["method"] == "full", table[_SETTING])
     table["trainable parameters"] = table["trainable parameters"].astype(int)
     digits = {column: 1 for column in map(str, table) if "MiB" in column or "%" in column}
     return in_method_order(table.round(digits | {"median step (s)": 3}))
@@ -62,5 +63,21 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     return table[_BRIEF]
 
 
-def _mib_name(key: str) -> str:
-    return key.removesuffix("_bytes").replace("_", " ") + " (MiB)"
+def in_unit(table: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Returns a table whose columns of bytes are in one of `UNITS`: peak_bytes becomes "peak (GiB)"."""
+    sizes = [column for column in map(str, table) if column.endswith("_bytes")]
+    named = {column: f"{column.removesuffix('_bytes').replace('_', ' ')} ({unit})" for column in sizes}
+    return table.assign(**{column: table[column] / UNITS[unit] for column in sizes}).rename(columns=named)
+
+
+def percent_of_full(activations: pd.Series, is_full: pd.Series, setting: pd.DataFrame) -> pd.Series:
+    """Returns activations in percent of those of full fine-tuning, nan where there are none to compare with.
+
+    Args:
+        activations: in any unit.
+        is_full: which rows are of full fine-tuning that recomputes nothing.
+        setting: the columns that rows must have in common to be compared.
+    """
+    full = activations[is_full].set_axis(pd.MultiIndex.from_frame(setting[is_full]))
+    full = full[~full.index.duplicated() & (full > 0)]
+    return 100 * activations / full.reindex(pd.MultiIndex.from_frame(setting)).to_numpy()

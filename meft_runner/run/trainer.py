@@ -154,6 +154,7 @@ def train(trainer: MeftTrainer, checkpoint: Path | None) -> None:
         stopping = state.stateful_callbacks["EarlyStoppingCallback"]
         if stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]:
             trainer.state = state  # it had stopped; the Trainer would not remember and train on
+            load_trained(trainer.model, checkpoint)  # these weights stay where no epoch has a score
             trainer.load_best()
             return
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

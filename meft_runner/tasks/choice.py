@@ -17,8 +17,11 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction, Pre
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.config import ChoiceSettings, Head
 from meft_runner.errors import UserError
-from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length, describe, row_limits
-from meft_runner.tasks.rows import check_columns, check_text, load_rows, place
+from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
+from meft_runner.tasks.description import describe
+from meft_runner.tasks.rows import check_columns, check_filled, check_text, load_splits, place
+
+VERSION = 1  # of the prompts and of how they become tokens; raised when the same rows become others
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         UserError: rows are missing, unreachable or not as the task needs them, or too long for the model.
     """
     form = FORMS[task.name]
-    rows = {split: load_rows(task, split, limit, form) for split, limit in row_limits(task).items()}
-    questions = {split: [form(row, split) for row in part] for split, part in rows.items()}
+    splits = load_splits(task, form)
+    questions = {split: [form(row, split) for row in part] for split, part in splits.rows.items()}
     evaluation = {split: _eval_split(task, split, questions[split], tokenizer) for split in task.eval_splits}
     return TaskData(
         head=Head.answers,
@@ -53,7 +56,7 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         evaluation=evaluation,
         metric="acc",
         collate=partial(_collate, tokenizer, task.max_length),
-        description=describe(task.data_dir or task.hub, rows),
+        description=describe(task, VERSION, splits.source, splits.rows, revision=splits.revision),
     )
 
 
@@ -190,7 +193,7 @@ def _labelled(row: Row, column: str, prompt: str, where: str) -> Question:
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
         raise UserError(f"{where}: choices is {choices!r}, expected {{text: [...], label: [...]}} of one length.")
     for text in texts:
-        _check_filled(text, "choices", where)
+        check_filled(text, "choices", where)
     if labels.count(row["answerKey"]) != 1:
         raise UserError(
             f"{where}: answerKey {row['answerKey']!r} names no right answer among {', '.join(map(str, labels))}. "
@@ -203,11 +206,5 @@ def _text(row: Row, column: str, where: str, empty: bool = False) -> str:
     if empty:
         check_text(row[column], column, where)
     else:
-        _check_filled(row[column], column, where)
+        check_filled(row[column], column, where)
     return row[column]
-
-
-def _check_filled(text: Any, column: str, where: str) -> None:
-    check_text(text, column, where)
-    if not text.strip():
-        raise UserError(f"{where}: column '{column}' is empty. Mend or remove that row.")

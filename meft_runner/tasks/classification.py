@@ -78,4 +78,5 @@ class Classification:
 
 
 def _score(task: Classification, prediction: EvalPrediction) -> dict[str, float]:
-    return compute_metrics(task.metrics, task.answers(prediction.predictions), np.asarray(prediction.label_ids))
+    answers, labels = task.answers(prediction.predictions), np.asarray(prediction.label_ids)
+    return compute_metrics(task.metrics, len(task.classes), answers, labels)

@@ -1,8 +1,6 @@
 """What a task hands to training: rows as model inputs, and how answers become scores."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,26 +68,6 @@ class TaskData:
     description: dict[str, Any]
     label_names: Sequence[str] = ("labels",)
     answer_files: Sequence[AnswerFile] = field(default=())
-
-
-def describe(source: str, splits: dict[str, list[Row]], **more: Any) -> dict[str, Any]:
-    """Returns what the record says of a task's rows.
-
-    Args:
-        source: where they came from.
-        splits: the rows by split.
-        **more: what else there is to say.
-    """
-    counts = {name: {"rows": len(part), "fingerprint": fingerprint(part)} for name, part in splits.items()}
-    return {"source": source, "synthetic": False, "splits": counts, **more}
-
-
-def fingerprint(rows: Iterable[Row]) -> str:
-    """Returns a digest of the rows' content and order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def row_limits(task: SplitSettings) -> dict[str, int | None]:

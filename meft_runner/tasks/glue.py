@@ -1,6 +1,7 @@
 """The GLUE tasks, and the files that its leaderboard takes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from meft_runner.config import GlueSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.classification import Classification
-from meft_runner.tasks.data import AnswerFile, Row, TaskData, describe, row_limits
+from meft_runner.tasks.data import AnswerFile, Row, TaskData
+from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
 from meft_runner.tasks.metrics import check_metrics
-from meft_runner.tasks.rows import check_columns, check_text, load_rows
+from meft_runner.tasks.rows import check_columns, check_text, load_rows, load_splits, origin
 
+VERSION = 1  # of the model inputs that rows become; raised when the same rows become others
 _LARGEST_GRADE = 1e6  # beyond any scale that sentences are graded on
 _GRADES = (0.0, 5.0)  # the scale of STS-B, which has no other grades on the leaderboard
 
@@ -24,12 +27,14 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         UserError: a metric is not known, or rows are missing, unreachable or not as the task needs them.
     """
     check_metrics(task.metrics, regression=not task.classes)
-    rows = {
-        split: load_rows(task, split, limit, lambda row, where: _check_row(task, row, where))
-        for split, limit in row_limits(task).items()
-    }
-    form = Classification(task.text_columns, task.classes, task.metrics, task.max_length)
-    description = describe(task.data_dir or task.hub, rows)
+    splits = load_splits(task, partial(_check_row, task))
+    rows, classes = splits.rows, task.classes
+    check_training_labels(task, classes, rows[task.train_split], origin(task, task.train_split))
+    for split in task.eval_splits:
+        check_evaluation_labels(task, classes, rows[split], origin(task, split))
+    labels = labels_text(classes, rows[task.train_split])
+    description = describe(task, VERSION, splits.source, rows, revision=splits.revision, labels=labels)
+    form = Classification(task.text_columns, classes, task.metrics, task.max_length)
     files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
 
@@ -59,6 +64,8 @@ def check_label(task: str, classes: list[str], label: Any, where: str) -> None:
     if fits:
         return
     expected = ", ".join(f"{i} = {name}" for i, name in enumerate(classes)) or "a number"
+    if label == -1:
+        expected += "; -1 hides a test set's label: choose other splits by task.eval_splits=[...]"
     raise UserError(f"{where}: label {label!r} is outside the set of task={task}; expected {expected}.")
 
 
@@ -78,7 +85,7 @@ def _test_rows(task: GlueSettings, split: str) -> list[Row]:
     """Returns all rows of a test set in their order, without labels: the hub has -1 there."""
     if split == "ax" and task.data_dir is None:  # on the hub, the diagnostics are a configuration of their own
         task, split = replace(task, hub_config="ax"), "test"
-    rows = load_rows(task, split, None, lambda row, where: _check_texts(task, row, where))
+    rows = load_rows(task, split, None, partial(_check_texts, task))
     return [{column: row[column] for column in task.text_columns} for row in rows]
 
 

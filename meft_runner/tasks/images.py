@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -21,10 +20,12 @@ from transformers import BaseImageProcessor, EvalPrediction
 
 from meft_runner.config import Head, ImageSettings
 from meft_runner.errors import UserError, listed, nearest
-from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, describe, row_limits
+from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, row_limits
+from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
 from meft_runner.tasks.metrics import compute_metrics
-from meft_runner.tasks.rows import check_columns, load_hub_split, origin, split_path
+from meft_runner.tasks.rows import check_columns, load_hub_split, origin, revision_of, split_path
 
+VERSION = 1  # of the images that training gets; raised when the same files become other ones
 _METRIC = "accuracy"
 _LARGEST_LABEL = 99_999  # that counts as a class number where classes have no names; ImageNet-21k has 21,841 classes
 _TABLE_ROWS = 100  # arrays are stored in tables of so many: one Arrow table is filled with at most 2 GiB
@@ -40,11 +41,13 @@ class _Split:
         rows: `pixel_values`, images as {"bytes", "path"}, and `labels`.
         class_names: what the labels stand for, as far as the source knows.
         where: the file, the folder or the part of the hub's repository.
+        revision: the repository's commit, as far as it is known.
     """
 
     rows: datasets.Dataset
     class_names: Sequence[str]
     where: str
+    revision: str | None = None
 
 
 def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
@@ -68,6 +71,9 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
             "Add images of other classes, or name all in task.classes=[...]."
         )
     checked = {name: _checked_rows(split, len(classes)) for name, split in splits.items()}
+    check_training_labels(task, classes, checked[task.train_split], splits[task.train_split].where)
+    for split in task.eval_splits:
+        check_evaluation_labels(task, classes, checked[split], splits[split].where)
     rows = {name: split.rows.cast_column("pixel_values", _DECODED) for name, split in splits.items()}
     return TaskData(
         head=Head.image,
@@ -76,7 +82,15 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
         evaluation={split: EvalSplit(rows[split], _score) for split in task.eval_splits},
         metric=_METRIC,
         collate=_collator(processor),
-        description=describe(task.data_dir or task.hub, checked, classes=classes),
+        description=describe(
+            task,
+            VERSION,
+            task.data_dir or task.hub,
+            checked,
+            revision=splits[task.train_split].revision,
+            labels=labels_text(classes, checked[task.train_split]),
+            classes=classes,
+        ),
     )
 
 
@@ -99,12 +113,13 @@ def _read(task: ImageSettings, split: str, limit: int | None, classes: Sequence[
 def _read_hub(task: ImageSettings, split: str, limit: int | None) -> _Split:
     where, names = origin(task, split), [task.image_column, task.label_column]
     rows = load_hub_split(task, split, limit)
+    revision = revision_of(task, rows)
     check_columns(rows.features, names, where)
     if not isinstance(rows.features[task.image_column], datasets.Image):
         raise UserError(f"{where}: column '{task.image_column}' holds no images. Set task.image_column=NAME.")
     rows = rows.select_columns(names).rename_columns(dict(zip(names, _FEATURES, strict=True)))
     class_names = getattr(rows.features["labels"], "names", [])
-    return _Split(rows.cast_column("pixel_values", _ENCODED), class_names, where)
+    return _Split(rows.cast_column("pixel_values", _ENCODED), class_names, where, revision)
 
 
 def _read_folder(folder: Path, limit: int | None, classes: Sequence[str]) -> _Split:
@@ -231,5 +246,5 @@ def _collator(processor: BaseImageProcessor) -> Callable[..., Batch]:
 
 
 def _score(prediction: EvalPrediction) -> dict[str, float]:
-    logits: Any = prediction.predictions
-    return compute_metrics([_METRIC], np.asarray(logits).argmax(axis=-1), np.asarray(prediction.label_ids))
+    logits = np.asarray(prediction.predictions)
+    return compute_metrics([_METRIC], logits.shape[-1], logits.argmax(axis=-1), np.asarray(prediction.label_ids))

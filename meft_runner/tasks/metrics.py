@@ -1,7 +1,7 @@
 """The metrics of GLUE (arXiv 1804.07461), computed offline by scikit-learn and SciPy."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import datasets
 import evaluate
@@ -15,15 +15,23 @@ from meft_runner.errors import UserError, nearest
 class GlueMetric(evaluate.Metric):
     """One metric in the form of the `evaluate` library, without its hub.
 
-    Subclasses set `name`, `dtype` and `score`.
+    Subclasses set `name` and `dtype`, and define `score`. A score that is not defined is NaN, which is no best epoch,
+    null in the record and a dash in tables.
+
+    Args:
+        classes: how many there are; 0 where grades are scored.
     """
 
     name: str
     dtype: str = "int64"
-    score: Callable[[Any, Any], float]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
         super().__init__(config_name=self.name, keep_in_memory=True)
+
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns the score of (N,) predictions."""
+        raise NotImplementedError
 
     def _info(self) -> evaluate.MetricInfo:
         value = datasets.Value(self.dtype)
@@ -34,14 +42,17 @@ class GlueMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-        return {self.name: float(type(self).score(references, predictions))}
+        return {self.name: float(self.score(np.asarray(references), np.asarray(predictions)))}
 
 
 class Accuracy(GlueMetric):
     """Share of right predictions."""
 
     name = "accuracy"
-    score = staticmethod(sklearn_metrics.accuracy_score)
+
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns the share."""
+        return sklearn_metrics.accuracy_score(references, predictions)
 
 
 class F1(GlueMetric):
@@ -49,18 +60,20 @@ class F1(GlueMetric):
 
     name = "f1"
 
-    @staticmethod
-    def score(references: Any, predictions: Any) -> float:
-        """Returns F1; 0 where a class is neither predicted nor there."""
-        average = "binary" if max(*references, *predictions) <= 1 else "macro"
-        return sklearn_metrics.f1_score(references, predictions, average=average, zero_division=0.0)
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns F1; NaN where class 1 of two is neither predicted nor there. Of more, such classes are left out."""
+        average = "binary" if self.classes == 2 else "macro"
+        return sklearn_metrics.f1_score(references, predictions, average=average, zero_division=np.nan)
 
 
 class Matthews(GlueMetric):
     """Matthews correlation coefficient."""
 
     name = "matthews"
-    score = staticmethod(sklearn_metrics.matthews_corrcoef)
+
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns the coefficient; NaN where all rows have, or are predicted to have, one class."""
+        return _defined(sklearn_metrics.matthews_corrcoef, references, predictions)
 
 
 class Pearson(GlueMetric):
@@ -69,10 +82,9 @@ class Pearson(GlueMetric):
     name = "pearson"
     dtype = "float64"
 
-    @staticmethod
-    def score(references: Any, predictions: Any) -> float:
-        """Returns the coefficient; 0 where the correlation is not defined: constant or non-finite predictions."""
-        return _defined(stats.pearsonr, references, predictions)
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns the coefficient; NaN where grades or predictions are constant, or predictions not finite."""
+        return _defined(lambda *values: stats.pearsonr(*values).statistic, references, predictions)
 
 
 class Spearman(GlueMetric):
@@ -81,16 +93,15 @@ class Spearman(GlueMetric):
     name = "spearman"
     dtype = "float64"
 
-    @staticmethod
-    def score(references: Any, predictions: Any) -> float:
-        """Returns the coefficient; 0 where the correlation is not defined: constant or non-finite predictions."""
-        return _defined(stats.spearmanr, references, predictions)
+    def score(self, references: np.ndarray, predictions: np.ndarray) -> float:
+        """Returns the coefficient; NaN where grades or predictions are constant, or predictions not finite."""
+        return _defined(lambda *values: stats.spearmanr(*values).statistic, references, predictions)
 
 
-def _defined(correlation: Callable[..., Any], references: Any, predictions: Any) -> float:
+def _defined(correlation: Callable[..., float], references: np.ndarray, predictions: np.ndarray) -> float:
     if not np.isfinite(predictions).all() or np.ptp(references) == 0 or np.ptp(predictions) == 0:
-        return 0.0
-    return float(correlation(references, predictions).statistic)
+        return math.nan
+    return correlation(references, predictions)
 
 
 METRICS: dict[str, type[GlueMetric]] = {m.name: m for m in (Accuracy, F1, Matthews, Pearson, Spearman)}
@@ -118,18 +129,21 @@ def check_metrics(names: Sequence[str], regression: bool, key: str = "task.metri
             )
 
 
-def compute_metrics(names: Sequence[str], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+def compute_metrics(
+    names: Sequence[str], classes: int, predictions: np.ndarray, references: np.ndarray
+) -> dict[str, float]:
     """Computes several metrics of the same answers.
 
     Args:
         names: metrics to compute, known ones.
+        classes: how many there are; 0 where grades are scored.
         predictions: (N,) class numbers or values.
         references: (N,) likewise.
 
     Returns:
-        Each metric by name, as a fraction.
+        Each metric by name, as a fraction; NaN where it is not defined.
     """
     scores: dict[str, float] = {}
     for name in names:
-        scores |= METRICS[name]().compute(predictions=predictions, references=references)
+        scores |= METRICS[name](classes).compute(predictions=predictions, references=references)
     return scores

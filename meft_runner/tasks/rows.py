@@ -1,8 +1,8 @@
 """Reading the rows of a published data set, from the hub or from local files, and checking their columns."""
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,43 @@ from datasets import Dataset, load_dataset
 
 from meft_runner.config import SplitSettings
 from meft_runner.errors import UserError
-from meft_runner.tasks.data import Row
+from meft_runner.tasks.data import Row, row_limits
+from meft_runner.tasks.files import read_file
 
+_COMMIT = re.compile("@([0-9a-f]{40})/")  # in the addresses of a repository's files
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can write it, UTF-8 cannot
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a published data set that are used.
+
+    Attributes:
+        rows: by split, those of training first.
+        source: the folder or the hub's repository.
+        revision: the repository's commit, as far as it is known.
+    """
+
+    rows: dict[str, list[Row]]
+    source: str
+    revision: str | None
+
+
+def load_splits(task: SplitSettings, check: Callable[[Row, str], Any]) -> Splits:
+    """Returns the rows of all splits of a task.
+
+    Args:
+        task: where they are, and how many of them are used.
+        check: is called with each row and its place, and raises a UserError where it does not fit.
+
+    Raises:
+        UserError: a split cannot be found or reached, is empty, or one of its rows does not fit.
+    """
+    rows: dict[str, list[Row]] = {}
+    revision = None
+    for split, limit in row_limits(task).items():
+        rows[split], revision = _load(task, split, limit, check)
+    return Splits(rows, task.data_dir or task.hub, revision)
 
 
 def load_rows(task: SplitSettings, split: str, limit: int | None, check: Callable[[Row, str], Any]) -> list[Row]:
@@ -28,15 +62,23 @@ def load_rows(task: SplitSettings, split: str, limit: int | None, check: Callabl
     Raises:
         UserError: the split cannot be found or reached, is empty, or one of its rows does not fit.
     """
+    return _load(task, split, limit, check)[0]
+
+
+def _load(
+    task: SplitSettings, split: str, limit: int | None, check: Callable[[Row, str], Any]
+) -> tuple[list[Row], str | None]:
+    where, revision = origin(task, split), None
     if task.data_dir is not None:
-        rows = list(islice(_json_lines(Path(origin(task, split))), limit))
+        rows = [row for _, row in islice(read_file(Path(where), where), limit)]
     else:
-        rows = load_hub_split(task, split, limit).to_list()
+        found = load_hub_split(task, split, limit)
+        rows, revision = found.to_list(), revision_of(task, found)
     if not rows:
-        raise UserError(f"task={task.name}: {origin(task, split)} is empty. Give it at least one row.")
+        raise UserError(f"task={task.name}: {where} is empty. Give it at least one row.")
     for number, row in enumerate(rows, start=1):
         check(row, place(task, split, number))
-    return rows
+    return rows, revision
 
 
 def origin(task: SplitSettings, split: str) -> str:
@@ -78,13 +120,19 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> Datase
         UserError: it is neither cached nor reachable.
     """
     try:
-        dataset = load_dataset(task.hub, task.hub_config, split=split)
+        dataset = load_dataset(task.hub, task.hub_config, split=split, revision=task.revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"task={task.name}: {task.hub} is neither cached nor reachable ({type(error).__name__}; no network?). "
             f"Set task.data_dir=DIR to a folder with the {split} split and the others."
         ) from error
     return dataset.select(range(min(limit or len(dataset), len(dataset))))
+
+
+def revision_of(task: SplitSettings, rows: Dataset) -> str | None:
+    """Returns the commit that rows of the hub are from: files of the hub are named by it, in the cache too."""
+    commits = {match[1] for file in rows.info.download_checksums or {} if (match := _COMMIT.search(file))}
+    return commits.pop() if len(commits) == 1 else task.revision
 
 
 def check_columns(row: Row, columns: Sequence[str], where: str) -> None:
@@ -107,18 +155,15 @@ def check_text(value: Any, column: str, where: str) -> None:
         UserError: it is not.
     """
     if not isinstance(value, str) or _LONE_SURROGATE.search(value):
-        raise UserError(f"{where}: column '{column}' is {value!r}, expected text. Mend or remove that row.")
+        raise UserError(f"{where}: column '{column}' is {value!r:.60}, expected text. Mend or remove that row.")
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}). Mend or remove that line.") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object with the columns as keys.")
-            yield row
+def check_filled(value: Any, column: str, where: str) -> None:
+    """Makes sure that a value is text that can be encoded and has more than blanks.
+
+    Raises:
+        UserError: it is not.
+    """
+    check_text(value, column, where)
+    if not value.strip():
+        raise UserError(f"{where}: column '{column}' is empty. Mend or remove that row.")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,19 +13,12 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.config import Head, SquadSettings
 from meft_runner.errors import UserError
-from meft_runner.tasks.data import (
-    AnswerFile,
-    EvalSplit,
-    Row,
-    TaskData,
-    by_length,
-    describe,
-    padding_collator,
-    row_limits,
-)
-from meft_runner.tasks.rows import check_columns, check_text, load_rows, origin
+from meft_runner.tasks.data import AnswerFile, EvalSplit, Row, TaskData, by_length, padding_collator
+from meft_runner.tasks.description import describe
+from meft_runner.tasks.rows import check_columns, check_text, load_splits, origin
 from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers
 
+VERSION = 1  # of the windows that rows become; raised when the same rows become other model inputs
 _log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 1000  # what the tokenizer returns takes some hundred bytes a token
 
@@ -39,11 +33,15 @@ def load(task: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     Raises:
         UserError: rows are missing, unreachable or not as the task needs them, or a question fills its window.
     """
-    rows: dict[str, list[Row]] = {}
-    left_out: dict[str, int] = {}
-    for split, limit in row_limits(task).items():
-        rows[split], left_out[split] = _usable_rows(task, split, limit)
-    description = describe(task.data_dir or task.hub, rows, left_out=left_out)
+    if task.null_threshold and not task.unanswerable:
+        raise UserError(
+            f"task.null_threshold={task.null_threshold}: task={task.name} answers every question, so that it has no "
+            "effect. Leave it out, or take task=squad_v2."
+        )
+    splits = load_splits(task, partial(_check_row, task))
+    rows = {split: _usable_rows(task, split, part) for split, part in splits.rows.items()}
+    left_out = {split: len(part) - len(rows[split]) for split, part in splits.rows.items()}
+    description = describe(task, VERSION, splits.source, rows, revision=splits.revision, left_out=left_out)
     train, _ = _cut(task, tokenizer, rows.pop(task.train_split), task.train_split)
     development = {split: _development_split(task, tokenizer, part, split) for split, part in rows.items()}
     return TaskData(
@@ -104,12 +102,17 @@ def _development_split(
     return DevelopmentSplit(task, rows, inputs.remove_columns("window"), [windows[i] for i in inputs["window"]])
 
 
-def _usable_rows(task: SquadSettings, split: str, limit: int | None) -> tuple[list[Row], int]:
-    """Returns the rows whose answers are where they say, and the number of the others, where those may be skipped."""
-    rows = load_rows(task, split, limit, partial(_check_row, task))
+def _usable_rows(task: SquadSettings, split: str, rows: list[Row]) -> list[Row]:
+    """Returns the rows whose answers are where they say, where the others may be skipped."""
+    name, count = Counter(row["id"] for row in rows).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"{origin(task, split)}: {count} rows have the id '{name}', and answers are told apart by it. "
+            "Give each row an id of its own."
+        )
     bad = [row["id"] for row in rows if not _answers_are_in_place(row)]
     if not bad:
-        return rows, 0
+        return rows
     finding = (
         f"{origin(task, split)}: {len(bad)} of {len(rows)} rows have an answer that is not at its answer_start "
         f"in the context (ids {', '.join(bad[:3])})"
@@ -119,7 +122,7 @@ def _usable_rows(task: SquadSettings, split: str, limit: int | None) -> tuple[li
     if len(bad) == len(rows):
         raise UserError(f"{finding}: task.skip_bad_rows=true leaves none. Mend those rows.")
     _log.warning("%s; they are left out.", finding)
-    return [row for row in rows if _answers_are_in_place(row)], len(bad)
+    return [row for row in rows if _answers_are_in_place(row)]
 
 
 def _check_row(task: SquadSettings, row: Row, where: str) -> None:

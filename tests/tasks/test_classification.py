@@ -3,7 +3,8 @@ import pytest
 from transformers import EvalPrediction
 
 from meft_runner.tasks import load_task
-from meft_runner.tasks.data import fingerprint, metric_suffix
+from meft_runner.tasks.data import metric_suffix
+from meft_runner.tasks.description import fingerprint
 from tests.helpers.glue_rows import GOOD, task, write
 
 

@@ -34,8 +34,9 @@ def task(name, folder=None, *overrides):
 def rows(chosen, split):
     """Three rows, the longest in the middle; a test set's labels are hidden or not there at all."""
     labelled = split in (chosen.train_split, *chosen.eval_splits)
-    label = {} if split == "ax" else {"label": 1 if labelled else -1}
-    return [dict.fromkeys(chosen.text_columns, text) | label for text in ("a", "b b b", "c c")]
+    labels = [{} if split == "ax" else {"label": label if labelled else -1} for label in (1, 0, 1)]
+    texts = [dict.fromkeys(chosen.text_columns, text) for text in ("a", "b b b", "c c")]
+    return [text | label for text, label in zip(texts, labels, strict=True)]
 
 
 def write(chosen, folder):
@@ -46,7 +47,7 @@ def write(chosen, folder):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_tasks_files_have_the_leaderboards_form(name, tmp_path, tokenizer):
-    chosen = task(name, tmp_path, "task.max_eval_rows=1", "task.max_train_rows=1")
+    chosen = task(name, tmp_path, "task.max_eval_rows=1", "task.max_train_rows=2")
     write(chosen, tmp_path)
     logits, expected = FORMS[name]
     files = {file.name: file for file in load_task(chosen, tokenizer).answer_files}
@@ -84,7 +85,7 @@ def test_a_test_row_without_text_is_refused(tmp_path, tokenizer):
 def test_on_the_hub_the_diagnostics_are_a_configuration(monkeypatch, tokenizer):
     chosen, asked = task("mnli"), []
 
-    def load_dataset(hub, config, split):
+    def load_dataset(hub, config, split, revision):
         asked.append((hub, config, split))
         return Dataset.from_list(rows(chosen, split))
 

@@ -1,5 +1,7 @@
 """Each metric against its published formula, written out here."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,28 +21,33 @@ def counts(pairs):
 def test_classification_metrics(pairs):
     tp, tn, fp, fn = counts(pairs)  # pairs of prediction, reference
     predictions, references = np.array(pairs).T
-    scores = compute_metrics(["accuracy", "f1", "matthews"], predictions, references)
+    scores = compute_metrics(["accuracy", "f1", "matthews"], 2, predictions, references)
     assert scores["accuracy"] == pytest.approx((tp + tn) / len(pairs))
-    assert scores["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0)
+    assert scores["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan, nan_ok=True)
     root = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
-    assert scores["matthews"] == pytest.approx((tp * tn - fp * fn) / root if root else 0)
+    assert scores["matthews"] == pytest.approx((tp * tn - fp * fn) / root if root else math.nan, nan_ok=True)
 
 
 def test_correlations():
     predictions, references = np.array([0.1, 2.0, 1.5, 4.0]), np.array([0.0, 1.0, 3.0, 5.0])
-    scores = compute_metrics(["pearson", "spearman"], predictions, references)
+    scores = compute_metrics(["pearson", "spearman"], 0, predictions, references)
     assert scores["pearson"] == pytest.approx(np.corrcoef(predictions, references)[0, 1])
     assert scores["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15))  # 1 - 6 sum d^2 / (n (n^2 - 1))
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_constant_predictions_score_nothing(metric):
-    assert compute_metrics([metric], np.zeros(4), np.arange(4.0)) == {metric: 0.0}
-
-
-@pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_predictions_that_are_not_finite_score_nothing(metric):
-    assert compute_metrics([metric], np.array([1.0, np.nan, 2.0]), np.arange(3.0)) == {metric: 0.0}
+@pytest.mark.parametrize(
+    ("predictions", "references"),
+    [
+        (np.zeros(4), np.arange(4.0)),
+        (np.arange(4.0), np.full(4, 2.5)),
+        (np.array([1.0, np.nan, 2.0, 3.0]), np.arange(4.0)),
+        (np.array([1.0]), np.array([2.0])),
+    ],
+    ids=["constant predictions", "constant grades", "predictions that are not finite", "one row"],
+)
+def test_a_correlation_that_is_not_defined_is_nan(metric, predictions, references):
+    assert compute_metrics([metric], 0, predictions, references) == {metric: pytest.approx(math.nan, nan_ok=True)}
 
 
 def test_unknown_metric():
@@ -53,5 +60,10 @@ def test_unknown_metric():
 
 
 def test_f1_of_more_than_two_classes_is_the_mean_over_them():
-    f1 = compute_metrics(["f1"], np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]))["f1"]
+    f1 = compute_metrics(["f1"], 3, np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]))["f1"]
     assert f1 == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_f1_of_more_than_two_classes_stays_the_mean_where_rows_have_two_of_them():
+    f1 = compute_metrics(["f1"], 3, np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))["f1"]
+    assert f1 == pytest.approx((2 / 3 + 4 / 5) / 2)

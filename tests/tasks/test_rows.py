@@ -50,7 +50,7 @@ def test_regression_takes_any_number(tmp_path):
 
 def test_a_file_that_is_not_utf8(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b'{"sentence1": "\xff"}\n')
-    with pytest.raises(UserError, match="line 1: not JSON"):
+    with pytest.raises(UserError, match="line 1: is not UTF-8"):
         load_rows(task(tmp_path), "train", None)
 
 
@@ -73,7 +73,7 @@ def test_the_hub_is_asked_for_the_right_split(monkeypatch):
 
     monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
     assert len(load_rows(task(), "validation", 3)) == 3
-    assert asked == [(("nyu-mll/glue", "rte"), {"split": "validation"})]
+    assert asked == [(("nyu-mll/glue", "rte"), {"split": "validation", "revision": None})]
 
 
 def test_no_network_names_the_setting_for_local_files(monkeypatch):

@@ -173,7 +173,7 @@ def test_blanks_by_themselves_are_no_tokens_of_a_window(tmp_path, tokenizer):
 
 
 def test_blanks_before_a_question_are_no_part_of_it(tmp_path, tokenizer):
-    rows = [row(SHORT, "Paris"), row(SHORT, "Paris", question=" \n  What is asked?")]
+    rows = [row(SHORT, "Paris"), row(SHORT, "Paris", question=" \n  What is asked?", id="2")]
     ids = load_rows(tmp_path, tokenizer, rows).train["input_ids"]
     assert ids[0] == ids[1]
 
@@ -267,10 +267,21 @@ def test_answers_out_of_place_are_counted(tmp_path):
     )
     with pytest.raises(UserError, match=message):
         load_rows(tmp_path, None, [GOOD], train=[GOOD, *BAD])
-    blank = GOOD | {"answers": {"text": [" "], "answer_start": [SHORT.index(" ")]}}
-    second = GOOD | {"answers": {"text": ["Paris", "Paris"], "answer_start": [SHORT.index("Paris"), 0]}}
+    blank = GOOD | {"id": "blank", "answers": {"text": [" "], "answer_start": [SHORT.index(" ")]}}
+    second = GOOD | {"id": "second", "answers": {"text": ["Paris", "Paris"], "answer_start": [SHORT.index("Paris"), 0]}}
     with pytest.raises(UserError, match=r"validation.jsonl: 2 of 3 rows"):
         load_rows(tmp_path, None, [GOOD, blank, second], train=[GOOD])
+
+
+def test_ids_that_repeat_are_refused(tmp_path):
+    rows = [row(SHORT, "Paris", id="1"), row(SHORT, "art", id="2"), row(SHORT, "prints", id="1")]
+    with pytest.raises(UserError, match=r"validation.jsonl: 2 rows have the id '1', .* Give each row an id of its own"):
+        load_rows(tmp_path, None, rows, train=[GOOD])
+
+
+def test_a_threshold_that_has_no_effect_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"task.null_threshold=1.5: task=squad answers every question"):
+        load_rows(tmp_path, None, [GOOD], null_threshold=1.5)
 
 
 def test_answers_out_of_place_can_be_left_out(tmp_path, tokenizer, caplog):

@@ -1,0 +1,125 @@
+"""What a record says of a task's rows, and what a user must hear about them before they are trained on."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from meft_runner.config import TaskSettings, kind_of
+from meft_runner.errors import UserError, listed
+from meft_runner.tasks.data import Row
+
+_log = logging.getLogger(__name__)
+_MOST = 0.5  # the share of development rows that training may know before it is said
+
+
+def describe(
+    task: TaskSettings, version: int, source: str, splits: Mapping[str, list[Row]], **more: Any
+) -> dict[str, Any]:
+    """Returns what the record says of a task's rows; says which of them are for training and for scoring at once.
+
+    Args:
+        task: the settings.
+        version: of what is made of the rows: prompts, and the rest of the preprocessing.
+        source: where they came from.
+        splits: the rows by split, those of training first.
+        **more: what else there is to say.
+    """
+    lines = {name: [_line(row) for row in rows] for name, rows in splits.items()}
+    counts = {name: {"rows": len(part), "fingerprint": _digest(part)} for name, part in lines.items()}
+    train, *development = lines
+    known_rows = set(map(hash, lines[train]))
+    for name in development:
+        _tell_shared(name, known_rows, lines[name])
+    known = {"revision": None, "synthetic": False, "labels": None}
+    return {"source": source, "kind": kind_of(task), "version": version, "splits": counts, **known, **more}
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Returns a digest of the rows' content and order."""
+    return _digest(map(_line, rows))
+
+
+def labels_text(classes: Sequence[str], rows: Sequence[Row]) -> str:
+    """Returns what the labels are, in words.
+
+    Args:
+        classes: class names; empty for regression.
+        rows: of training, each with a `label`.
+    """
+    if classes:
+        return f"classes {listed(classes)}" + (f" ({len(classes)})" if len(classes) > 8 else "")
+    grades = [float(row["label"]) for row in rows]
+    return f"regression over {min(grades)} to {max(grades)}"
+
+
+def check_training_labels(task: TaskSettings, classes: Sequence[str], rows: Sequence[Row], where: str) -> None:
+    """Makes sure that training can tell labels apart; says which classes have no rows.
+
+    Args:
+        task: the settings.
+        classes: class names in the order of their numbers; empty for regression.
+        rows: of training, each with a `label`, a class number or a grade.
+        where: how messages call them.
+
+    Raises:
+        UserError: all rows have one label, or a class is there twice.
+    """
+    _check_names(classes)
+    cut = _way_out("max_train_rows", task.max_train_rows, rows)
+    labels = {row["label"] for row in rows}
+    if len(labels) == 1:
+        (label,) = labels
+        name = classes[label] if classes else label
+        raise UserError(f"{where}: all {len(rows)} rows have the label '{name}'.{cut or ' Add rows of another one.'}")
+    _tell_missing(classes, labels, where, cut)
+
+
+def check_evaluation_labels(task: TaskSettings, classes: Sequence[str], rows: Sequence[Row], where: str) -> None:
+    """Says which classes have no rows, and where grades are such that no correlation is defined."""
+    cut = _way_out("max_eval_rows", task.max_eval_rows, rows)
+    labels = {row["label"] for row in rows}
+    if not classes and len(labels) == 1:
+        _log.warning("%s: all %d grades are the same, so that no correlation is defined.%s", where, len(rows), cut)
+    _tell_missing(classes, labels, where, cut)
+
+
+def _tell_missing(classes: Sequence[str], labels: set[int], where: str, cut: str) -> None:
+    missing = [name for number, name in enumerate(classes) if number not in labels]
+    if missing:
+        _log.warning("%s: no row has the class %s.%s", where, listed(missing), cut)
+
+
+def _way_out(setting: str, limit: int | None, rows: Sequence[Row]) -> str:
+    """Returns what to do where the rows that were cut off may be of other classes."""
+    return f" Raise task.{setting}={limit}, or shuffle the rows before." if limit == len(rows) else ""
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    """Makes sure that each class is there once; says which names differ in their spelling alone."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        spelling = " ".join(name.split()).casefold()
+        if classes.count(name) > 1:
+            raise UserError(f"task.classes: '{name}' is given twice. Give each class once, in the order of the labels.")
+        if spelling in seen:
+            _log.warning("classes '%s' and '%s' differ only in spelling, and count as two.", seen[spelling], name)
+        seen[spelling] = name
+
+
+def _tell_shared(split: str, train: set[int], development: list[bytes]) -> None:
+    shared = sum(hash(line) in train for line in development)
+    if shared > _MOST * len(development):
+        _log.warning(
+            "%s: %d of %d rows are training rows too, so that the score shows what was learnt by heart.",
+            split, shared, len(development),
+        )  # fmt: skip
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(lines)).hexdigest()[:16]
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, sort_keys=True).encode() + b"\n"
