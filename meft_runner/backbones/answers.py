@@ -1,5 +1,6 @@
 """Causal language models that are trained on answers and score them, and never make a (B, S, V) tensor."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +26,14 @@ class AnswerOutput(ModelOutput):
 
 
 class ScoresAnswers:
-    """Goes before a causal language model of transformers: its vocabulary projection at the answers' positions only.
+    """Goes before a causal language model of transformers, whose vocabulary is then computed at answers only.
 
     The logits of N answer tokens are (N, V), where the usual (B, S, V) is the largest tensor of a
     training step: 206 MB at 8 x 128 with OPT's V = 50,272, and as much again for its gradient.
     """
 
-    model: Any
-    lm_head: Any
+    base_model: Any
+    get_output_embeddings: Callable[[], Any]
 
     def forward(
         self,
@@ -51,9 +52,9 @@ class ScoresAnswers:
             The loss and each row's log-likelihood.
         """
         assert labels is not None
-        hidden = self.model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = self.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         answers = labels[:, 1:] != IGNORED  # the state before a token predicts it
-        logits = self.lm_head(hidden[:, :-1][answers])
+        logits = self.get_output_embeddings()(hidden[:, :-1][answers])
         losses = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="none")
         rows = torch.zeros(labels.shape[0], device=losses.device)
         return AnswerOutput(losses.mean(), rows.index_add(0, answers.nonzero()[:, 0], -losses))

@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from meft_runner.config.directory import config_directory
+from meft_runner.config.directory import read_group
 from meft_runner.config.run import BackboneSettings
 from meft_runner.config.tasks import TASKS, Head, TaskSettings
 from meft_runner.errors import UserError
@@ -54,8 +50,8 @@ def check_compatible(backbone: BackboneSettings, task: TaskSettings) -> None:
 @cache
 def services() -> dict[Head, Service]:
     """Returns what there is to do, with the tasks and backbones of conf/."""
-    task_heads = {name: TASKS[content["kind"]].head for name, content in _files("task").items()}
-    backbone_heads = {name: content["heads"] for name, content in _files("backbone").items()}
+    task_heads = {name: TASKS[content["kind"]].head for name, content in read_group("task").items()}
+    backbone_heads = {name: content["heads"] for name, content in read_group("backbone").items()}
     return {
         head: Service(
             what,
@@ -86,22 +82,3 @@ def markdown_table() -> str:
         tasks, backbones = (" ".join(f"`{name}`" for name in names) for names in (service.tasks, service.backbones))
         rows.append(f"| {service.what} | {tasks} | {backbones} |")
     return "\n".join(rows)
-
-
-def _files(group: str) -> dict[str, dict[str, Any]]:
-    """Returns the files of a group that can be chosen, by name, as Hydra would merge them."""
-    names = sorted(file.stem for file in Path(config_directory(), group).glob("[!_]*.yaml"))
-    return {name: _merged(group, name) for name in names}
-
-
-def _merged(group: str, name: str) -> dict[str, Any]:
-    """Returns a file over those that it begins with; `kind` is the name of the schema below them all."""
-    file = Path(config_directory(), group, f"{name}.yaml")
-    if not file.is_file():
-        return {"kind": name.removeprefix("_").removesuffix("_schema")}
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    merged: dict[str, Any] = {}
-    for below in content.pop("defaults"):
-        if below != "_self_":
-            merged |= _merged(group, below)
-    return merged | content

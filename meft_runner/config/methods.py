@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from omegaconf import MISSING
 
+from meft_runner.config.directory import read_group
 from meft_runner.config.fields import COUNT, setting
 from meft_runner.errors import UserError
 
@@ -125,11 +126,17 @@ def parse_scale(key: str, text: str) -> Fraction:
     return scale
 
 
-METHODS: dict[str, type[MethodSettings]] = {
+METHOD_KINDS: dict[str, type[MethodSettings]] = {
     "full": FullSettings,
     "lora": LoraSettings,
     "ia3": Ia3Settings,
-    "meft1": MeftSettings,
-    "meft2": MeftSettings,
-    "meft3": MeftSettings,
+    "meft": MeftSettings,
+}  # a file of conf/method begins with `_<kind>_schema`
+
+# What can be typed as `method=`, and its settings: the files of conf/method in the order of their kinds.
+METHODS: dict[str, type[MethodSettings]] = {
+    name: METHOD_KINDS[content["kind"]]
+    for name, content in sorted(
+        read_group("method").items(), key=lambda item: (list(METHOD_KINDS).index(item[1]["kind"]), item[0])
+    )
 }

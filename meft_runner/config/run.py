@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from meft_runner.config.fields import COUNT, notes_of, setting
-from meft_runner.config.methods import METHODS, MethodSettings
+from meft_runner.config.methods import METHOD_KINDS, MethodSettings
 from meft_runner.config.tasks import TASKS, Head, TaskSettings
 
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
@@ -138,6 +138,6 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="_schema", node=Settings)
     store.store(group="backbone", name="_schema", node=BackboneSettings)
-    for group, schemas in (("task", TASKS), ("method", METHODS)):
+    for group, schemas in (("task", TASKS), ("method", METHOD_KINDS)):
         for name, schema in schemas.items():
             store.store(group=group, name=f"_{name}_schema", node=schema)

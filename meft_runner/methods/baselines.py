@@ -5,16 +5,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, task_head
-from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
+from meft_runner.config import BackboneSettings, FullSettings, Ia3Settings, LoraSettings
 
 
-def prepare_full(model: PreTrainedModel, family: Family, method: FullSettings) -> PreTrainedModel:
+def prepare_full(
+    model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: FullSettings
+) -> PreTrainedModel:
     """Returns the model itself, every parameter trainable."""
     _set_checkpointing(model, method.checkpointing)
     return model
 
 
-def prepare_lora(model: PreTrainedModel, family: Family, method: LoraSettings) -> PeftModel:
+def prepare_lora(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: LoraSettings) -> PeftModel:
     """Freezes the model and adds low-rank updates to its query and value projections."""
     _set_checkpointing(model, method.checkpointing)
     config = LoraConfig(
@@ -29,7 +31,7 @@ def prepare_lora(model: PreTrainedModel, family: Family, method: LoraSettings) -
     return prepared
 
 
-def prepare_ia3(model: PreTrainedModel, family: Family, method: Ia3Settings) -> PeftModel:
+def prepare_ia3(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: Ia3Settings) -> PeftModel:
     """Freezes the model and adds rescaling vectors to keys, values and inner MLP activations."""
     _set_checkpointing(model, method.checkpointing)
     config = IA3Config(

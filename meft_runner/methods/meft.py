@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family, LayerView, StackLayer
+from meft_runner.backbones import Family, LayerView, StackLayer, task_head
 from meft_runner.config import BackboneSettings, MeftSettings
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
@@ -51,7 +51,7 @@ class MlpBlock(TokenwiseModule):
         return self.view.mlp_block(self.layer, x, inputs, self.adapter)
 
 
-def prepare(
+def prepare_meft(
     model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: MeftSettings
 ) -> PreTrainedModel:
     """Freezes the model and makes its layers reversible, in place.
@@ -81,6 +81,8 @@ def prepare(
             stack = _stack(blocks, method)
             view.replace_layers(model, [*plain, StackLayer(stack, view.block_inputs)])
         frozen -= len(plain)
+    for name in task_head(model):
+        model.get_submodule(name).requires_grad_(True)
     return model
 
 

@@ -1,12 +1,22 @@
 """How a loaded backbone is made ready for training."""
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family, task_head
+from meft_runner.backbones import Family
 from meft_runner.config import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
-from meft_runner.methods import meft
 from meft_runner.methods.baselines import prepare_full, prepare_ia3, prepare_lora
+from meft_runner.methods.meft import prepare_meft
+
+_PREPARE: dict[type[MethodSettings], Callable[[PreTrainedModel, Family, BackboneSettings, Any], nn.Module]] = {
+    FullSettings: prepare_full,
+    LoraSettings: prepare_lora,
+    Ia3Settings: prepare_ia3,
+    MeftSettings: prepare_meft,
+}
 
 
 def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: MethodSettings) -> nn.Module:
@@ -26,22 +36,9 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     """
     # The Trainer divides a loss by the accumulated passes unless the model says that it does so itself; ours
     # accept any keyword and would be mistaken for models that do.
-    model.accepts_loss_kwargs = False  # type: ignore[assignment]
-    prepared: nn.Module
-    match method:
-        case MeftSettings():
-            prepared = meft.prepare(model, family, backbone, method)
-            for name in task_head(model):
-                model.get_submodule(name).requires_grad_(True)
-        case LoraSettings():
-            prepared = prepare_lora(model, family, method)
-        case Ia3Settings():
-            prepared = prepare_ia3(model, family, method)
-        case FullSettings():
-            prepared = prepare_full(model, family, method)
-        case _:
-            raise TypeError(f"no method for {type(method).__name__}")
-    return prepared
+    attributes: Any = model  # torch types each of them as a tensor or a module
+    attributes.accepts_loss_kwargs = False
+    return _PREPARE[type(method)](model, family, backbone, method)
 
 
 def may_start_without_gradient(name: str) -> bool:

@@ -12,6 +12,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from meft_runner.config import METHODS
+
 if TYPE_CHECKING:
     from meft_runner.memory.timeline import Timeline  # which imports torch
 
@@ -19,10 +21,10 @@ mpl.use("Agg")  # files only, no window
 mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
 _GIB = 2**30
 _PHASES = ("forward", "backward", "optimizer")
-_COLOURS = {
-    "full": "black", "lora": "tab:blue", "ia3": "tab:green",
-    "meft1": "tab:red", "meft2": "tab:orange", "meft3": "tab:purple",
-}  # fmt: skip
+_PALETTE = (
+    "black", "tab:blue", "tab:green", "tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:cyan",
+)  # fmt: skip
+_COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _PANELS_A_ROW = 3

@@ -1,7 +1,9 @@
 """The one table of MEFT1-3, as the paper and its released code have it, and what reads it."""
 
 import pytest
+import torch
 
+from meft_runner.config import METHODS, MeftSettings
 from meft_runner.methods.meft import AttentionBlock, MlpBlock, reversible_stacks
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.reports.labels import method_label
@@ -45,3 +47,9 @@ def test_what_stands_in_f_and_g(name, kinds, swap):
 def test_a_merge_of_ones_own_is_named_in_tables():
     assert method_label(record(0.5, "method=meft1")) == "meft1"
     assert method_label(record(0.5, "method=meft1", "method.merge=[0.1,1]")) == "meft1 (merge=[0.1, 1.0])"
+
+
+def test_every_variant_can_be_typed_and_every_method_is_prepared():
+    assert set(VARIANTS) == {name for name, schema in METHODS.items() if schema is MeftSettings}
+    for name in METHODS:
+        assert isinstance(prepared(settings(f"method={name}").method), torch.nn.Module)
