@@ -16,11 +16,7 @@ Attention = Enum("Attention", ["sdpa", "eager"])
 Norm = Enum("Norm", ["post", "pre"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
 Study = Enum("Study", ["gradients"])
-DEPTH_NAMES = (
-    "num_hidden_layers",
-    "encoder_layers",
-    "decoder_layers",
-)  # of layers, in a config.json
+DEPTH_NAMES = ("num_hidden_layers", "encoder_layers", "decoder_layers")  # of layers, in a config.json
 
 
 _FROM_THE_HUB = {"backbone.path": (None,)}
