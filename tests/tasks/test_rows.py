@@ -62,24 +62,7 @@ def test_a_missing_folder_and_a_missing_split(tmp_path):
         load_rows(task(tmp_path), "validation", None)
 
 
-def test_the_hub_is_asked_for_the_right_split(monkeypatch):
-    from datasets import Dataset
-
-    asked = []
-
-    def load_dataset(*args, **kwargs):
-        asked.append((args, kwargs))
-        return Dataset.from_list([GOOD] * 5)
-
-    monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
-    assert len(load_rows(task(), "validation", 3)) == 3
-    assert asked == [(("nyu-mll/glue", "rte"), {"split": "validation", "revision": None})]
-
-
-def test_no_network_names_the_setting_for_local_files(monkeypatch):
-    def load_dataset(*args, **kwargs):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(rows_module, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match=r"nyu-mll/glue is neither cached nor reachable .* task.data_dir=DIR"):
-        load_rows(task(), "train", None)
+def test_a_revision_is_of_the_hub(tmp_path):
+    write(tmp_path, GOOD)
+    with pytest.raises(UserError, match=r"task.revision=main: is of the hub, not of task.data_dir"):
+        load_rows(task(tmp_path, revision="main"), "train", None)

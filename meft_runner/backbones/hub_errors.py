@@ -1,0 +1,214 @@
+"""What goes wrong between the model hub and this machine, by class, in one line with the way out."""
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import httpx, parse_ratelimit_headers
+from pyarrow import ArrowException
+
+HUB_ERRORS = (
+    OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL, EntryNotFoundError, RevisionResolutionError,
+)  # fmt: skip
+TOO_MANY = 429
+_CANNOT_WRITE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EISDIR", "EEXIST")
+    if hasattr(errno, name)
+}
+_LOG_IN = "run `hf auth login` or set HF_TOKEN"
+
+
+class HubGaveUpError(OfflineModeIsEnabled):
+    """The hub has not answered before: the libraries then read their caches or fail, as if they were told to."""
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository of the hub that a backbone or a task is read from.
+
+    Attributes:
+        group: `backbone` or `task`.
+        choice: what was typed for it.
+        repository: as the hub names it, owner/name.
+        revision: branch, tag or commit; None for the newest commit.
+    """
+
+    group: str
+    choice: str
+    repository: str
+    revision: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The hub's word for what is in the repository."""
+        return {"backbone": "model", "task": "dataset"}[self.group]
+
+    @property
+    def instead(self) -> str:
+        """What takes the hub's place."""
+        return {
+            "backbone": "set backbone.path=DIR to a local folder of that model",
+            "task": "set task.data_dir=DIR to a local folder with its splits",
+        }[self.group]
+
+    @property
+    def page(self) -> str:
+        """The repository's address for people."""
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+
+
+def explain(source: HubSource, error: BaseException, trouble: BaseException | None = None) -> str:
+    """Returns what went wrong with a repository, in one line with the way out.
+
+    Args:
+        source: the repository.
+        error: what was raised; the first of it and of its causes that is known counts.
+        trouble: what the hub last answered in place of an answer; libraries drop it from their errors.
+    """
+    for known in (*_causes(error), *_causes(trouble)):
+        for classes, told in _TOLD:
+            if isinstance(known, classes) and (found := told(source, known)) is not None:
+                return _line(source, *found)
+    return _line(source, f"it cannot be loaded ({first_line(error)})", f"Look at {source.page}")
+
+
+def first_line(error: BaseException) -> str:
+    """Returns an error's class and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def retry_seconds(response: httpx.Response) -> int | None:
+    """Returns the seconds after which the hub wants to be asked again, if it says so."""
+    limit = parse_ratelimit_headers(response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds
+    told = response.headers.get("Retry-After", "")
+    return int(told) if told.isdigit() else None
+
+
+def _line(source: HubSource, what: str, remedy: str) -> str:
+    return f"{source.group}={source.choice}: {source.repository}: {what}. {remedy}, or {source.instead}."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+_Found = tuple[str, str] | None
+
+
+def _gave_up(_: HubSource, error: HubGaveUpError) -> _Found:
+    if error.__cause__ is not None:
+        return None  # which says more
+    return "the hub gives no answer, and the cache does not hold all of it", "Check the network, or try again later"
+
+
+def _offline(_: HubSource, error: OfflineModeIsEnabled) -> _Found:
+    return "HF_HUB_OFFLINE is set, and the cache does not hold all of it", "Unset HF_HUB_OFFLINE"
+
+
+def _silent(_: HubSource, error: httpx.TimeoutException) -> _Found:
+    seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    return f"the hub gave no answer within {seconds} s", "Try again, on a slow line with HF_HUB_DOWNLOAD_TIMEOUT=60"
+
+
+def _unreachable(_: HubSource, error: Exception) -> _Found:
+    return f"{constants.ENDPOINT} cannot be reached ({error})", "Check the network, proxies and HF_ENDPOINT"
+
+
+def _broken_off(_: HubSource, error: Exception) -> _Found:
+    return "the connection broke off", "Run it again, what came whole is kept"
+
+
+def _no_hub(_: HubSource, error: FileMetadataError) -> _Found:
+    return (
+        f"what answers at {constants.ENDPOINT} is not the hub",
+        "Check HF_ENDPOINT and proxies, and whether the network wants a login",
+    )
+
+
+def _gated(source: HubSource, error: GatedRepoError) -> _Found:
+    return f"it is gated ({_status(error)})", f"Ask for access at {source.page}, then {_LOG_IN}"
+
+
+def _no_revision(source: HubSource, error: RevisionNotFoundError) -> _Found:
+    what = f"it has no revision '{source.revision}' ({_status(error)})"
+    return what, f"Set {source.group}.revision to a branch, tag or commit of {source.page}"
+
+
+def _no_file(source: HubSource, error: RemoteEntryNotFoundError) -> _Found:
+    return f"it has no file {error.response.url.path.rpartition('/')[2]} ({_status(error)})", f"Look at {source.page}"
+
+
+def _no_repository(source: HubSource, error: RepositoryNotFoundError) -> _Found:
+    what = f"the hub has no such repository, or it is private ({_status(error)})"
+    return what, f"Check {source.group}.hub, or {_LOG_IN}"
+
+
+def _refused(source: HubSource, error: HfHubHTTPError) -> _Found:
+    status = _status(error)
+    if status in (401, 403):
+        return f"the hub refuses it ({status})", f"For a token that may read it {_LOG_IN}"
+    if status == TOO_MANY:
+        seconds = retry_seconds(error.response)
+        when = "in some minutes" if seconds is None else f"in {seconds} s"
+        return f"the hub's limit of requests is reached ({status})", f"Try again {when}"
+    return f"the hub answers with an error ({status})", "Try again later"
+
+
+def _status(error: HfHubHTTPError) -> int:
+    return error.response.status_code
+
+
+def _not_written(_: HubSource, error: OSError) -> _Found:
+    if error.errno not in _CANNOT_WRITE:
+        return None
+    where = error.filename or constants.HF_HOME
+    return (
+        f"the cache cannot be written ({error.strerror}: {where})",
+        "Free space, or set HF_HOME=DIR to another folder",
+    )
+
+
+def _no_name(source: HubSource, error: HFValidationError) -> _Found:
+    return "that is no name of a repository", f"Set {source.group}.hub=OWNER/NAME"
+
+
+def _damaged(source: HubSource, error: Exception) -> _Found:
+    return f"its copy in the cache is damaged ({first_line(error)})", f"Remove {constants.HF_HOME}/datasets"
+
+
+# From what says most to what says least; a function that returns None passes on.
+_TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
+    (HubGaveUpError, _gave_up),
+    (OfflineModeIsEnabled, _offline),
+    (GatedRepoError, _gated),
+    (RevisionNotFoundError, _no_revision),
+    (RemoteEntryNotFoundError, _no_file),
+    (RepositoryNotFoundError, _no_repository),
+    (HfHubHTTPError, _refused),
+    (FileMetadataError, _no_hub),
+    (httpx.TimeoutException, _silent),
+    ((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError), _broken_off),
+    ((httpx.TransportError, httpx.InvalidURL), _unreachable),
+    (HFValidationError, _no_name),
+    (ArrowException, _damaged),
+    (OSError, _not_written),
+)
