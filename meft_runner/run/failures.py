@@ -54,6 +54,11 @@ def memory_of(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
+def free_memory() -> int:
+    """Returns the bytes of the machine's memory that are free."""
+    return psutil.virtual_memory().available
+
+
 def _is_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

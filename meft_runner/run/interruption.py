@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training stops behind a checkpoint, and the same command goes on from there."""
+"""SIGTERM and Ctrl-C: training stops after writing a checkpoint, and the same command goes on from there."""
 
 import logging
 import signal
@@ -23,7 +23,7 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 class Interruption(TrainerCallback):
-    """Asks for a checkpoint after the step in which a signal came, and stops behind it; before training, at once.
+    """Asks for a checkpoint after the step in which a signal came, and stops when it is written; before that, at once.
 
     Attributes:
         stopped: whether a run of this process was stopped; a launcher's process then begins no other.
@@ -64,7 +64,7 @@ class Interruption(TrainerCallback):
             control.should_log = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stops behind a checkpoint.
+        """Stops after a checkpoint has been written.
 
         Raises:
             InterruptedRunError: a signal came.

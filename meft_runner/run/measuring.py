@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +10,10 @@ from meft_runner.config import Settings
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.records.schema import Memory
-from meft_runner.run.failures import out_of_memory
+from meft_runner.run.failures import free_memory, out_of_memory
 from meft_runner.tasks import TaskData
 
-_LARGE = 2**15  # tokens of a batch that is worth asking first whether it fits
+LARGE = 2**15  # tokens of a batch that is worth asking first whether it fits
 
 
 def first_batch(data: TaskData, size: int, device: torch.device, padded: bool = False) -> dict[str, Tensor]:
@@ -48,7 +47,7 @@ def measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: i
     one = first_batch(data, 1, device, padded=True)
     config: Any = model.config  # a peft model hands on its model's
     length = one["input_ids"].shape[1] if "input_ids" in one else positions(config)
-    if device.type == "cpu" and size > 2 and size * length > _LARGE:
+    if device.type == "cpu" and size > 2 and size * length > LARGE:
         _check_fits(settings, model, data, size)
     memory = _probe(settings, model, data, size)
     for stack in reversible_stacks(model):
@@ -70,5 +69,5 @@ def _check_fits(settings: Settings, model: nn.Module, data: TaskData, size: int)
         UserError: the step would need more than is free.
     """
     one, two = (_probe(settings, model, data, rows).activations_bytes for rows in (1, 2))
-    if one + (size - 1) * max(0, two - one) > psutil.virtual_memory().available:
+    if one + (size - 1) * max(0, two - one) > free_memory():
         raise out_of_memory(settings, torch.device("cpu"))

@@ -1,7 +1,7 @@
 """Several processes that train one model together, as torchrun and accelerate launch start them."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -32,16 +32,17 @@ def by_main(function: Callable[[], _T]) -> _T:
     Raises:
         UserError: the function raised it; it comes in every process, so that none waits for another.
     """
-    outcome: _T | UserError | None = None
+    value: _T | None = None
+    problem: UserError | None = None
     if is_main():
         try:
-            outcome = function()
+            value = function()
         except UserError as error:
-            outcome = error
-    outcome = agreed(outcome)
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome  # type: ignore[return-value]  # of the main process
+            problem = error
+    value, problem = agreed((value, problem))
+    if problem is not None:
+        raise problem
+    return cast(_T, value)
 
 
 def any_of(value: bool) -> bool:

@@ -15,8 +15,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from meft_runner.errors import writing
 from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, load_trained, save_trained
+from meft_runner.reversible.monitor import StreamOverflowError
 from meft_runner.run import checkpoints, processes
-from meft_runner.run.callbacks import LossWatch
+from meft_runner.run.callbacks import LossWatch, NotFiniteError
 from meft_runner.tasks import EvalSplit
 
 
@@ -87,10 +88,14 @@ class MeftTrainer(Trainer):
         """Runs forward and backward pass of a batch.
 
         Raises:
-            NotFiniteError: the loss is not finite.
+            NotFiniteError: the loss is not finite, or the streams of a reversible model leave their grid.
         """
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.loss_watch.see(loss * self.current_gradient_accumulation_steps, self.state.global_step + 1)
+        step = self.state.global_step + 1
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except StreamOverflowError as error:
+            raise NotFiniteError(f"step {step}: {error}") from error
+        self.loss_watch.see(loss * self.current_gradient_accumulation_steps, step)
         return loss
 
     def evaluation_loop(

@@ -74,7 +74,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(rte_folder, tmp_path, mo
     whole, cut = (tiny(rte_folder, tmp_path / name, *overrides) for name in ("whole", "cut"))
     expected = experiment.run(whole)
     with pytest.raises(InterruptedRunError):
-        run_with(SignalAt(9, signal.SIGTERM), cut, monkeypatch)  # in the last step of the epoch it stops behind
+        run_with(SignalAt(9, signal.SIGTERM), cut, monkeypatch)  # in the last step of its last epoch
     found = experiment.run(cut)
     for record in (expected, found):
         for epoch in record.scores.history:
@@ -103,7 +103,7 @@ def test_a_signal_before_training_stops_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_clusters_signal_is_handed_on_behind_the_checkpoint(rte_folder, tmp_path, monkeypatch):
+def test_a_clusters_signal_is_handed_on_after_the_checkpoint(rte_folder, tmp_path, monkeypatch):
     chosen, handed_on = tiny(rte_folder, tmp_path), []
     handler = signal.signal(signal.SIGUSR2, lambda number, frame: handed_on.append(number))
     try:

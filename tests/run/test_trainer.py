@@ -6,7 +6,6 @@ from datasets import Dataset
 from transformers import TrainerCallback, default_data_collator
 
 from meft_runner.config import Head, LoraSettings
-from meft_runner.run.callbacks import FirstGradients, GradientError, NotFiniteError
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
 from tests.helpers.models import batch, meft_settings, prepared
@@ -45,22 +44,3 @@ def test_two_batches_of_eight_equal_one_of_sixteen(method, tmp_path):
     whole = step_gradients(method, tmp_path / "b", 16, 1)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item())
-
-
-def test_gradients_are_checked_once():
-    model = prepared(meft_settings())
-    check = FirstGradients(scaled=False)
-    with pytest.raises(GradientError, match=r"adapter.down.weight \(none\)"):
-        check.on_pre_optimizer_step(None, None, None, model=model)
-    check.on_pre_optimizer_step(None, None, None, model=model)  # later steps are not looked at
-
-
-def test_a_loss_scaler_may_first_look_for_its_scale():
-    model = prepared(meft_settings())
-    model(**batch()).loss.backward()
-    model.classifier.bias.grad.fill_(float("inf"))
-    check = FirstGradients(scaled=True)
-    check.on_pre_optimizer_step(None, None, None, model=model)
-    assert not check.done
-    with pytest.raises(NotFiniteError, match=r"gradient of classifier.bias is not finite in the first step"):
-        FirstGradients(scaled=False).on_pre_optimizer_step(None, None, None, model=model)

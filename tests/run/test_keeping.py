@@ -1,0 +1,59 @@
+"""What a run keeps does not take the place of what a user keeps."""
+
+import pytest
+from safetensors.torch import load_file
+
+from meft_runner.errors import UserError
+from meft_runner.run import lifecycle
+from meft_runner.run.folder import run_directory
+from meft_runner.run.keeping import keep_adapter
+from tests.helpers.composed import tiny
+from tests.helpers.models import meft_settings, prepared
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_of_the_user_beside_the_weights_stay(tmp_path):
+    users = {
+        "adapter/notes.txt": "mine", "adapter/README.md": "mine", "adapter.tmp/weights.bin": "mine",
+        "adapter.old/adapter_model.safetensors": "mine",
+    }  # fmt: skip
+    earlier = {"adapter/adapter_model.safetensors": "of an earlier attempt", "adapter/adapter_config.json": "{}"}
+    for name, content in (users | earlier).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    model = prepared(meft_settings())
+    keep_adapter(model, tmp_path, {"method": "meft1"})
+    found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert '"meft1"' in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    assert files(tmp_path) == users
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "adapter.old", "adapter.tmp"]
+
+
+def test_a_file_named_adapter_is_in_the_way(tmp_path):
+    (tmp_path / "adapter").write_text("mine")
+    with pytest.raises(UserError, match=r"the adapter cannot be written there"):
+        keep_adapter(prepared(meft_settings()), tmp_path, {})
+    assert files(tmp_path) == {"adapter": "mine"}
+
+
+def test_a_whole_run_leaves_everything_of_the_users(rte_folder, tmp_path):
+    chosen = tiny(rte_folder, tmp_path, "training.epochs=2", "training.max_steps=7")
+    directory = run_directory(chosen)
+    users = {
+        "checkpoint-mine/a.bin": "mine", "checkpoint-1/optimizer.pt": "mine", "notes.txt": "mine",
+        "predictions/a.tsv": "mine", "adapter/notes.txt": "mine", "../.locks/mine": "mine", "record.json.bak": "mine",
+    }  # fmt: skip
+    for name, content in users.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(content)
+    lifecycle.run(chosen)
+    assert {name: (directory / name).read_text() for name in users} == users
+    own = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "record.json"}
+    left = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    assert left == own | {name for name in users if ".." not in name}
