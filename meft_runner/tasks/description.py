@@ -11,7 +11,7 @@ from meft_runner.errors import UserError, listed
 from meft_runner.tasks.data import Row
 
 _log = logging.getLogger(__name__)
-_MOST = 0.5  # the share of development rows that training may know before it is said
+_MOST = 0.5  # the share of rows, of the smaller split, that training and scoring may have in common unsaid
 
 
 def describe(
@@ -31,7 +31,10 @@ def describe(
     train, *development = lines
     known_rows = set(map(hash, lines[train]))
     for name in development:
-        _tell_shared(name, known_rows, lines[name])
+        shared = sum(hash(line) in known_rows for line in lines[name])
+        if shared > _MOST * min(len(lines[train]), len(lines[name])):
+            what = f"{shared} of {len(lines[name])} {name} rows"
+            _log.warning("%s are training rows too: their score shows what was learnt by heart.", what)
     known = {"revision": None, "synthetic": False, "labels": None}
     return {"source": source, "kind": kind_of(task), "version": version, "splits": counts, **known, **more}
 
@@ -106,15 +109,6 @@ def _check_names(classes: Sequence[str]) -> None:
         if spelling in seen:
             _log.warning("classes '%s' and '%s' differ only in spelling, and count as two.", seen[spelling], name)
         seen[spelling] = name
-
-
-def _tell_shared(split: str, train: set[int], development: list[bytes]) -> None:
-    shared = sum(hash(line) in train for line in development)
-    if shared > _MOST * len(development):
-        _log.warning(
-            "%s: %d of %d rows are training rows too, so that the score shows what was learnt by heart.",
-            split, shared, len(development),
-        )  # fmt: skip
 
 
 def _digest(lines: Iterable[bytes]) -> str:

@@ -33,13 +33,18 @@ def make_opt_folder(folder, lines, positions=512):
     return str(folder)
 
 
-def save_byte_tokenizer(folder):
-    """Saves a tokenizer of 300 tokens or less that reads texts by bytes, with BART's <s> and </s>."""
+def byte_tokenizer():
+    """A tokenizer that reads texts by bytes, with BART's <s> and </s>."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator([], vocab_size=300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
     bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names).save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names)
+
+
+def save_byte_tokenizer(folder):
+    """Saves the tokenizer that reads texts by bytes."""
+    byte_tokenizer().save_pretrained(folder)
 
 
 def make_model_folder(folder, kind):
