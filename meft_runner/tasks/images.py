@@ -23,7 +23,7 @@ from meft_runner.errors import UserError, listed, nearest
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, row_limits
 from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
 from meft_runner.tasks.metrics import compute_metrics
-from meft_runner.tasks.rows import check_columns, load_hub_split, origin, revision_of, split_path
+from meft_runner.tasks.rows import check_columns, load_hub_split, origin, split_path
 
 VERSION = 1  # of the images that training gets; raised when the same files become other ones
 _METRIC = "accuracy"
@@ -41,7 +41,7 @@ class _Split:
         rows: `pixel_values`, images as {"bytes", "path"}, and `labels`.
         class_names: what the labels stand for, as far as the source knows.
         where: the file, the folder or the part of the hub's repository.
-        revision: the repository's commit, as far as it is known.
+        revision: the repository's commit; None for a folder.
     """
 
     rows: datasets.Dataset
@@ -112,8 +112,7 @@ def _read(task: ImageSettings, split: str, limit: int | None, classes: Sequence[
 
 def _read_hub(task: ImageSettings, split: str, limit: int | None) -> _Split:
     where, names = origin(task, split), [task.image_column, task.label_column]
-    rows = load_hub_split(task, split, limit)
-    revision = revision_of(task, rows)
+    rows, revision = load_hub_split(task, split, limit)
     check_columns(rows.features, names, where)
     if not isinstance(rows.features[task.image_column], datasets.Image):
         raise UserError(f"{where}: column '{task.image_column}' holds no images. Set task.image_column=NAME.")

@@ -18,7 +18,6 @@ from meft_runner.errors import UserError
 from meft_runner.tasks.data import Row, row_limits
 from meft_runner.tasks.files import read_file
 
-_COMMIT = re.compile("@([0-9a-f]{40})/")  # in the addresses of a repository's files
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can write it, UTF-8 cannot
 
 
@@ -29,7 +28,7 @@ class Splits:
     Attributes:
         rows: by split, those of training first.
         source: the folder or the hub's repository.
-        revision: the repository's commit, as far as it is known.
+        revision: the repository's commit; None for a folder.
     """
 
     rows: dict[str, list[Row]]
@@ -76,12 +75,12 @@ def _load(
     if task.data_dir is not None:
         rows = [row for _, row in islice(read_file(Path(where), where), limit)]
     else:
-        found = load_hub_split(task, split, limit)
-        rows, revision = found.to_list(), revision_of(task, found)
+        found, revision = load_hub_split(task, split, limit)
+        rows = found.to_list()
     if not rows:
         raise UserError(f"task={task.name}: {where} is empty. Give it at least one row.")
     for number, row in enumerate(rows, start=1):
-        check(row, place(task, split, number))
+        check(row, f"{where}, row {number}")
     return rows, revision
 
 
@@ -119,8 +118,11 @@ def split_path(task: SplitSettings, split: str, *names: str) -> Path:
     raise UserError(f"task.data_dir={folder}: {' or '.join(names)} is missing (found: {found}). Add the {split} split.")
 
 
-def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> Dataset:
+def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> tuple[Dataset, str]:
     """Loads a split from the hub.
+
+    Returns:
+        Its rows, at most `limit` of them where that is given, and the commit that they are from.
 
     Raises:
         UserError: it cannot be had, or the cache holds another revision and the hub cannot be reached.
@@ -136,13 +138,7 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> Datase
             )
         builder.download_and_prepare()
         rows = builder.as_dataset(split)
-    return rows.select(range(min(limit or len(rows), len(rows))))
-
-
-def revision_of(task: SplitSettings, rows: Dataset) -> str | None:
-    """Returns the commit that rows of the hub are from: files of the hub are named by it, in the cache too."""
-    commits = {match[1] for file in rows.info.download_checksums or {} if (match := _COMMIT.search(file))}
-    return commits.pop() if len(commits) == 1 else task.revision
+    return rows.select(range(min(limit or len(rows), len(rows)))), commit
 
 
 def check_columns(row: Row, columns: Sequence[str], where: str) -> None:

@@ -124,7 +124,7 @@ def test_log_likelihoods_do_not_depend_on_batches(tmp_path, folder, tokenizer, b
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def opt_125m_inputs(batch, length, vocabulary):
+def opt_inputs(batch, length, vocabulary):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocabulary, (batch, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone().index_fill_(
@@ -139,7 +139,7 @@ def loss_and_gradients(model, inputs):
 
 
 def test_answer_logits_change_neither_loss_nor_gradient():
-    inputs = opt_125m_inputs(4, 24, 100)
+    inputs = opt_inputs(4, 24, 100)
     config = tiny_config("opt")
     config.use_cache = False
     whole = OPTForCausalLM(config)
@@ -152,11 +152,10 @@ def test_answer_logits_change_neither_loss_nor_gradient():
 
 
 def test_answer_logits_save_the_largest_tensor():
-    """OPT-125m's width and vocabulary; two layers, since the logits do not depend on the depth."""
+    """OPT's vocabulary on a narrow model, since neither width nor depth changes what the logits take."""
     config = tiny_config("opt")
-    config.update({"vocab_size": 50272, "hidden_size": 768, "word_embed_proj_dim": 768, "ffn_dim": 3072})
-    config.update({"num_attention_heads": 12, "max_position_embeddings": 2048, "use_cache": False})
-    inputs = opt_125m_inputs(8, 128, 50272)
+    config.update({"vocab_size": 50272, "use_cache": False})
+    inputs = opt_inputs(4, 48, 50272)
     peaks = {}
     for model_class in (OPTForAnswers, OPTForCausalLM):
         model = model_class(config).train().requires_grad_(False)
@@ -164,7 +163,8 @@ def test_answer_logits_save_the_largest_tensor():
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
         meter = TrackedMeter()
         peaks[model_class] = measure_step(model, optimizer, lambda m=model: m(**inputs).loss, meter).peak_bytes
-    assert peaks[OPTForCausalLM] - peaks[OPTForAnswers] >= 150_000_000
+    logits = 4 * 48 * 50272 * 4  # bytes, of which 6 positions of 48 are left
+    assert peaks[OPTForCausalLM] - peaks[OPTForAnswers] >= 0.7 * logits
 
 
 @pytest.mark.parametrize("method", ["full", "meft1", "meft3"])

@@ -1,15 +1,10 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
 from datasets import Dataset
-from hydra import compose, initialize_config_dir
 
-from meft_runner.config.checks import parse
-from meft_runner.config.directory import config_directory
 from meft_runner.errors import UserError
-from meft_runner.run import composing
 from meft_runner.tasks import load_task
 from meft_runner.tasks import rows as rows_module
 from tests.helpers.composed import settings
@@ -87,21 +82,6 @@ def test_a_test_row_without_text_is_refused(tmp_path, tokenizer):
         load_task(chosen, tokenizer)
 
 
-def test_a_task_like_glue_s_is_one_file(tmp_path, tokenizer):
-    """GLUE's ninth task, in a copy of conf/."""
-    shutil.copytree(config_directory(), tmp_path / "conf")
-    (tmp_path / "conf" / "task" / "wnli.yaml").write_text(
-        "defaults: [_glue]\nname: wnli\nhub_config: wnli\ntext_columns: [sentence1, sentence2]\n"
-        "classes: [not_entailment, entailment]\nmetrics: [accuracy]\n"
-    )
-    composing.register()
-    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
-        chosen = parse(compose("config", overrides=["task=wnli", f"task.data_dir={tmp_path}"])).task
-    write(chosen, tmp_path)
-    data = load_task(chosen, tokenizer)
-    assert (data.description["kind"], data.description["labels"]) == ("glue", "classes not_entailment, entailment")
-
-
 def test_a_test_set_s_hidden_labels_are_no_classes(tmp_path, tokenizer):
     chosen = task("rte", tmp_path, "task.eval_splits=[test]")
     write(chosen, tmp_path)
@@ -115,7 +95,7 @@ def test_on_the_hub_the_diagnostics_are_a_configuration(monkeypatch, tokenizer):
 
     def load_hub_split(task, split, limit):
         asked.append((task.hub, task.hub_config, split))
-        return Dataset.from_list(rows(chosen, split))
+        return Dataset.from_list(rows(chosen, split)), "commit"
 
     monkeypatch.setattr(rows_module, "load_hub_split", load_hub_split)
     load_task(chosen, tokenizer)

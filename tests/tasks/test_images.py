@@ -49,7 +49,9 @@ def hub_rows(images=IMAGES, labels=LABELS, label=None):
 
 
 def load_from_hub(monkeypatch, rows, **kwargs):
-    monkeypatch.setattr(images_module, "load_hub_split", lambda task, split, limit: rows.select(range(limit or 6)))
+    monkeypatch.setattr(
+        images_module, "load_hub_split", lambda task, split, limit: (rows.select(range(limit or 6)), "commit")
+    )
     return load(task(**kwargs), PROCESSOR)
 
 
@@ -95,7 +97,7 @@ def test_the_hub(monkeypatch):
     assert data.classes == NAMES
     assert data.train["labels"] == [0, 1, 2, 0]
     assert data.train.column_names == ["pixel_values", "labels"]
-    assert data.description["source"] == "someone/animals"
+    assert (data.description["source"], data.description["revision"]) == ("someone/animals", "commit")
 
 
 def test_the_hub_under_other_names(monkeypatch):
