@@ -42,6 +42,7 @@ from meft_runner.config.tasks import (
     TaskSettings,
     TextSettings,
     kind_of,
+    kind_with,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "from_plain",
     "identity",
     "kind_of",
+    "kind_with",
     "meaning",
     "plain",
     "register",

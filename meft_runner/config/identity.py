@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from dataclasses import fields
 from enum import Enum
 from typing import Any
 
@@ -12,7 +11,7 @@ from omegaconf import OmegaConf
 from meft_runner.config.fields import hindrance, settings_of
 from meft_runner.config.methods import METHODS, MeftSettings
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
-from meft_runner.config.tasks import TASKS
+from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
 
 
@@ -76,11 +75,9 @@ def from_plain(content: dict[str, Any]) -> Settings:
 
 def _schemas(content: dict[str, Any]) -> dict[str, type[Any]]:
     """Returns the class of each group of plain settings; a task's follows from the settings that it has."""
-    names = set(content["task"])
-    possible = [schema for schema in TASKS.values() if names <= {field.name for field in fields(schema)}]
     return {
         "backbone": BackboneSettings,
-        "task": min(possible, key=lambda schema: len(fields(schema))),
+        "task": TASKS[kind_with(content["task"])],
         "method": METHODS[content["method"]["name"]],
         "training": TrainingSettings,
     }

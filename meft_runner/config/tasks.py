@@ -1,6 +1,7 @@
 """Tasks: what a model is to do, and how each kind of data set is described."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import ClassVar
 
@@ -177,6 +178,16 @@ TASKS: dict[str, type[TaskSettings]] = {
     "squad": SquadSettings,
     "image": ImageSettings,
 }  # by the kind of task
+
+
+def kind_with(settings: Collection[str]) -> str:
+    """Returns the kind of task that has these settings, and fewer others than any other kind that has them.
+
+    Raises:
+        ValueError: no kind has them.
+    """
+    names = {kind: {field.name for field in fields(schema)} for kind, schema in TASKS.items()}
+    return min((kind for kind in TASKS if set(settings) <= names[kind]), key=lambda kind: len(names[kind]))
 
 
 def kind_of(task: TaskSettings) -> str:

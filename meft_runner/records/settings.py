@@ -31,6 +31,7 @@ class BackboneConfig(Part):
     """The pre-trained model; `config` has its sizes, as its config.json names them."""
 
     name: Text
+    path: str | None = None
     attention: Text
     norm: Annotated[str, AfterValidator(_known_norm)] | None = None
     repeat: _Factor | None = None
@@ -38,9 +39,12 @@ class BackboneConfig(Part):
 
 
 class TaskConfig(Part):
-    """The task, and how many of its rows are used."""
+    """The task: where its rows are, and how many of them are used."""
 
     name: Text
+    train_file: str | None = None
+    eval_file: str | None = None
+    data_dir: str | None = None
     max_train_rows: Count | None = None
     max_eval_rows: Count | None = None
 

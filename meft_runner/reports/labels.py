@@ -1,15 +1,17 @@
 """What a run is called in tables and figures: its backbone, task and method, with what sets each apart."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import pandas as pd
 from omegaconf import MISSING, OmegaConf
 
-from meft_runner.config import DEPTH_NAMES, METHODS, Norm
+from meft_runner.config import DEPTH_NAMES, METHODS, Norm, kind_with
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.records.schema import CompleteRecord
+from meft_runner.reports.apart import Label, digest, file_name, one_line, told_apart
 
 
 def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
@@ -22,33 +24,41 @@ def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     method = record.config.method.plain()
     name = method.pop("name")
     defaults = _defaults(name, record.config.backbone.norm)
-    named = {key: value for key, value in method.items() if key not in without}
+    named = {key: _meaning(key, value) for key, value in method.items() if key not in without}
     changed = [f"{key}={value}" for key, value in named.items() if defaults.get(key, MISSING) not in (MISSING, value)]
-    return f"{name} ({', '.join(changed)})" if changed else name
+    return str(Label(name, tuple(map(one_line, changed))))
 
 
-def task_label(record: CompleteRecord) -> str:
-    """Returns the task's name, marked where its rows are made up or are not all of them: "cola (2000 rows)"."""
-    task = record.config.task
-    if record.data.synthetic:
-        return f"{task.name} (synthetic)"
-    limits = {"rows": task.max_train_rows, "development rows": task.max_eval_rows}
-    marks = [f"{limit} {what}" for what, limit in limits.items() if limit is not None]
-    return f"{task.name} ({', '.join(marks)})" if marks else task.name
+def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
+    """Returns the name of each record's task, marked where its rows are made up, the user's, or not all of them.
+
+    Where runs of a task were on different rows, or have read them differently, their labels differ.
+    """
+    return told_apart(records, _task_label, _data, (_place, _rows, _version, _data_digest))
 
 
-def backbone_label(record: CompleteRecord) -> str:
-    """Returns the backbone's name, marked where its layers are stacked: "minilm (repeat=4)"."""
-    backbone = record.config.backbone
-    times = backbone.repeat or 1
-    return f"{backbone.name} (repeat={times})" if times > 1 else backbone.name
+def backbone_labels(records: Sequence[CompleteRecord]) -> list[str]:
+    """Returns the name of each record's backbone, marked where its layers are stacked: "minilm (repeat=4)".
+
+    Where models of one name have different weights, their labels differ.
+    """
+    return told_apart(records, _backbone_label, _weights, (_model_place, _weights_digest))
+
+
+def task_kind(record: CompleteRecord) -> str | None:
+    """Returns the kind of a run's task; that of an earlier version follows from its settings, or is not known."""
+    if record.data.kind is not None:
+        return record.data.kind
+    try:
+        return kind_with(record.config.task.plain())
+    except ValueError:
+        return None
 
 
 def layer_count(record: CompleteRecord) -> int | None:
     """Returns how many layers the model of a run has, all stacks together; None where its settings do not say."""
     backbone = record.config.backbone
-    sizes = backbone.config
-    stacks = [sizes[key] for key in DEPTH_NAMES if key in sizes]
+    stacks = [size for name in DEPTH_NAMES if isinstance(size := backbone.config.get(name), int)]
     return sum(stacks) * (backbone.repeat or 1) or None
 
 
@@ -59,12 +69,74 @@ def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(_rank=rank).sort_values(["backbone", "_rank"]).drop(columns="_rank").reset_index(drop=True)
 
 
+def _task_label(record: CompleteRecord) -> Label:
+    task = record.config.task
+    marks = ["synthetic"] if record.data.synthetic else []
+    marks += [file_name(task.train_file)] if task.train_file else []
+    limits = {} if record.data.synthetic else {"rows": task.max_train_rows, "development rows": task.max_eval_rows}
+    return Label(task.name, (*marks, *(f"{limit} {what}" for what, limit in limits.items() if limit is not None)))
+
+
+def _data(record: CompleteRecord) -> str:
+    """Returns what scores must have in common to be compared: the rows, and what was made of them."""
+    rows = [split.fingerprint for split in record.data.splits.values()]
+    return digest([rows, record.data.version, record.data.labels])
+
+
+def _place(record: CompleteRecord) -> str:
+    task = record.config.task
+    return file_name(task.eval_file or task.data_dir or record.data.source or "not recorded")
+
+
+def _rows(record: CompleteRecord) -> str:
+    return " and ".join(f"{split.rows} {name} rows" for name, split in record.data.splits.items())
+
+
+def _version(record: CompleteRecord) -> str:
+    return f"version {record.data.version or 'not recorded'}"
+
+
+def _data_digest(record: CompleteRecord) -> str:
+    return f"data {_data(record)}"
+
+
+def _backbone_label(record: CompleteRecord) -> Label:
+    backbone = record.config.backbone
+    times = backbone.repeat or 1
+    return Label(backbone.name, (f"repeat={times}",) if times > 1 else ())
+
+
+def _weights(record: CompleteRecord) -> str | None:
+    return None if record.weights is None else record.weights.sha256 or record.weights.revision
+
+
+def _model_place(record: CompleteRecord) -> str:
+    source = None if record.weights is None else record.weights.source
+    return file_name(record.config.backbone.path or source or "not recorded")
+
+
+def _weights_digest(record: CompleteRecord) -> str:
+    return f"weights {digest(_weights(record))}"
+
+
+def _meaning(key: str, value: Any) -> Any:
+    """Returns a setting in the form in which defaults are written: a scale of 0.1 is 1/10."""
+    if key not in ("scale_1", "scale_2"):
+        return value
+    try:
+        return str(Fraction(value))
+    except (ValueError, TypeError, ArithmeticError):
+        return value
+
+
 @cache
 def _defaults(method: str, norm: str | None) -> dict[str, Any]:
     """Returns the settings that a method has where none are given, on models with this place of the LayerNorm."""
     defaults = OmegaConf.to_container(OmegaConf.structured(METHODS[method]), enum_to_str=True)
+    assert isinstance(defaults, dict)
+    named = {str(key): value for key, value in defaults.items()}
     variant = VARIANTS.get(method)
     if variant is not None:
         merge = None if norm is None else list(variant.merge[Norm[norm]])
-        defaults |= {"scale_1": variant.scale_1, "scale_2": variant.scale_2, "merge": merge}  # type: ignore[operator]
-    return defaults  # type: ignore[return-value]
+        named |= {"scale_1": variant.scale_1, "scale_2": variant.scale_2, "merge": merge}
+    return named

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_label, in_method_order, layer_count, method_label
+from meft_runner.reports.labels import backbone_labels, in_method_order, layer_count, method_label
 from meft_runner.run.console import MIB
 
 UNITS = {"MiB": MIB, "GiB": 1024 * MIB}
@@ -21,7 +21,7 @@ def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the memory of runs in MiB and their step time in seconds: a row a run that measured it."""
     runs = pd.DataFrame(
         {
-            "backbone": backbone_label(record),
+            "backbone": backbone,
             "name": record.config.backbone.name,
             "method": method_label(record),
             "batch": record.memory.batch_size,
@@ -34,7 +34,7 @@ def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
             **record.memory.sizes(),
             "median step (s)": record.timing and record.timing.median_step_seconds,
         }
-        for record in records
+        for backbone, record in zip(backbone_labels(records), records, strict=True)
         if record.memory is not None
     )
     return in_unit(runs, "MiB")

@@ -6,22 +6,22 @@ from typing import Any
 import pandas as pd
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_label, in_method_order, method_label, task_label
+from meft_runner.reports.labels import backbone_labels, in_method_order, method_label, task_kind, task_labels
 from meft_runner.reports.published import published_scores
 from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
 from meft_runner.run.console import DASH, rounded
 
-QA_TASKS = ("openbookqa", "piqa", "arc_easy", "arc_challenge", "sciq")
+_CHOICE = "choice"  # a kind of task
 
 
 def glue_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
-    """Returns the `score_table` of all tasks but question answering."""
-    return score_table([record for record in records if record.config.task.name not in QA_TASKS])
+    """Returns the `score_table` of all tasks but those of choices."""
+    return score_table([record for record in records if task_kind(record) != _CHOICE])
 
 
 def qa_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
-    """Returns the `score_table` of the five question-answering tasks, which the paper has apart."""
-    return score_table([record for record in records if record.config.task.name in QA_TASKS])
+    """Returns the `score_table` of the tasks that choose one of several answers, which the paper has apart."""
+    return score_table([record for record in records if task_kind(record) == _CHOICE])
 
 
 def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def hyperparameter_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     table = chosen.join(training).groupby(CELL)[list(training)].first()
     scores = _mean_and_deviation(chosen)
     table = table.assign(
-        **{"seeds": scores["count"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}
+        **{"seeds": scores["size"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}
     ).reset_index()
     columns = ["backbone", "task", "method", *table.columns[len(CELL) :]]
     return in_method_order(table)[columns].sort_values(["backbone", "task"], kind="stable", ignore_index=True)
@@ -64,24 +64,28 @@ def loss_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the training loss of runs: a row a run, a column an epoch."""
     rows = [
         {
-            "backbone": backbone_label(record),
+            "backbone": backbone,
             "method": method_label(record),
-            "task": task_label(record),
+            "task": task,
             "learning rate": record.config.training.learning_rate,
             "seed": record.config.seed,
             **{f"epoch {epoch.epoch:g}": rounded(epoch.train_loss, 3) for epoch in record.scores.history},
         }
-        for record in records
+        for record, backbone, task in zip(records, backbone_labels(records), task_labels(records), strict=True)
         if record.scores is not None
     ]
     return in_method_order(pd.DataFrame(rows).fillna(DASH)) if rows else pd.DataFrame()
 
 
 def score_text(cell: pd.Series) -> str:
-    """Writes `mean`, `std` and `count` of one cell."""
-    if cell["count"] == 1:
-        return f"{cell['mean']:.1f}"
-    return f"{cell['mean']:.1f} ± {cell['std']:.1f} (n={int(cell['count'])})"
+    """Writes `mean` and `std` of one cell, of whose runs (`size`) so many (`count`) have a score that is defined."""
+    defined, seeds = int(cell["count"]), int(cell["size"])
+    if defined == 0:
+        return DASH
+    mean = f"{cell['mean']:.1f}" if defined == 1 else f"{cell['mean']:.1f} ± {cell['std']:.1f}"
+    if defined < seeds:
+        return f"{mean} (n={defined} of {seeds})"
+    return mean if seeds == 1 else f"{mean} (n={seeds})"
 
 
 def _block(backbone: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +100,8 @@ def _block(backbone: str, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _summary(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Returns, for each row of one backbone's means, what sums it up."""
-    real = [task for task in means if "synthetic" not in str(task)]
+    made_up = {run["task"] for run in runs.to_dict("records") if run["record"].data.synthetic}
+    real = [task for task in means if task not in made_up]
     average = means[real].mean(axis=1, skipna=False)
     others = means.index.isin(runs["method"]) & (means.index != "full")
     difference = (average - average.get("full", float("nan")))[others]
@@ -118,7 +123,7 @@ def _formatted(numbers: Any, form: str) -> Any:
 
 
 def _mean_and_deviation(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs.groupby(CELL)["score"].agg(["mean", "std", "count"])
+    return runs.groupby(CELL)["score"].agg(["mean", "std", "count", "size"])
 
 
 def _training(record: CompleteRecord) -> dict[str, str | int | float]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from meft_runner.config import result_settings
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_label, method_label, task_label
+from meft_runner.reports.labels import backbone_labels, method_label, task_labels
 
 CELL = ["backbone", "method", "task"]  # of a score table
 
@@ -20,19 +20,19 @@ def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the runs that ended with a score, a row each; studies have none.
 
     Returns:
-        Columns `backbone`, `method`, `task` (with its metric), `settings` (all but the seed), `score` in percent
-        and the `record` itself.
+        Columns `backbone`, `method`, `task` (with its metric; other rows are another task), `settings` (all but the
+        seed), `score` in percent, nan where it is not defined, and the `record` itself.
     """
     rows = [
         {
-            "backbone": backbone_label(record),
+            "backbone": backbone,
             "method": method_label(record),
-            "task": f"{task_label(record)} {record.scores.metric}",
+            "task": f"{task} {record.scores.metric}",
             "settings": _settings_without_seed(record),
             "score": None if record.scores.best is None else 100 * record.scores.best,
             "record": record,
         }
-        for record in records
+        for record, backbone, task in zip(records, backbone_labels(records), task_labels(records), strict=True)
         if record.scores is not None
     ]
     return pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"]).astype({"score": float})

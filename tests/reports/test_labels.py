@@ -1,7 +1,14 @@
 import pandas as pd
 import pytest
 
-from meft_runner.reports.labels import backbone_label, in_method_order, layer_count, method_label, task_label
+from meft_runner.reports.labels import (
+    backbone_labels,
+    in_method_order,
+    layer_count,
+    method_label,
+    task_kind,
+    task_labels,
+)
 from tests.helpers.records import record
 
 
@@ -11,6 +18,8 @@ from tests.helpers.records import record
         (["method=meft1"], "meft1"),
         (["method=meft3", "method.reversal=float"], "meft3 (reversal=float)"),
         (["method=meft1", "method.scale_1=1/100"], "meft1 (scale_1=1/100)"),
+        (["method=meft1", "method.scale_1=0.1"], "meft1"),
+        (["method=meft1", "method.scale_1=0.01"], "meft1 (scale_1=1/100)"),
         (["method=lora", "method.checkpointing=true"], "lora (checkpointing=True)"),
         (["method=ia3", "training.learning_rate=1"], "ia3"),
         (["method=meft1", "method.chunks=4", "method.adapter_dim=16"], "meft1 (adapter_dim=16, chunks=4)"),
@@ -32,10 +41,91 @@ def test_a_label_without_what_an_axis_says():
         (["task=demo"], "demo (synthetic)"),
         (["task=cola", "task.max_train_rows=2000"], "cola (2000 rows)"),
         (["task=cola", "task.max_train_rows=2", "task.max_eval_rows=1"], "cola (2 rows, 1 development rows)"),
+        (["task=text", "task.train_file=a/good.csv", "task.eval_file=b/bad.csv"], "text (good.csv)"),
+        (["task=text", "task.train_file='a\nb.csv'", "task.eval_file=b/bad.csv"], "text (a?b.csv)"),
     ],
 )
-def test_a_task_whose_rows_are_made_up_or_not_all(overrides, label):
-    assert task_label(record(0.5, *overrides)) == label
+def test_a_task_whose_rows_are_made_up_or_the_users_or_not_all(overrides, label):
+    assert task_labels([record(0.5, *overrides)]) == [label]
+
+
+def on(*overrides, rows=("a", "b"), source="nyu-mll/glue", **more):
+    """Returns the record of a run on rows with these fingerprints."""
+    names = zip(("train", "validation"), rows, strict=True)
+    splits = {name: {"rows": 9, "fingerprint": fingerprint} for name, fingerprint in names}
+    return record(0.5, *overrides, data={"synthetic": False, "source": source, "splits": splits} | more)
+
+
+TEXT = ("task=text", "task.eval_file=e.csv")
+HERE, THERE = (*TEXT, "task.train_file=here/r.csv"), (*TEXT, "task.train_file=there/r.csv")
+
+
+@pytest.mark.parametrize(
+    ("records", "labels"),
+    [
+        ([on("seed=1"), on("seed=2")], ["rte", "rte"]),
+        ([on(), on("task.data_dir=/data/mine", rows=("a", "c"))], ["rte (glue)", "rte (mine)"]),
+        ([on(), on("task.data_dir=/data/mine")], ["rte", "rte"]),  # a copy of the hub's
+        ([on(version=1), on(version=2)], ["rte (version 1)", "rte (version 2)"]),
+        ([on(version=1), on()], ["rte (version 1)", "rte (version not recorded)"]),
+        ([on(), on(rows=("a", "c"), revision="1f2e3d")], None),
+        ([on(labels="classes a, b"), on(labels="regression over 0.0 to 1.0")], None),
+        ([on(*TEXT, "task.train_file=a.csv"), on(*TEXT, "task.train_file=b.csv")], ["text (a.csv)", "text (b.csv)"]),
+        ([on(*HERE), on(*THERE)], ["text (r.csv)", "text (r.csv)"]),  # the same rows
+        (
+            [on(*HERE), on(*THERE, "task.eval_file=f.csv", rows=("a", "c"))],
+            ["text (r.csv, e.csv)", "text (r.csv, f.csv)"],
+        ),
+        ([on(*HERE), on(*THERE, rows=("a", "c")), on("task=cola")], None),
+    ],
+)
+def test_other_rows_are_another_task(records, labels):
+    found = task_labels(records)
+    if labels is not None:
+        assert found == labels
+    else:
+        assert len(set(found)) == len(records)
+        assert all(label.split()[0] == one.config.task.name for label, one in zip(found, records, strict=True))
+
+
+def test_made_up_rows_of_other_numbers_are_another_task():
+    made = [on("task=demo", rows=rows, synthetic=True, source="generated") for rows in (("a", "b"), ("c", "d"))]
+    made[1].data.splits["train"].rows = 16
+    assert task_labels(made) == [
+        "demo (synthetic, 9 train rows and 9 validation rows)", "demo (synthetic, 16 train rows and 9 validation rows)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides", "kind"),
+    [
+        ({"kind": "choice"}, (), "choice"),
+        ({}, ("task=piqa", "backbone=opt"), "choice"),  # of an earlier version
+        ({}, ("task=rte",), "glue"),
+        ({}, ("task=squad",), "squad"),
+        ({}, ("task=svhn", "backbone=vit"), "image"),
+    ],
+)
+def test_the_kind_of_a_task(data, overrides, kind):
+    assert task_kind(record(0.5, *overrides, data={"synthetic": False} | data)) == kind
+
+
+def test_a_kind_that_settings_do_not_tell():
+    made = record()
+    made.config.task.__pydantic_extra__["of_another_program"] = 1
+    assert task_kind(made) is None
+
+
+def test_models_of_one_name_with_other_weights_are_told_apart():
+    usual = {"source": "FacebookAI/roberta-large", "revision": "1f2e", "sha256": None}
+    other = {"source": "/models/tiny", "revision": None, "sha256": "3d4c"}
+    assert backbone_labels([record(weights=usual), record(weights=usual)]) == ["minilm", "minilm"]
+    apart = [record(weights=usual), record(0.5, "backbone.path=/models/tiny", weights=other)]
+    assert backbone_labels(apart) == ["minilm (roberta-large)", "minilm (tiny)"]
+    newer = record(weights=usual | {"revision": "9f8e"})
+    found = backbone_labels([record(weights=usual), newer])
+    assert len(set(found)) == 2
+    assert all(label.startswith("minilm (weights ") for label in found)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +138,7 @@ def test_a_task_whose_rows_are_made_up_or_not_all(overrides, label):
 )
 def test_stacked_backbones(overrides, label, layers):
     made = record(0.5, *overrides)
-    assert (backbone_label(made), layer_count(made)) == (label, layers)
+    assert (backbone_labels([made]), layer_count(made)) == ([label], layers)
 
 
 def test_the_depth_of_a_record_that_does_not_say():

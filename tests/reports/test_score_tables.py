@@ -75,6 +75,47 @@ def test_question_answering_has_its_own_table():
     assert qa_table(records)["piqa acc"].tolist() == ["80.0", "75.2"]
 
 
+def test_a_task_of_a_new_name_lands_in_the_table_of_its_kind():
+    made = record(0.8, "backbone=opt", "task=piqa", metric="acc", data={"synthetic": False, "kind": "choice"})
+    made.config.task.name = "winogrande"
+    assert qa_table([made])["winogrande acc"].tolist() == ["80.0"]
+    assert glue_table([made]).empty
+
+
+def test_scores_on_other_rows_share_no_column():
+    def on(best, method, fingerprint, folder):
+        splits = {"train": {"rows": 9, "fingerprint": fingerprint}}
+        overrides = (f"method={method}", f"task.data_dir={folder}")
+        return record(best, *overrides, data={"synthetic": False, "splits": splits})
+
+    table = score_table([on(0.9, "full", "a", "one"), on(0.7, "full", "b", "two"), on(0.6, "meft1", "a", "one")])
+    assert table["rte (one) accuracy"].tolist() == ["90.0", "60.0"]
+    assert table["rte (two) accuracy"].tolist() == ["70.0", "-"]
+    assert table["average"].tolist() == ["80.0", "-"]
+
+
+def test_made_up_is_what_the_record_says_and_not_a_name():
+    files = ("task=text", "task.train_file=synthetic.csv", "task.eval_file=e.csv")
+    assert score_table([record(0.8, *files)])["average"].tolist() == ["80.0"]
+
+
+def test_a_score_that_is_not_defined_is_a_dash():
+    none = record(None, "method=lora", history=[(0.5, None)])
+    table = score_table([none, record(0.6, "method=full")])
+    assert column(table, "rte accuracy") == {"full": "60.0", "lora": "-"}
+    assert column(table, "average") == {"full": "60.0", "lora": "-"}
+    assert hyperparameter_table([none])["score (%)"].tolist() == ["-"]
+    assert loss_table([none])["epoch 1"].tolist() == ["0.500"]
+
+
+def test_seeds_without_a_score_are_counted():
+    seeds = [record(best, f"seed={seed}") for seed, best in enumerate([0.6, None, 0.7], start=1)]
+    table = score_table(seeds)
+    assert table["rte accuracy"].tolist() == ["65.0 ± 7.1 (n=2 of 3)"]
+    assert hyperparameter_table(seeds)["seeds"].tolist() == [3]
+    assert score_table(seeds[:2])["rte accuracy"].tolist() == ["60.0 (n=1 of 2)"]
+
+
 def test_no_table_of_nothing():
     for make in (score_table, glue_table, qa_table, hyperparameter_table, loss_table):
         assert make([study([0.1])]).empty

@@ -1,6 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meft_runner.records.schema import Data, Split
 from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs
 from tests.helpers.records import changed, record, study
 
@@ -28,6 +29,19 @@ def test_settings_of_an_earlier_version_are_the_same_settings():
     del content["study"]  # None in the new one
     old = changed(old, config=content)
     assert chosen([old, new]) == [old, new]
+
+
+def test_a_score_that_is_not_defined_stands_for_nothing_else():
+    undefined, poor = run(None, 0.1, 1), run(0.1, 0.2, 1)
+    assert chosen([undefined, poor]) == [poor]
+    assert chosen([undefined]) == [undefined]
+
+
+def test_other_rows_have_a_best_setting_of_their_own():
+    apart = [run(0.6, 0.1, 1), run(0.7, 0.2, 1)]
+    for made, fingerprint in zip(apart, "ab", strict=True):
+        made.data = Data(synthetic=False, splits={"train": Split(rows=9, fingerprint=fingerprint)})
+    assert one_of_each(apart) == apart
 
 
 def test_studies_have_no_score():
