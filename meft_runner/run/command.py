@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -13,6 +14,8 @@ from meft_runner.config import Settings, resolvers
 from meft_runner.config.checks import check_processes, parse
 from meft_runner.config.mistakes import explain
 from meft_runner.config.overrides import typed_keys
+from meft_runner.records.record import read_record
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.run import composing, folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.output import complaint, lasting_output
@@ -86,7 +89,6 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
         InterruptedRunError: SIGTERM or Ctrl-C came.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told in the error's one line
     directory = folder.run_directory(settings)
     reason = folder.why_not_to_run(settings, in_sweep)
     if process_count() > 1:  # the main one decides: others may look before it has written the record
@@ -95,16 +97,32 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
         reason = processes.agreed(reason)
     if reason is not None:
         print(f"{directory.name} {reason}")
-        if in_sweep:
-            return
-    from meft_runner.run import interruption, lifecycle, processes  # torch and transformers take seconds to import
-    from meft_runner.run.console import print_table, run_table
+        record = None if in_sweep else read_record(directory)
+    else:
+        record = _train(settings)
+    if isinstance(record, CompleteRecord) and rank() == 0:
+        _tell_end(record, directory, in_sweep)
+
+
+def _train(settings: Settings) -> CompleteRecord:
+    from meft_runner.run import interruption, lifecycle  # torch and transformers take seconds to import
 
     if interruption.Interruption.stopped:
         raise interruption.InterruptedRunError  # of this process of a launcher, by a signal to an earlier run
-    record = lifecycle.run(settings)
-    if processes.is_main():
-        print_table(run_table(record), title=directory.name)
+    return lifecycle.run(settings)
+
+
+def _tell_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
+    """Prints the table of a run and, where it is not one of many, what may be typed next."""
+    from meft_runner.run.console import print_table, run_table  # pandas takes half a second to import
+
+    print_table(run_table(record), title=directory.name)
+    if not in_sweep:
+        there = f"output_dir={directory.parent}"
+        what = "record and trained weights:" if record.scores else "record:"
+        print(f"{what:<27} {directory}")
+        print(f"beside the other runs:      meft-tables {there}")
+        print(f"with other seeds:           meft-run -m from_record={record.identity} seed=2,3 {there}")
 
 
 def rank() -> int:

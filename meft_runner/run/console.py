@@ -1,6 +1,7 @@
 """What a run and the other commands print: tables on the terminal."""
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -30,6 +31,10 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
     if record.timing is not None:
         rows["median step (s)"] = rounded(record.timing.median_step_seconds, 3)
         rows["tokens per second"] = rounded(record.timing.tokens_per_second, 0)
+    if record.gradients:
+        rows["error at the bottom layer"] = _finite(record.gradients[0].error)
+        rows["largest error of a layer"] = _worst([layer.error for layer in record.gradients], max)
+        rows["smallest cosine of a layer"] = _worst([layer.cosine for layer in record.gradients], min)
     rows["reversal check"] = _reversal_text(record.reversal)
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
 
@@ -65,12 +70,21 @@ def percent(score: float | None) -> str:
     return DASH if score is None else f"{100 * score:.1f}"
 
 
+def _finite(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
+
+
+def _worst(values: Sequence[float | None], which: Callable[[Iterable[float]], float]) -> str:
+    """Writes the largest or smallest of all layers, which is no number where one layer's is none."""
+    known = [value for value in values if value is not None]
+    return _finite(which(known) if len(known) == len(values) else None)
+
+
 def _reversal_text(reversal: Reversal | None) -> str:
     if reversal is None:
         return "not reversible"
     if reversal.mode == "stored":
         return "stored: nothing to reverse"
     if reversal.mode == "float":
-        error = "not finite" if reversal.max_error is None else f"{reversal.max_error:.3g}"
-        return f"float: rebuilt streams up to {error} apart in {reversal.checked_steps} steps"
+        return f"float: rebuilt streams up to {_finite(reversal.max_error)} apart in {reversal.checked_steps} steps"
     return f"exact: {reversal.mismatches} mismatches in {reversal.checked_steps} steps"

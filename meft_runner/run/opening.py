@@ -61,7 +61,8 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     record.data = Data.model_validate(data.description)
     planned = plan(settings, data)
     tell_rows(data, record.data, screen)
-    tell_training(settings, planned, screen)
+    if settings.study is None:
+        tell_training(settings, planned, screen)
 
     set_seed(settings.seed)
     loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))

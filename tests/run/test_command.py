@@ -9,8 +9,10 @@ import pytest
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
-from meft_runner.run.command import guarded, tell
+from meft_runner.run.command import guarded, run_one, tell
+from meft_runner.run.folder import run_directory
 from tests.helpers import records as made
+from tests.helpers.composed import settings
 
 TABLES = [sys.executable, "-c", "from meft_runner.cli import meft_tables; meft_tables()"]
 
@@ -72,3 +74,16 @@ def test_a_full_standard_output_is_one_line(runs, tmp_path):
         "Send it elsewhere; files are as they should be.\n"
     )
     assert (tmp_path / "tables" / "scores.md").is_file()
+
+
+def test_a_complete_run_is_shown_at_once_with_what_may_be_typed_next(tmp_path, monkeypatch, capsys):
+    chosen = settings(f"output_dir={tmp_path}")
+    write_record(made.record(0.625), run_directory(chosen))
+    monkeypatch.setitem(sys.modules, "meft_runner.run.lifecycle", None)  # nothing trains
+    run_one(chosen, in_sweep=False)
+    printed = capsys.readouterr().out
+    assert "is complete already" in printed
+    assert "62.5" in printed
+    assert f"meft-tables output_dir={tmp_path}" in printed
+    run_one(chosen, in_sweep=True)
+    assert capsys.readouterr().out.count("\n") == 1
