@@ -27,7 +27,7 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         UserError: a metric is not known, or rows are missing, unreachable or not as the task needs them.
     """
     check_metrics(task.metrics, regression=not task.classes)
-    splits = load_splits(task, partial(_check_row, task))
+    splits = load_splits(task, partial(check_row, task))
     rows, classes = splits.rows, task.classes
     check_training_labels(task, classes, rows[task.train_split], origin(task, task.train_split))
     for split in task.eval_splits:
@@ -39,10 +39,15 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
 
 
-def _check_row(task: GlueSettings, row: Row, where: str) -> None:
+def check_row(task: GlueSettings, row: Row, where: str) -> None:
+    """Makes sure that a row has its texts, and as its label the number of a class or a grade.
+
+    Raises:
+        UserError: it has not.
+    """
     _check_texts(task, row, where)
     check_columns(row, ["label"], where)
-    check_label(task.name, task.classes, row["label"], where)
+    _check_label(task.name, task.classes, row["label"], where)
 
 
 def _check_texts(task: GlueSettings, row: Row, where: str) -> None:
@@ -51,12 +56,7 @@ def _check_texts(task: GlueSettings, row: Row, where: str) -> None:
         check_text(row[column], column, where)
 
 
-def check_label(task: str, classes: list[str], label: Any, where: str) -> None:
-    """Makes sure that a label is the number of a class, or a grade where there are no classes.
-
-    Raises:
-        UserError: it is not.
-    """
+def _check_label(task: str, classes: list[str], label: Any, where: str) -> None:
     if classes:
         fits = type(label) is int and 0 <= label < len(classes)
     else:

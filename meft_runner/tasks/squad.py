@@ -20,7 +20,7 @@ from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers
 
 VERSION = 1  # of the windows that rows become; raised when the same rows become other model inputs
 _log = logging.getLogger(__name__)
-_ROWS_AT_ONCE = 1000  # what the tokenizer returns takes some hundred bytes a token
+ROWS_AT_ONCE = 1000  # what the tokenizer returns takes some hundred bytes a token
 
 
 def load(task: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
@@ -162,8 +162,8 @@ def _cut(
     """Cuts rows into N windows: model inputs with `length` and the answer's positions, and where their tokens stand."""
     parts: list[Dataset] = []
     windows: list[Window] = []
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        chunk = rows[first : first + _ROWS_AT_ONCE]
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        chunk = rows[first : first + ROWS_AT_ONCE]
         encoded = _encode(task, tokenizer, chunk, split)
         owners = encoded["overflow_to_sample_mapping"]
         new = [_window(encoded, number, first + owner) for number, owner in enumerate(owners)]

@@ -2,6 +2,7 @@ import contextlib
 import inspect
 import io
 import os
+import zipfile
 
 import datasets
 import numpy as np
@@ -13,7 +14,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from meft_runner.config import Head, ImageSettings
 from meft_runner.errors import UserError
-from meft_runner.tasks import images as images_module
+from meft_runner.tasks import image_sources
 from meft_runner.tasks.images import load
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8})
@@ -50,7 +51,7 @@ def hub_rows(images=IMAGES, labels=LABELS, label=None):
 
 def load_from_hub(monkeypatch, rows, **kwargs):
     monkeypatch.setattr(
-        images_module, "load_hub_split", lambda task, split, limit: (rows.select(range(limit or 6)), "commit")
+        image_sources, "load_hub_split", lambda task, split, limit: (rows.select(range(limit or 6)), "commit")
     )
     return load(task(**kwargs), PROCESSOR)
 
@@ -175,7 +176,7 @@ def test_the_largest_label_of_a_small_type(arrays):
 
 
 def test_arrays_of_several_tables(arrays, monkeypatch):
-    monkeypatch.setattr(images_module, "_TABLE_ROWS", 4)
+    monkeypatch.setattr(image_sources, "TABLE_ROWS", 4)
     data = load(task(arrays), PROCESSOR)
     assert data.train["labels"] == LABELS.tolist()
     assert np.array(data.train[5]["pixel_values"]).tolist() == IMAGES[5].tolist()
@@ -313,6 +314,51 @@ def test_a_damaged_archive(arrays):
         (arrays / "train.npz").write_bytes(content)
         with contextlib.suppress(UserError):  # some bytes of an archive mean nothing
             load(task(arrays), PROCESSOR)
+
+
+def test_an_archive_larger_than_memory_is_not_unpacked(arrays):
+    """Zeros in an archive a thousandth of their size, a number of bytes that no machine has free."""
+    shape = (2**20, 2**10, 2**10, 3)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(arrays / "train.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+        archive.writestr("labels.npy", b"")
+        archive.infolist()[0].file_size = 3 * 2**40
+    with pytest.raises(UserError, match=r"train.npz: takes 3072.0 GiB when it is unpacked, and [\d.]+ GiB .* are free"):
+        load(task(arrays), PROCESSOR)
+
+
+def test_one_split_in_two_forms(arrays, tmp_path):
+    write_files(tmp_path)
+    with pytest.raises(UserError, match=r"task.data_dir=.*: train.npz and train are both there. Remove one of them"):
+        load(task(arrays), PROCESSOR)
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "link"])
+def test_what_is_called_an_image_and_is_no_file(files, what):
+    path = files / "train" / "ant" / "what.png"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: os.symlink("nowhere", path)}[what](path)
+    with pytest.raises(UserError, match=r"ant/what.png: not a file, or a link to nothing\. Replace or remove it"):
+        load(task(files), PROCESSOR)
+
+
+def test_classes_that_are_given_twice_or_are_nearly_the_same(arrays, files, caplog):
+    for split in ("train", "test"):
+        (files / split / "cat").rename(files / split / "Ant")
+        (arrays / f"{split}.npz").unlink()
+    assert len(load(task(files), PROCESSOR).classes) == 3
+    assert "classes 'Ant' and 'ant' differ only in spelling" in caplog.text
+    write_arrays(arrays / "npz")
+    write_arrays(arrays / "npz", "test")
+    with pytest.raises(UserError, match=r"task.classes: 'ant' is given twice"):
+        load(task(arrays / "npz", classes=["ant", "bee", "ant"]), PROCESSOR)
+
+
+def test_rows_of_one_class_that_a_limit_has_left(arrays):
+    write_arrays(arrays, labels=np.sort(LABELS))
+    with pytest.raises(UserError, match=r"all 2 rows have the label '0'\. Raise task.max_train_rows=2, or shuffle"):
+        load(task(arrays, max_train_rows=2), PROCESSOR)
 
 
 def test_a_missing_folder_and_a_missing_split(tmp_path):

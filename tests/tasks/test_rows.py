@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from meft_runner.errors import UserError
@@ -7,7 +9,7 @@ from tests.helpers.glue_rows import GOOD, task, write
 
 
 def load_rows(task, split, limit):
-    return rows_module.load_rows(task, split, limit, lambda row, where: glue._check_row(task, row, where))
+    return rows_module.load_rows(task, split, limit, partial(glue.check_row, task))
 
 
 def test_rows_of_a_local_file(tmp_path):

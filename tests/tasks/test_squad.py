@@ -180,7 +180,7 @@ def test_blanks_before_a_question_are_no_part_of_it(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("width", [0, 40])
 def test_perfect_predictions_have_a_perfect_score(tmp_path, tokenizer, width, monkeypatch):
-    monkeypatch.setattr(squad, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(squad, "ROWS_AT_ONCE", 3)
     rows = [row(LONG, "1911"), row(SHORT, "Zoë's café", "café"), row(LONG, "Nr45 had"), row(SHORT, "東京 prints")]
     data = load_rows(tmp_path, tokenizer, rows, max_length=100, stride=40)
     split = development(data)
