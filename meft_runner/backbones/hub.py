@@ -93,7 +93,7 @@ def fetch(source: HubSource, commit: str, patterns: Sequence[str]) -> Path:
     folder = Path(found)
     for name, size in _listed(source, folder, patterns).items():
         if (folder / name).stat().st_size != size:
-            raise UserError(unreadable(source, folder, name, "it is not whole"))
+            raise UserError(unreadable(source, name, "it is not whole"))
     return folder
 
 
@@ -111,26 +111,25 @@ def fetch_weights(source: HubSource, folder: Path) -> None:
         if _listed(source, folder, form):
             fetch(source, folder.name, form)
             return
-    wanted = f"{SAFETENSORS[0]} or {PICKLED[0]}"
-    raise UserError(
-        f"{source.group}={source.choice}: {source.repository}: no weights there ({wanted}). "
-        f"Look at {source.page}, or {source.instead}."
-    )
+    raise UserError(lacking(source, f"{SAFETENSORS[0]} or {PICKLED[0]}"))
 
 
-def unreadable(source: HubSource, folder: Path, what: str, reason: str) -> str:
-    """Returns what is said of files in the cache that cannot be read, in one line.
+def lacking(source: HubSource, name: str) -> str:
+    """Returns what is said of a repository that has not what is needed, in one line."""
+    return source.line(f"it has no {name}", f"Look at {source.page}")
+
+
+def unreadable(source: HubSource, what: str, reason: str, folder: str | Path | None = None) -> str:
+    """Returns what is said of files in a cache that cannot be read, in one line.
 
     Args:
         source: the repository.
-        folder: what `fetch` returned for it.
         what: the file, or what it holds.
         reason: what the reader says.
+        folder: what to remove; None for the hub's cache of the repository.
     """
-    return (
-        f"{source.group}={source.choice}: {source.repository}: {what} cannot be read from the cache ({reason}). "
-        f"Remove {folder.parents[1]} to download it again, or {source.instead}."
-    )
+    remedy = f"Remove {folder or source.cached_in} to make it anew"
+    return source.line(f"{what} cannot be read from the cache ({reason})", remedy)
 
 
 def _resolved(source: HubSource) -> str:

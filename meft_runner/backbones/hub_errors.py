@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
@@ -67,9 +68,18 @@ class HubSource:
         }[self.group]
 
     @property
+    def cached_in(self) -> Path:
+        """The folder of the cache that holds its files."""
+        return Path(constants.HF_HUB_CACHE, "--".join([f"{self.kind}s", *self.repository.split("/")]))
+
+    @property
     def page(self) -> str:
         """The repository's address for people."""
         return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+
+    def line(self, what: str, remedy: str) -> str:
+        """Returns what is said of it, in one line with the way out."""
+        return f"{self.group}={self.choice}: {self.repository}: {what}. {remedy}, or {self.instead}."
 
 
 def explain(source: HubSource, error: BaseException, trouble: BaseException | None = None) -> str:
@@ -83,8 +93,8 @@ def explain(source: HubSource, error: BaseException, trouble: BaseException | No
     for known in (*_causes(error), *_causes(trouble)):
         for classes, told in _TOLD:
             if isinstance(known, classes) and (found := told(source, known)) is not None:
-                return _line(source, *found)
-    return _line(source, f"it cannot be loaded ({first_line(error)})", f"Look at {source.page}")
+                return source.line(*found)
+    return source.line(f"it cannot be loaded ({first_line(error)})", f"Look at {source.page}")
 
 
 def first_line(error: BaseException) -> str:
@@ -101,10 +111,6 @@ def retry_seconds(response: httpx.Response) -> int | None:
     return int(told) if told.isdigit() else None
 
 
-def _line(source: HubSource, what: str, remedy: str) -> str:
-    return f"{source.group}={source.choice}: {source.repository}: {what}. {remedy}, or {source.instead}."
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -114,19 +120,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 _Found = tuple[str, str] | None
 
 
-def _gave_up(_: HubSource, error: HubGaveUpError) -> _Found:
-    if error.__cause__ is not None:
+def _silent(_: HubSource, error: Exception) -> _Found:
+    if isinstance(error, HubGaveUpError) and error.__cause__ is not None:
         return None  # which says more
-    return "the hub gives no answer, and the cache does not hold all of it", "Check the network, or try again later"
+    slow = "on a slow line with HF_HUB_DOWNLOAD_TIMEOUT=60"
+    return "the hub gives no answer, and the cache does not hold all of it", f"Check the network, or try again, {slow}"
 
 
 def _offline(_: HubSource, error: OfflineModeIsEnabled) -> _Found:
     return "HF_HUB_OFFLINE is set, and the cache does not hold all of it", "Unset HF_HUB_OFFLINE"
-
-
-def _silent(_: HubSource, error: httpx.TimeoutException) -> _Found:
-    seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    return f"the hub gave no answer within {seconds} s", "Try again, on a slow line with HF_HUB_DOWNLOAD_TIMEOUT=60"
 
 
 def _unreachable(_: HubSource, error: Exception) -> _Found:
@@ -192,12 +194,12 @@ def _no_name(source: HubSource, error: HFValidationError) -> _Found:
 
 
 def _damaged(source: HubSource, error: Exception) -> _Found:
-    return f"its copy in the cache is damaged ({first_line(error)})", f"Remove {constants.HF_HOME}/datasets"
+    return f"a file in the cache is damaged ({first_line(error)})", f"Remove {source.cached_in} to make it anew"
 
 
 # From what says most to what says least; a function that returns None passes on.
 _TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
-    (HubGaveUpError, _gave_up),
+    ((HubGaveUpError, httpx.TimeoutException), _silent),
     (OfflineModeIsEnabled, _offline),
     (GatedRepoError, _gated),
     (RevisionNotFoundError, _no_revision),
@@ -205,7 +207,6 @@ _TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
     (RepositoryNotFoundError, _no_repository),
     (HfHubHTTPError, _refused),
     (FileMetadataError, _no_hub),
-    (httpx.TimeoutException, _silent),
     ((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError), _broken_off),
     ((httpx.TransportError, httpx.InvalidURL), _unreachable),
     (HFValidationError, _no_name),

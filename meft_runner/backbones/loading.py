@@ -48,7 +48,10 @@ def find_source(backbone: BackboneSettings) -> str:
         _check_digest(backbone, folder / _WEIGHTS[0])
         return str(folder)
     source = hub_source(backbone)
-    return str(hub.fetch(source, hub.commit_of(source), hub.DESCRIPTIONS))
+    folder = hub.fetch(source, hub.commit_of(source), hub.DESCRIPTIONS)
+    if not (folder / "config.json").is_file():
+        raise UserError(hub.lacking(source, "config.json"))
+    return str(folder)
 
 
 def hub_source(backbone: BackboneSettings) -> HubSource:
@@ -221,7 +224,7 @@ def _package_folder(backbone: BackboneSettings) -> Path | None:
 
 def _unloadable(backbone: BackboneSettings, source: str, what: str, error: Exception) -> UserError:
     if is_from_hub(backbone):
-        return UserError(hub.unreadable(hub_source(backbone), Path(source), f"its {what}", _first_line(error)))
+        return UserError(hub.unreadable(hub_source(backbone), f"its {what}", _first_line(error)))
     return UserError(f"backbone.path={source}: its {what} cannot be loaded ({_first_line(error)}).")
 
 

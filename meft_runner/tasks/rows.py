@@ -11,8 +11,8 @@ from datasets import Dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from pyarrow import ArrowException
 
-from meft_runner.backbones.hub import commit_of, explained
-from meft_runner.backbones.hub_errors import HubSource
+from meft_runner.backbones.hub import commit_of, explained, lacking, unreadable
+from meft_runner.backbones.hub_errors import HubSource, first_line
 from meft_runner.config import SplitSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import Row, row_limits
@@ -132,12 +132,15 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> tuple[
     with explained(source, (DatasetsError, ArrowException)):
         builder = load_dataset_builder(task.hub, task.hub_config, revision=commit)
         if builder.hash != commit:  # the library takes the rows it has prepared last, whatever their revision
-            raise UserError(
-                f"task={task.name}: {task.hub}: the hub cannot be reached, and the cache holds revision {builder.hash} "
-                f"in place of {commit}. Set task.revision={builder.hash}, or {source.instead}."
-            )
+            what = f"the hub cannot be reached, and the cache holds revision {builder.hash} in place of {commit}"
+            raise UserError(source.line(what, f"Set task.revision={builder.hash}"))
         builder.download_and_prepare()
+    if split not in builder.info.splits:
+        raise UserError(lacking(source, f"split '{split}' ({', '.join(builder.info.splits)})"))
+    try:
         rows = builder.as_dataset(split)
+    except (OSError, ValueError, ArrowException) as error:
+        raise UserError(unreadable(source, f"split '{split}'", first_line(error), builder.cache_dir)) from error
     return rows.select(range(min(limit or len(rows), len(rows)))), commit
 
 

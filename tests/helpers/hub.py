@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -49,6 +49,7 @@ class Fault:
         pattern: is searched for in "GET /path".
         status: answered in place of the content; None for the content.
         headers: sent with that status.
+        body: sent with that status.
         seconds: the time that passes before an answer.
         keep: the fraction of the body that is sent before the connection is closed.
         times: how many requests it meets.
@@ -57,6 +58,7 @@ class Fault:
     pattern: str
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b'{"error": "as asked for"}'
     seconds: float = 0.0
     keep: float = 1.0
     times: int = 10**6
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = self.hub.fault(line)
         threading.Event().wait(self.fault.seconds)  # not time.sleep, which tests replace
         if self.fault.status is not None:
-            return self._answer(self.fault.status, b'{"error": "as asked for"}', **self.fault.headers)
+            return self._answer(self.fault.status, self.fault.body, **self.fault.headers)
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/cdn/"):
             return self._content(self.hub.blob(path.removeprefix("/cdn/")))
@@ -204,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: int(len(body) * self.fault.keep)])
+            with suppress(ConnectionError):  # who asked has not waited for the answer
+                self.wfile.write(body[: int(len(body) * self.fault.keep)])
         if self.fault.keep < 1:
             self.close_connection = True
 

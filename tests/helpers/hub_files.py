@@ -65,7 +65,7 @@ def vit(folder: Path) -> dict[str, bytes]:
 
 def glue_rte(count: int = 24) -> dict[str, bytes]:
     """RTE in GLUE's layout: real rows where MEFT_DATA_DIR has them, else rows of the same columns."""
-    return _repository("rte", "rte", {split: _glue_rows(split, count) for split in ("train", "validation", "test")})
+    return _repository("rte", "rte", {split: glue_rows(split, count) for split in ("train", "validation", "test")})
 
 
 def arc_easy(count: int = 12) -> dict[str, bytes]:
@@ -99,7 +99,7 @@ def cifar10(count: int = 12) -> dict[str, bytes]:
     return _repository("cifar10", "plain_text", {split: _images(split, count) for split in ("train", "test")})
 
 
-def _glue_rows(split: str, count: int) -> list[dict[str, object]]:
+def glue_rows(split: str, count: int) -> list[dict[str, object]]:
     rows = _real(f"glue/rte/{split}.jsonl", count) or [
         {"sentence1": f"The {n} dogs of the house were found in the garden.", "sentence2": f"{n} dogs", "label": n % 2}
         | {"idx": n}
