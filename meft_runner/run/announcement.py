@@ -31,15 +31,11 @@ def tell_training(settings: Settings, planned: Plan, screen: Screen) -> None:
     training = settings.training
     accumulated = f" x {planned.gradient_accumulation}" if planned.gradient_accumulation > 1 else ""
     order = "of about one length" if planned.by_length else "in random order"
-    screen.line(
-        "steps",
-        f"{planned.steps:,}, {planned.epoch_steps:,} an epoch, of {planned.batch_size}{accumulated} rows {order}",
-    )
-    warmup = f" after {planned.warmup_steps} of warm-up" if planned.warmup_steps else ""
-    screen.line(
-        "training",
-        f"learning rate {training.learning_rate:g}{warmup}, {training.precision.name}; {_end(settings, planned)}",
-    )
+    epochs = f"{planned.steps:,}, {planned.epoch_steps:,} an epoch"
+    screen.line("steps", f"{epochs}, of {planned.batch_size}{accumulated} rows {order}")
+    warmup = f", {_counted(planned.warmup_steps, 'step')} of warm-up" if planned.warmup_steps else ""
+    rate = f"learning rate {training.learning_rate:g}{warmup}"
+    screen.line("training", f"{rate}, {training.precision.name}; {_end(settings, planned)}")
     for note in planned.notes:
         screen.line("note", note)
 
@@ -61,5 +57,10 @@ def tell_memory(memory: Memory, screen: Screen) -> None:
 def _end(settings: Settings, planned: Plan) -> str:
     """Says when training ends."""
     patience = settings.training.patience
-    early = patience < planned.epochs
-    return f"stops after {patience} epochs without a better score" if early else "no early stop"
+    if patience >= planned.epochs:
+        return "no early stop"
+    return f"stops after {_counted(patience, 'epoch')} without a better score"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

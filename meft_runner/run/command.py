@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -90,11 +91,12 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     directory = folder.run_directory(settings)
-    reason = folder.why_not_to_run(settings, in_sweep)
     if process_count() > 1:  # the main one decides: others may look before it has written the record
         from meft_runner.run import processes
 
-        reason = processes.agreed(reason)
+        reason = processes.by_main(lambda: folder.why_not_to_run(settings, in_sweep))
+    else:
+        reason = folder.why_not_to_run(settings, in_sweep)
     if reason is not None:
         print(f"{directory.name} {reason}")
         record = None if in_sweep else read_record(directory)
@@ -118,7 +120,7 @@ def _tell_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
 
     print_table(run_table(record), title=directory.name)
     if not in_sweep:
-        there = f"output_dir={directory.parent}"
+        there = shlex.quote(f"output_dir={directory.parent}")
         what = "record and trained weights:" if record.scores else "record:"
         print(f"{what:<27} {directory}")
         print(f"beside the other runs:      meft-tables {there}")

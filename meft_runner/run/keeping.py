@@ -12,10 +12,10 @@ from meft_runner.errors import writing
 from meft_runner.files import write_whole
 from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
 from meft_runner.run import processes
+from meft_runner.run.reuse import ADAPTER
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
 
-ADAPTER = "adapter"  # the folder of trained weights
 PREDICTIONS = "predictions"  # the folder of answers
 _OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME)
 
