@@ -14,11 +14,9 @@ from transformers import TrainerControl, TrainerState
 
 from meft_runner.run import display, lifecycle, opening, processes
 from meft_runner.run.callbacks import LossWatch
-from meft_runner.run.console import print_next
 from meft_runner.run.folder import run_directory
 from meft_runner.run.quiet import quiet
 from tests.helpers.composed import tiny
-from tests.helpers.records import record, study
 
 
 class Terminal(io.StringIO):
@@ -131,18 +129,6 @@ def test_a_score_that_is_never_defined_is_said_and_the_last_weights_are_kept(rte
     assert [epoch.metrics["accuracy"] for epoch in found.scores.history] == [None] * 3  # stopped early
     assert "accuracy was not defined after any epoch: the weights of the last one are kept" in capsys.readouterr().out
     assert (run_directory(chosen) / "adapter" / "adapter_model.safetensors").is_file()
-
-
-def test_the_end_says_what_to_type_next(capsys, tmp_path):
-    print_next(record(), tmp_path / "two words" / "run")
-    folder = tmp_path / "two words"
-    assert capsys.readouterr().out.splitlines() == [
-        f"record   {folder}/run/record.json",
-        f"weights  {folder}/run/adapter",
-        f"next     meft-tables 'output_dir={folder}'",
-    ]
-    print_next(study([0.5]), tmp_path / "run")
-    assert "weights" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verbose", [False, True])
