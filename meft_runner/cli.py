@@ -9,6 +9,7 @@ from meft_runner import __version__
 from meft_runner.config import checks
 from meft_runner.config.directory import config_directory
 from meft_runner.memory_report.help_text import MEMORY_HELP
+from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run import composing
 from meft_runner.run.command import guarded
 
@@ -27,7 +28,7 @@ def meft_memory() -> None:
 
 def meft_tables() -> None:
     """Entry point of `meft-tables`: makes tables, figures and a report from a folder of records."""
-    _end(_make_tables)
+    _end(_make_tables, TABLES_HELP)
 
 
 def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None = None) -> None:

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Writes a text to a temporary name beside `path` and renames it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file to a temporary name beside `path` and renames it.
 
     Args:
         path: the file; its folder is made where it is missing.
-        content: the text, written as UTF-8.
+        content: of the file; a text is written as UTF-8.
 
     Raises:
         OSError: it cannot be written; what was there before is still whole.
@@ -17,7 +17,7 @@ def write_whole(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,23 +1,24 @@
 """Figures, each as PNG and SVG: what all share, and those of `meft-memory`."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from meft_runner.config import METHODS
+from meft_runner.files import write_whole
 
 if TYPE_CHECKING:
     from meft_runner.memory.timeline import Timeline  # which imports torch
 
-mpl.use("Agg")  # files only, no window
 mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
 _GIB = 2**30
 _PHASES = ("forward", "backward", "optimizer")
@@ -28,6 +29,7 @@ _COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _PANELS_A_ROW = 3
+FORMATS = ("png", "svg")
 
 
 def method_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -35,8 +37,9 @@ def method_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     marks = {name: zip(cycle(_LINES), cycle(_MARKERS), strict=False) for name in _COLOURS}
     styles: dict[str, dict[str, Any]] = {}
     for label in sorted(set(labels)):
-        line, marker = next(marks[_name(label)])
-        styles[label] = {"color": _COLOURS[_name(label)], "linestyle": line, "marker": marker, "markersize": 4}
+        name = _method(label)
+        line, marker = next(marks[name])
+        styles[label] = {"color": _COLOURS[name], "linestyle": line, "marker": marker, "markersize": 4}
     return styles
 
 
@@ -49,7 +52,7 @@ def panel_grid(titles: Sequence[str], columns: int = _PANELS_A_ROW) -> tuple[Fig
     for axes in panels[len(titles) :]:
         axes.remove()
     for axes, title in zip(panels, titles, strict=False):
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(_as_written(title), fontsize="medium")
         axes.grid(alpha=0.3)
     return figure, panels[: len(titles)]
 
@@ -77,9 +80,9 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
     found = [entry for axes in figure.axes for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
     order = list(_COLOURS)
     labels = {str(label): line for line, label in found}
-    names = sorted(labels, key=lambda label: (order.index(name) if (name := _name(label)) in order else 0, label))
+    names = sorted(labels, key=lambda label: (order.index(name) if (name := _method(label)) in order else 0, label))
     figure.legend(
-        [labels[name] for name in names], names, title=title, loc="outside lower center",
+        [labels[name] for name in names], list(map(_as_written, names)), title=title, loc="outside lower center",
         ncols=min(3, len(figure.axes) + 1), fontsize="small", title_fontsize="small",
     )  # fmt: skip
 
@@ -92,7 +95,8 @@ def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
         over: the column on the horizontal axis.
         title: of the figure.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for (method, checkpointing), part in table.groupby(["method", "checkpointing"], sort=False):
         label = f"{method} + checkpointing" if checkpointing else method
         line = part.sort_values(over)
@@ -112,9 +116,8 @@ def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
 
 def timeline_figure(timelines: dict[str, "Timeline"], title: str) -> Figure:
     """Draws live bytes over one training step, a panel a method, with the three phases shaded."""
-    figure, panels = plt.subplots(
-        len(timelines), 1, figsize=(8, 1 + 1.9 * len(timelines)), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(8, 1 + 1.9 * len(timelines)), layout="constrained")
+    panels = figure.subplots(len(timelines), 1, sharey=True, squeeze=False)
     for axes, (label, timeline) in zip(panels[:, 0], timelines.items(), strict=True):
         total = len(timeline.live_bytes)
         axes.fill_between(
@@ -138,14 +141,22 @@ def timeline_figure(timelines: dict[str, "Timeline"], title: str) -> Figure:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes a figure as PNG and SVG and returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
-    for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
-    plt.close(figure)
+    files = []
+    for form in FORMATS:
+        content = BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a file's name; nothing can be done
+            figure.savefig(content, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+        files.append(folder / f"{name}.{form}")
+        write_whole(files[-1], content.getvalue())
     return files
 
 
-def _name(label: str) -> str:
+def _as_written(text: str) -> str:
+    """Returns a text that is drawn as it is: $ would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def _method(label: str) -> str:
     """Returns the method's name at the beginning of a label such as "meft1, float"."""
     return label.replace(",", " ").split()[0]

@@ -1,5 +1,6 @@
 """Everything that is made from the records of a folder: tables, figures, and the report of both."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from meft_runner.errors import UserError
 from meft_runner.records.record import read_folder
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports import ablation_figures, memory_figures, reversal_study, score_figures, score_tables
-from meft_runner.reports.figures import save_figure
+from meft_runner.reports.figures import FORMATS, save_figure
 from meft_runner.reports.memory_tables import brief, memory_table
 from meft_runner.reports.published import read_published
 from meft_runner.reports.report import ReportFigure, ReportTable, write_report
-from meft_runner.reports.tables import write_tables
+from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
 
+_REPORT = "report.html"
 _PRINTED = ("scores", "qa", "memory", "reversal")
 
 
@@ -124,10 +126,17 @@ def make_overview(asked: TablesSettings) -> None:
             print_table(brief(tables[name]) if name == "memory" else tables[name], title=TABLES[name].title)
     if asked.tables_dir is None:
         return
+    folder = Path(asked.tables_dir)
     try:
-        _write(asked, Path(asked.tables_dir), records, tables)
+        written = _write(asked, folder, records, tables)
+        earlier = [name for name in _file_names() if name not in written and (folder / name).exists()]
     except OSError as error:
-        raise UserError(f"tables_dir={asked.tables_dir}: cannot be written ({error.strerror}).") from error
+        raise UserError(
+            f"tables_dir={folder}: {error.filename or 'a file'} cannot be written ({error.strerror}). "
+            "Choose another folder, or mend that."
+        ) from error
+    if earlier:
+        print(f"tables_dir={folder}: of an earlier call and not of these runs: {', '.join(earlier)}.", file=sys.stderr)
 
 
 def make_tables(records: Sequence[CompleteRecord]) -> dict[str, pd.DataFrame]:
@@ -142,15 +151,25 @@ def make_figures(records: Sequence[CompleteRecord]) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _write(asked: TablesSettings, folder: Path, records: list[CompleteRecord], tables: dict[str, pd.DataFrame]) -> None:
-    """Writes tables and figures and, where asked to, the report."""
-    write_tables(tables, folder)
+def _write(
+    asked: TablesSettings, folder: Path, records: list[CompleteRecord], tables: dict[str, pd.DataFrame]
+) -> set[str]:
+    """Writes tables and figures and, where asked to, the report; returns the names of the files."""
+    written = write_tables(tables, folder)
     pictures = {name: save_figure(figure, folder, name) for name, figure in make_figures(records).items()}
     if asked.report:
         write_report(
-            folder / "report.html",
+            folder / _REPORT,
             asked.output_dir,
             records,
             [ReportTable(TABLES[name].title, TABLES[name].note, table) for name, table in tables.items()],
             [ReportFigure(FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
         )
+    names = {path.name for path in [*written, *(file for files in pictures.values() for file in files)]}
+    return names | ({_REPORT} if asked.report else set())
+
+
+def _file_names() -> list[str]:
+    """Returns the names of all files that there can be."""
+    tables = [f"{name}.{form}" for name in TABLES for form in FORMS]
+    return [*tables, *(f"{name}.{form}" for name in FIGURES for form in FORMATS), _REPORT]

@@ -9,6 +9,7 @@ import pandas as pd
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 
+from meft_runner.files import write_whole
 from meft_runner.records.schema import CompleteRecord, Environment
 from meft_runner.reports.published import read_published
 from meft_runner.run.console import DASH, sides, texts
@@ -79,7 +80,7 @@ def write_report(
     page = templates.get_template(_TEMPLATE).render(
         origin=origin(records, output_dir), tables=tables, figures=figures, published=read_published()
     )
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def origin(records: Sequence[CompleteRecord], output_dir: str) -> dict[str, str]:

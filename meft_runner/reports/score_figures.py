@@ -14,7 +14,7 @@ from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
 def score_against_memory(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the score over activation memory: a panel a task, a point a method."""
     runs = chosen_runs(scored_runs(records))
-    runs = runs.assign(memory=runs["record"].map(activations_mib)).dropna(subset="memory")
+    runs = runs.assign(memory=runs["record"].map(activations_mib)).dropna(subset=["memory", "score"])
     if runs.empty:
         return None
     runs["memory"] = runs.groupby(CELL)["memory"].transform("median")

@@ -46,7 +46,8 @@ def print_table(table: pd.DataFrame, title: str) -> None:
         shown.add_column(str(column), justify="right" if side == "right" else "left", overflow="fold")
     for row in texts(table).itertuples(index=False):
         shown.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(shown)
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    Console(width=width, markup=False, emoji=False).print(shown)  # a file may be called [bold].csv
 
 
 def texts(table: pd.DataFrame) -> pd.DataFrame:

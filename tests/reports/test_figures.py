@@ -1,5 +1,6 @@
 import pytest
 
+from meft_runner.config import METHODS
 from meft_runner.reports.ablation_figures import initialisation_study, reversible_layers
 from meft_runner.reports.figures import method_styles, save_figure
 from meft_runner.reports.memory_figures import memory_over_depth, memory_over_length
@@ -18,6 +19,33 @@ def test_a_method_has_one_colour_and_its_variants_differ():
     styles = method_styles(["meft1 (reversal=float)", "meft1", "full", "meft1, exact"])
     assert {styles[label]["color"] for label in styles if label.startswith("meft1")} == {"tab:red"}
     assert len({styles[label]["marker"] for label in styles if label.startswith("meft1")}) == 3
+
+
+def test_a_new_method_has_a_colour_of_its_own():
+    styles = method_styles(METHODS)
+    assert len({style["color"] for style in styles.values()}) == len(METHODS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_users_are_drawn_as_they_are(tmp_path):
+    names = ("$x^$.csv", "行.csv", "a_b%.csv")
+    files = ("task=text", "task.eval_file=e.csv")
+    made = [record(0.5, *files, f"task.train_file='{name}'") for name in names]
+    figure = score_against_memory(made)
+    save_figure(figure, tmp_path, "figure")
+    assert sorted(axes.title.get_text().replace(r"\$", "$") for axes in figure.axes) == sorted(
+        f"minilm: text ({name}) accuracy" for name in names
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_score_that_is_not_defined_is_not_drawn():
+    none = record(None, history=[(0.5, None)])
+    assert score_against_memory([none]) is None
+    assert score_curves([none]) is None
+    assert training_loss_curves([none]) is not None
+    (axes,) = score_against_memory([none, record(0.5, "method=full")]).axes
+    assert lines(axes) == {"full": [(1.0, 50.0)]}
 
 
 def test_score_against_memory_has_a_panel_a_task_and_bars_for_several_seeds():

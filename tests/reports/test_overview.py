@@ -1,4 +1,12 @@
+import errno
+import json
+import time
+from pathlib import Path
+
+import pytest
+
 from meft_runner.config import TablesSettings
+from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
 from meft_runner.reports.overview import FIGURES, TABLES, make_figures, make_overview, make_tables
 from tests.helpers.records import record, study
@@ -31,17 +39,71 @@ def test_files_of_a_folder(tmp_path, capsys):
     for i, one in enumerate(everything()):
         write_record(one, tmp_path / "runs" / str(i))
     folder = tmp_path / "tables"
-    make_overview(TablesSettings(output_dir=str(tmp_path / "runs"), tables_dir=str(folder)))
+    make_overview(TablesSettings(output_dir=str(tmp_path / "runs"), tables_dir=str(folder), report=True))
     expected = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
     expected |= {f"{name}.{form}" for name in FIGURES for form in ("png", "svg")}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == expected | {"report.html"}
     printed = capsys.readouterr().out
     titles = [printed.index(TABLES[name].title) for name in ("scores", "qa", "memory", "reversal")]
     assert titles == sorted(titles)
     assert TABLES["training_loss"].title not in printed
 
-    make_overview(TablesSettings(output_dir=str(tmp_path / "runs"), tables_dir=str(folder), report=True))
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert {path.name for path in folder.iterdir()} == expected | {"report.html"}
     assert all(part.title in page for part in TABLES.values())
     assert all(part.caption in page for part in FIGURES.values())
+
+
+def call(tmp_path, *records, **asked):
+    for i, one in enumerate(records):
+        write_record(one, tmp_path / "runs" / str(i))
+    make_overview(TablesSettings(output_dir=str(tmp_path / "runs"), **asked))
+
+
+def test_files_of_an_earlier_call_stay_and_are_named(tmp_path, capsys):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "qa.md").write_text("earlier")
+    (folder / "scores.md").write_text("earlier")
+    (folder / "notes.md").write_text("mine")
+    call(tmp_path, record(), tables_dir=str(folder))
+    assert (folder / "qa.md").read_text() == "earlier"
+    assert (folder / "notes.md").read_text() == "mine"
+    assert "earlier" not in (folder / "scores.md").read_text()
+    assert capsys.readouterr().err == f"tables_dir={folder}: of an earlier call and not of these runs: qa.md.\n"
+
+
+def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "tables"
+    call(tmp_path, record(), record(0.9), tables_dir=str(folder))
+    (tmp_path / "runs" / "1" / "record.json").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"tables_dir=.*: .*scores.md cannot be written \(No space left on device\)"):
+        call(tmp_path, tables_dir=str(folder))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_folders_that_cannot_be_written(report, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tables" / "scores.md").mkdir(parents=True)
+    for folder, reason in (("file", "File exists"), ("file/inside", "Not a directory"), ("tables", "Is a directory")):
+        with pytest.raises(UserError, match=rf"tables_dir=.* cannot be written \({reason}\)") as raised:
+            call(tmp_path, record(), tables_dir=str(tmp_path / folder), report=report)
+        assert "\n" not in str(raised.value)
+
+
+def test_many_records_are_read(tmp_path, capsys):
+    text = json.dumps(record(history=[(0.5, 0.5)] * 3).plain())
+    for number in range(1000):
+        (tmp_path / "runs" / str(number)).mkdir(parents=True)
+        own = text.replace('"identity": "x', f'"identity": "{number}x').replace('"seed": 1,', f'"seed": {number},')
+        (tmp_path / "runs" / str(number) / "record.json").write_text(own)
+    started = time.perf_counter()
+    call(tmp_path)
+    assert "(n=1000)" in capsys.readouterr().out
+    assert time.perf_counter() - started < 60  # the goal is 5 s; a busy machine is no failure

@@ -1,5 +1,9 @@
+import re
+
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meft_runner.reports.tables import latex, markdown, write_tables
 from meft_runner.run.console import print_table, run_table
@@ -30,6 +34,39 @@ def test_latex_escapes_what_latex_would_read():
     assert lines[2] == r"task & score (\%) & step \\"
     assert lines[4] == r"arc\_easy & 9.0 $\pm$ 0.5 (n=3) & 0.25 \\"
     assert lines[5] == r"50 \% \& more & - & - \\"
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("text (a|b.csv)", "text (a\\|b.csv)"),
+        ("two\nlines", "two lines"),
+        ("`a` *b* <b> [c](d) $e$ ~f~ &lt;", "\\`a\\` \\*b\\* \\<b> \\[c\\](d) \\$e\\$ \\~f\\~ \\&lt;"),
+        ("_a_ arc_easy", "\\_a\\_ arc_easy"),
+        ("a\\", "a\\\\"),
+    ],
+)
+def test_markdown_escapes_what_markdown_would_read(text, escaped):
+    heading, _, row = markdown(pd.DataFrame({text: [text]})).splitlines()
+    for shown in (heading, row):
+        assert shown.removeprefix("|").removesuffix("|").strip() == escaped
+
+
+@given(st.text(), st.text())
+def test_any_text_is_one_cell_of_markdown(name, cell):
+    lines = markdown(pd.DataFrame({name: [cell]})).splitlines()
+    assert len(lines) == 3
+    assert all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2 for line in lines)
+
+
+def test_a_printed_name_is_no_markup(capsys):
+    print_table(pd.DataFrame({"[bold]task": ["[/red].csv", ":smile:"]}), title="[red]runs")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("[bold]task", "[/red].csv", ":smile:", "[red]runs"))
+
+
+def test_a_score_that_is_not_defined_is_a_dash():
+    assert run_table(record(None))["value"].tolist()[:2] == ["-", "-"]
 
 
 def test_the_printed_table_of_a_run(capsys):
