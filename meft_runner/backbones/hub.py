@@ -12,14 +12,14 @@ from functools import cache, partial
 from json import JSONDecodeError
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_cached_repo_tree, is_offline_mode, snapshot_download
+from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, is_offline_mode, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     FileMetadataError,
     HfHubHTTPError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
 
 from meft_runner.backbones.hub_errors import HUB_ERRORS, TOO_MANY, HubSource, explain
 from meft_runner.backbones.hub_line import line
@@ -89,11 +89,15 @@ def fetch(source: HubSource, commit: str, patterns: Sequence[str]) -> Path:
         UserError: they cannot be had, or one of them is not whole.
     """
     with explained(source):
-        found = snapshot_download(source.repository, repo_type=source.kind, revision=commit, allow_patterns=[*patterns])
-    folder = Path(found)
-    for name, size in _listed(source, folder, patterns).items():
-        if (folder / name).stat().st_size != size:
-            raise UserError(unreadable(source, name, "it is not whole"))
+        name, kind = source.repository, source.kind
+        with disable_progress_bars():  # of listing the files; each has its own below
+            folder = Path(snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=[]))
+        sizes = _listed(source, folder, patterns)
+        for file in sizes:
+            hf_hub_download(name, file, repo_type=kind, revision=commit)
+    for file, size in sizes.items():
+        if (folder / file).stat().st_size != size:
+            raise UserError(unreadable(source, file, "it is not whole"))
     return folder
 
 

@@ -18,6 +18,7 @@ _LIBRARIES = (
     "filelock",
     "fsspec",
     "httpx",
+    "httpx2",
     "huggingface_hub",
     "peft",
     "torch",

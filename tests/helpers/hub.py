@@ -128,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(self.fault.status, self.fault.body, **self.fault.headers)
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/cdn/"):
-            return self._content(self.hub.blob(path.removeprefix("/cdn/")))
+            _, _, digest, name = path.split("/")
+            return self._content(self.hub.blob(digest), name)
         if api := _API.fullmatch(path):
             return self._api(**api.groupdict())
         if file := _FILE.fullmatch(path):
@@ -178,14 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._refuse(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": commit})
         if not path.endswith(LARGE_FILES):
-            return self._content(content, **{"X-Repo-Commit": commit})
+            return self._content(content, path.rpartition("/")[2], **{"X-Repo-Commit": commit})
         digest = hashlib.sha256(content).hexdigest()
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": commit}
-        return self._answer(302, b"", Location=f"{self.hub.cdn}/cdn/{digest}", **linked)
+        return self._answer(302, b"", Location=f"{self.hub.cdn}/cdn/{digest}/{path.rpartition('/')[2]}", **linked)
 
-    def _content(self, content: bytes, **headers: str) -> None:
+    def _content(self, content: bytes, name: str, **headers: str) -> None:
         """Sends a file, or the range of it that is asked for."""
         headers |= {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers["Content-Disposition"] = f'inline; filename="{name}";'
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             return self._answer(200, content, **headers)

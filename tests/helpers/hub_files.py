@@ -101,7 +101,7 @@ def cifar10(count: int = 12) -> dict[str, bytes]:
 
 def glue_rows(split: str, count: int) -> list[dict[str, object]]:
     rows = _real(f"glue/rte/{split}.jsonl", count) or [
-        {"sentence1": f"The {n} dogs of the house were found in the garden.", "sentence2": f"{n} dogs", "label": n % 2}
+        {"sentence1": f"The {n} dogs of {split} were found in the garden.", "sentence2": f"{n} dogs", "label": n % 2}
         | {"idx": n}
         for n in range(count)
     ]
