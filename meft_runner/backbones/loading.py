@@ -1,124 +1,40 @@
-"""Finding and loading a backbone: a local folder, an installed package, or the model hub."""
+"""Loading a model: its configuration, and its weights under the head that a task needs."""
 
-import hashlib
-import importlib.util
-import json
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from meft_runner.backbones import FAMILIES, hub, task_head
-from meft_runner.backbones.hub_errors import HubSource
+from meft_runner.backbones import FAMILIES, task_head
+from meft_runner.backbones.reading import reading
+from meft_runner.backbones.sources import check_model_type, fetch_weights, refused, weight_files
 from meft_runner.config import BackboneSettings, Head
-from meft_runner.errors import UserError
 
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
-_WEIGHTS = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
-_LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
-
-
-def find_source(backbone: BackboneSettings) -> str:
-    """Returns the folder that a backbone is loaded from; of the hub's repositories all but the weights is downloaded.
-
-    Raises:
-        UserError: the folder lacks something or holds another architecture, a packaged weight file
-            is not the published one, or the hub's files cannot be had.
-    """
-    if backbone.path is not None:
-        if backbone.revision is not None:
-            raise UserError(
-                f"backbone.revision={backbone.revision}: is of the hub, not of backbone.path. Remove one of the two."
-            )
-        _check_folder(backbone, Path(backbone.path))
-        return backbone.path
-    if (folder := _package_folder(backbone)) is not None:
-        _check_digest(backbone, folder / _WEIGHTS[0])
-        return str(folder)
-    source = hub_source(backbone)
-    folder = hub.fetch(source, hub.commit_of(source), hub.DESCRIPTIONS)
-    if not (folder / "config.json").is_file():
-        raise UserError(hub.lacking(source, "config.json"))
-    return str(folder)
-
-
-def hub_source(backbone: BackboneSettings) -> HubSource:
-    """Returns the repository that a backbone is read from where it is neither local nor packaged."""
-    return HubSource("backbone", backbone.name, backbone.hub, backbone.revision)
-
-
-def is_from_hub(backbone: BackboneSettings) -> bool:
-    """Returns whether a backbone is read from the hub: the folder's name is then the commit."""
-    return backbone.path is None and _package_folder(backbone) is None
-
-
-def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer.
-
-    Raises:
-        UserError: it is missing or cannot be reached, or the model does not read inputs of `max_length` tokens.
-    """
-    if backbone.path is not None and not any((Path(source) / name).is_file() for name in _VOCABULARIES):
-        raise UserError(
-            f"backbone.path={source}: no tokenizer there ({' or '.join(_VOCABULARIES)}). "
-            "Save the model's tokenizer into it."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except _LOADING_ERRORS as error:
-        raise _unloadable(backbone, source, "tokenizer", error) from error
-    config = load_config(backbone, source)
-    if getattr(config, "type_vocab_size", 0) < 2:  # a BERT tokenizer would number the second sentence 1
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = padding_id(config)
-    family = FAMILIES[config.model_type]
-    family.finish_tokenizer(tokenizer, config)
-    positions = family.positions(config)
-    if max_length > positions:
-        raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
-    tokenizer.model_max_length = positions
-    return tokenizer
-
-
-def load_image_processor(backbone: BackboneSettings, source: str) -> BaseImageProcessor:
-    """Loads what scales and normalises images; ViT's own where a local folder has none, at the model's size.
-
-    Raises:
-        UserError: it cannot be reached.
-    """
-    if backbone.path is not None and not (Path(source) / "preprocessor_config.json").is_file():
-        size = load_config(backbone, source).image_size
-        return ViTImageProcessorPil(size={"height": size, "width": size})
-    try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    except _LOADING_ERRORS as error:
-        raise _unloadable(backbone, source, "image processor", error) from error
+_FLOATS = {"F64", "F32", "F16", "BF16", torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_UNUSED = ("pooler", "mask_token", "position_ids", "token_type_ids", "version")  # that a model may do without
+_PLAIN = {  # what a model gives back and in which form, whatever its config.json says
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "chunk_size_feed_forward": 0,
+}
 
 
 def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
     """Loads the model's configuration.
 
     Raises:
-        UserError: it cannot be reached.
+        UserError: it cannot be read, is of another architecture, or its numbers do not fit together.
     """
-    try:
+    with reading(backbone, source, "configuration"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except _LOADING_ERRORS as error:
-        raise _unloadable(backbone, source, "configuration", error) from error
-    _check_model_type(backbone, source, config.model_type)
+    check_model_type(backbone, source, config.model_type)
+    for name, value in _PLAIN.items():
+        setattr(config, name, value)
+    _check_config(backbone, source, config)
     return config
 
 
@@ -132,10 +48,9 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
         labels: number of classes; 1 for regression; not used where the head classifies nothing.
 
     Raises:
-        UserError: the weights cannot be reached, or are not this model's.
+        UserError: the weights cannot be reached or read, or are not this model's.
     """
-    if is_from_hub(backbone):
-        hub.fetch_weights(hub_source(backbone), Path(source))
+    fetch_weights(backbone, source)
     config = load_config(backbone, source)
     if head is not Head.image:
         config.use_cache = False  # keys and values are kept for generation only
@@ -143,7 +58,8 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     if head in (Head.classification, Head.image):
         config.num_labels = labels
         config.problem_type = "regression" if labels == 1 else "single_label_classification"
-    try:
+    with reading(backbone, source, "weights"):
+        _check_files(backbone, source)
         model, report = (
             FAMILIES[config.model_type]
             .heads[head]
@@ -158,17 +74,25 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
                 output_loading_info=True,
             )
         )
-    except _LOADING_ERRORS as error:
-        raise _unloadable(backbone, source, "weights", error) from error
-    new = (*task_head(model), f"{model.base_model_prefix}.pooler")
-    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
-    wrong = [name for name in wrong if not name.startswith(new)]
-    if wrong:
-        raise UserError(
-            f"backbone={backbone.name}: {len(wrong)} weights are missing in {source} or have another shape, "
-            f"{wrong[0]} among them. Give the {config.model_type} model's own weights by backbone.path=DIR."
-        )
+    _check_complete(backbone, source, model, report)
+    _check_finite(backbone, source, model)
     return model
+
+
+def new_model(backbone: BackboneSettings, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    """Returns a model of random weights on torch's default device, under the first head of its family.
+
+    Args:
+        backbone: the backbone's settings.
+        config: the model's sizes.
+        attention: the attention implementation, as transformers names it.
+
+    Raises:
+        UserError: the sizes do not fit together.
+    """
+    family = FAMILIES[config.model_type]
+    with reading(backbone, str(backbone.path), "configuration"):
+        return family.heads[family.first_head].from_config(config, attn_implementation=attention, dtype=torch.float32)
 
 
 def padding_id(config: PreTrainedConfig) -> int:
@@ -177,56 +101,91 @@ def padding_id(config: PreTrainedConfig) -> int:
     return 0 if token is None else token
 
 
-def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
-    key = f"backbone.path={folder}"
-    if not folder.is_dir():
-        raise UserError(f"{key}: no such folder. Give one with config.json, {_WEIGHTS[0]} and the tokenizer's files.")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UserError(f"{key}: config.json is missing. Give a folder as save_pretrained writes it.")
+def _check_config(backbone: BackboneSettings, source: str, config: PreTrainedConfig) -> None:
+    """Makes sure of what transformers does not look at, or looks at only when a row is computed.
+
+    Raises:
+        UserError: the weights are quantised, or a number is outside its range.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        complaint = "config.json has a quantization_config, and quantised weights cannot be trained here"
+        raise refused(backbone, source, complaint, "Give the model's weights as they were before.")
+    sizes = {name: getattr(config, name, None) for name in (*backbone.config, "max_position_embeddings")}
+    for name, size in sizes.items():
+        if isinstance(size, int) and size < 1:
+            raise refused(backbone, source, f"config.json has {name}={size}, expected 1 or more")
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary is not None and not 0 <= padding_id(config) < vocabulary:
+        complaint = f"config.json has pad_token_id={padding_id(config)}, expected 0 to {vocabulary - 1}"
+        raise refused(backbone, source, complaint)
+    with reading(backbone, source, "configuration"):
+        readable = FAMILIES[config.model_type].positions(config)
+    if readable < 1:
+        raise refused(backbone, source, "its config.json leaves no position that can be read")
+
+
+def _check_files(backbone: BackboneSettings, source: str) -> None:
+    """Makes sure that the files of the weights are there and hold floating-point numbers.
+
+    Raises:
+        UserError: one is missing or holds something else.
+        Exception: what the readers of the files say of one that is damaged.
+    """
+    for file in weight_files(Path(source)):
+        if not file.is_file():
+            raise refused(backbone, source, f"{file.name} is missing")
+        for name, kind in _stored_types(file).items():
+            if name.endswith((".weight", ".bias")) and kind not in _FLOATS:
+                complaint = f"{file.name} holds {name} as {kind}, expected floating-point numbers"
+                raise refused(backbone, source, complaint, "Give the model's weights before they were quantised.")
+
+
+def _stored_types(file: Path) -> dict[str, object]:
+    """Returns the type of each tensor in a file, which is not read for that."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  no mapping
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{key}: config.json is not a JSON object ({error}). Restore it.") from error
-    _check_model_type(backbone, str(folder), model_type)
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        raise UserError(
-            f"{key}: {_WEIGHTS[0]} is missing (or pytorch_model.bin). Save the model there with save_pretrained."
-        )
+        content = torch.load(file, map_location="meta", weights_only=True)
+    except Exception as error:  # of whatever unpickling runs into; torch's advice is to run the code in the file
+        raise ValueError(f"{file.name} is no file of tensors") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{file.name} holds something else than named tensors")
+    return {name: tensor.dtype for name, tensor in content.items()}
 
 
-def _check_model_type(backbone: BackboneSettings, source: str, model_type: str | None) -> None:
-    if model_type not in backbone.model_types:
-        key = "path" if backbone.path is not None else "hub"
-        raise UserError(
-            f"backbone.{key}={getattr(backbone, key)}: holds a {model_type} model, backbone={backbone.name} expects "
-            f"{' or '.join(backbone.model_types)}. Choose the backbone that fits, or another folder."
-        )
+def _check_complete(backbone: BackboneSettings, source: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Makes sure that a file's weights and the model's are the same ones, but for the head and what stands before it.
+
+    Raises:
+        UserError: the model lacks some, or has no place for some.
+    """
+    own = f"Give the {model.config.model_type} model's own weights by backbone.path=DIR."
+    new = (*task_head(model), f"{model.base_model_prefix}.pooler")
+    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    wrong = sorted(name for name in wrong if not name.startswith(new))
+    if wrong:
+        complaint = f"weights are missing there or have another shape ({len(wrong)}, {wrong[0]} among them)"
+        raise refused(backbone, source, complaint, f"Look at config.json, or g{own[1:]}")
+    left = sorted(name for name in report["unexpected_keys"] if _belongs(model, name))
+    if left:
+        complaint = f"weights there have no place in a model of its config.json ({len(left)}, {left[0]} among them)"
+        raise refused(backbone, source, complaint, f"Mend config.json, or g{own[1:]}")
 
 
-def _check_digest(backbone: BackboneSettings, weights: Path) -> None:
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != backbone.sha256:
-        raise UserError(
-            f"backbone={backbone.name}: {weights} is not the published file (sha256 {digest[:12]}..., expected "
-            f"{str(backbone.sha256)[:12]}...). Reinstall {backbone.package}, or set backbone.path=DIR."
-        )
+def _belongs(model: PreTrainedModel, name: str) -> bool:
+    """Tells whether a weight is of the base model: those of other heads, and what no model computes with, are not."""
+    parts = name.removeprefix(f"{model.base_model_prefix}.").split(".")
+    return parts[0] in dict(model.base_model.named_children()) and not set(parts) & set(_UNUSED)
 
 
-def _package_folder(backbone: BackboneSettings) -> Path | None:
-    """Returns where an installed package has the model; a revision is of the hub, so that a package has none."""
-    if backbone.package is None or backbone.revision is not None:
-        return None
-    spec = importlib.util.find_spec(backbone.package)
-    return None if spec is None else Path(next(iter(spec.submodule_search_locations or ()))) / "model"
+def _check_finite(backbone: BackboneSettings, source: str, model: PreTrainedModel) -> None:
+    """Makes sure that all weights are numbers.
 
-
-def _unloadable(backbone: BackboneSettings, source: str, what: str, error: Exception) -> UserError:
-    if is_from_hub(backbone):
-        return UserError(hub.unreadable(hub_source(backbone), f"its {what}", _first_line(error)))
-    return UserError(f"backbone.path={source}: its {what} cannot be loaded ({_first_line(error)}).")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    Raises:
+        UserError: some are not.
+    """
+    for name, parameter in model.named_parameters():
+        # A sum costs no memory; it can overflow where all are numbers, so that they are looked at one by one then.
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+            raise refused(backbone, source, f"its weights hold values that are no numbers (NaN or infinite), in {name}")

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from meft_runner.backbones import FAMILIES, positions
-from meft_runner.backbones.loading import load_config
+from meft_runner.backbones.loading import load_config, new_model
 from meft_runner.backbones.repeat import multiply_depth
 from meft_runner.config import DEPTH_NAMES, BackboneSettings, Head, Kernel, MethodSettings, Precision
 from meft_runner.errors import UserError
@@ -84,10 +84,8 @@ def build(case: Case) -> nn.Module:
     """Returns a model of random weights, on torch's default device, prepared for training."""
     kernels.register()
     config = case.config()
-    family = FAMILIES[config.model_type]
-    auto = family.heads[family.first_head]
-    model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=torch.float32)
-    return prepare(model, family, case.backbone, case.method)
+    model = new_model(case.backbone, config, _IMPLEMENTATIONS[case.attention])
+    return prepare(model, FAMILIES[config.model_type], case.backbone, case.method)
 
 
 def inputs_of(case: Case) -> Shapes:

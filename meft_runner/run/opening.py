@@ -8,8 +8,10 @@ from torch import nn
 from transformers import set_seed
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import Head, Precision, Settings
 from meft_runner.errors import UserError
 from meft_runner.methods.prepare import prepare

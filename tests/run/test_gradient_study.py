@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.processors import load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import Head, LoraSettings
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.methods.prepare import prepare

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import find_source, load_model, load_tokenizer
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.processors import load_tokenizer
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import METHODS, Head
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained

@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from meft_runner.backbones.loading import find_source
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import BackboneSettings
 
 
