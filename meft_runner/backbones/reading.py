@@ -34,13 +34,13 @@ def reading(backbone: BackboneSettings, source: str, what: str) -> Iterator[None
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise refused(backbone, source, f"its {what} cannot be loaded ({reason(error)})") from error
+        raise refused(backbone, source, f"its {what} cannot be loaded ({_reason(error, source)})") from error
 
 
-def reason(error: BaseException) -> str:
+def _reason(error: BaseException, source: str) -> str:
     """Returns what an error says in a part of a line; messages of some libraries are pages long."""
     if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         error = error.__cause__  # around it stands the same once more
-    text = shorten(str(error), _LONGEST_REASON, placeholder="...").rstrip(".")
+    text = shorten(str(error).replace(f"{source}/", ""), _LONGEST_REASON, placeholder="...").rstrip(".")
     says_enough = " " in text
     return text if says_enough else f"{type(error).__name__}: {text}".rstrip(": ")

