@@ -16,38 +16,6 @@ from tests.helpers import records as made
 from tests.helpers.commands import call
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["backbone=robrta"], "backbone=robrta: there is no such backbone, did you mean 'roberta'?"),
-        (["task=rt"], "task=rt: there is no such task, did you mean 'rte'?"),
-        (["method=meft4"], "method=meft4: there is no such method, did you mean 'meft"),
-        (["method.adpater_dim=4"], "method.adpater_dim: no such setting, did you mean 'adapter_dim'?"),
-        (["training.bach_size=4"], "training.bach_size: no such setting, did you mean 'batch_size'?"),
-        (["trainig.epochs=4"], "trainig: no such setting, did you mean 'training'?"),
-        (["method.adapter_dim=abc"], "method.adapter_dim: Value 'abc' of type 'str' could not be converted to Integer"),
-        (["training.precision=fp17"], "training.precision: Invalid value 'fp17', expected one of [fp32, bf16, fp16]"),
-        (
-            ["method.reversal=exactly"],
-            "method.reversal: Invalid value 'exactly', expected one of [exact, float, stored]",
-        ),
-        (["method.scale_1=0.3"], "method.scale_1=0.3: reversal=exact"),
-        (
-            ["method.checkpointing=true"],
-            "method.checkpointing: method=meft1 has no such setting (full, lora, ia3 have)",
-        ),
-        (["method=full", "method.reversal=exact"], "method.reversal: method=full has no such setting (meft1, meft2,"),
-        (["a b"], "cannot be read as key=value"),
-        (["method._target_=os.system"], "method._target_=os.system: no such setting"),
-    ],
-)
-def test_mistakes_in_settings(monkeypatch, capsys, arguments, message):
-    code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)
-    assert code == 2
-    assert message in error
-    assert len(error.strip().splitlines()) <= 2
-
-
 def test_a_sweep_over_methods_takes_settings_that_the_default_method_lacks(monkeypatch, capsys, tmp_path):
     arguments = ["-m", "method=lora,ia3", "method.checkpointing=true", "task.max_length=600", f"output_dir={tmp_path}"]
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments)

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import fields
-from enum import Enum
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -18,7 +17,7 @@ from meft_runner.config import (
     TablesSettings,
 )
 from meft_runner.config.compatibility import check_compatible
-from meft_runner.config.fields import Notes, hindrance, settings_of
+from meft_runner.config.fields import Notes, as_typed, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
 from meft_runner.errors import UserError, nearest
 
@@ -44,8 +43,6 @@ def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
         if notes.path and value is not None:
             group, _, name = key.rpartition(".")
             setattr(getattr(settings, group) if group else settings, name, os.path.expanduser(value))
-    if "level" in typed and "${level}" not in str(OmegaConf.to_container(config)):
-        raise UserError(f"level={settings.level:g}: this experiment has no levels. Leave it out.")
     check(settings)
     return settings
 
@@ -148,11 +145,10 @@ def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> 
     group = key.partition(".")[0]
     if notes.fixed is not None:
         name = getattr(settings, group).name
-        raise UserError(f"{key}: {group}={name} says what it is (conf/{group}/{name}.yaml). {notes.fixed}")
+        raise UserError(f"{key}: comes from conf/{group}/{name}.yaml alone. {notes.fixed}")
     against = hindrance(settings, notes)
     if against is not None and value is not None:
-        shown = value.name if isinstance(value, Enum) else value
-        raise UserError(f"{key}={shown}: has no effect with {against}. Leave out one of them.")
+        raise UserError(f"{key}={as_typed(value)}: has no effect with {against}. Leave out one of them.")
 
 
 def _check_ranges(settings: Settings) -> None:

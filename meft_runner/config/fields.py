@@ -85,7 +85,13 @@ def hindrance(settings: Any, notes: Notes) -> str | None:
     for key, values in notes.only.items():
         group, _, name = key.rpartition(".")
         value = getattr(getattr(settings, group) if group else settings, name)
-        typed = value.name if isinstance(value, Enum) else value
-        if typed not in values:
-            return f"{key}={str(typed).lower() if isinstance(typed, bool) else typed}"
+        if (value.name if isinstance(value, Enum) else value) not in values:
+            return f"{key}={as_typed(value)}"
     return None
+
+
+def as_typed(value: Any) -> str:
+    """Returns a value as it is typed."""
+    if isinstance(value, Enum):
+        return value.name
+    return str(value).lower() if isinstance(value, bool) else str(value)

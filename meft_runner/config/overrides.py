@@ -5,12 +5,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Glob, Override, OverrideType, Sweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, QuotedString, Sweep
+from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config.directory import config_directory
+from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import METHODS
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.tasks import TASKS
@@ -18,7 +21,8 @@ from meft_runner.errors import UserError, nearest
 
 GROUPS = ("backbone", "task", "method")
 OPTIONAL_GROUPS = ("experiment", "scale", "launcher")
-_IMPORTING = re.compile(r"_(target|partial|args|convert|recursive)_")  # what Hydra takes as something to import or call
+_IMPORTING = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_\s*[=:]")  # Hydra would import or call it
+_ENVIRONMENT = re.compile(r"\$\{.*\boc\.env\b")
 _ADDED = "hydra.launcher.additional_parameters."  # of SLURM, by any name
 _OF_SWEEPS = ("seeds", "retry_failed", "launcher")
 
@@ -34,6 +38,7 @@ def check_overrides(overrides: Sequence[Override]) -> None:
     """
     for override in overrides:
         _check_form(override)
+        _check_value(override)
         if override.key_or_group in (*GROUPS, *OPTIONAL_GROUPS):
             _check_group(override)
         elif override.key_or_group.partition("/")[0].partition(".")[0] == "hydra":
@@ -42,21 +47,38 @@ def check_overrides(overrides: Sequence[Override]) -> None:
     for key, times in given.items():
         if times > 1:
             raise UserError(f"{key}: given {times} times. Leave all but one out; several values are {key}=A,B with -m.")
-    _check_needed({override.key_or_group for override in overrides if override.value() is not None})
+    _check_needed(given)
 
 
 def check_single(overrides: Iterable[Override]) -> None:
-    """Makes sure that nothing was typed that only a sweep reads.
+    """Makes sure that nothing was typed for a single run that only a sweep reads.
 
     Raises:
         UserError: one was, and this is a single run.
     """
     for override in overrides:
         key = override.key_or_group
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values make a sweep. Start it with -m, or give one value.")
         if key in _OF_SWEEPS or key.startswith("hydra.launcher."):
             raise UserError(
                 f"{override.input_line}: has an effect on a sweep alone. Start one with -m, or leave it out."
             )
+
+
+def check_level(overrides: Iterable[Override], config: DictConfig) -> None:
+    """Makes sure that the experiment of a command reads its level.
+
+    Args:
+        overrides: what was typed.
+        config: what was composed of it.
+
+    Raises:
+        UserError: it has none.
+    """
+    typed = next((override for override in overrides if override.key_or_group == "level"), None)
+    if typed is not None and "${level}" not in str(OmegaConf.to_container(config)):
+        raise UserError(f"{typed.input_line}: the experiment has no levels. Leave it out.")
 
 
 def typed_keys(overrides: Iterable[str], of_experiment: Iterable[str] = ()) -> frozenset[str]:
@@ -96,30 +118,52 @@ def _check_form(override: Override) -> None:
         raise UserError(f"{text}: has a control character in it, or bytes that are no UTF-8. Leave them out.")
     if _IMPORTING.search(text):
         raise UserError(f"{text}: no such setting. What is imported and called is conf/'s own affair.")
-    if "oc.env" in text:
+    if _ENVIRONMENT.search(text):
         raise UserError(f'{text}: nothing is read from the environment. Let the shell put it in: {key}="$NAME".')
     if override.is_delete():
         raise UserError(f"{text}: settings cannot be taken away. Leave it out for the default.")
     if override.type is not OverrideType.CHANGE and not key.startswith(_ADDED):
-        known = sorted(_settings())
+        known = sorted([*_settings(), *OPTIONAL_GROUPS])
         hint = f"Write {key}=VALUE." if key in known else f"There is no such setting, {nearest(key, known)}see --help."
         raise UserError(f"{text}: settings cannot be added. {hint}")
-    if override.package is not None or not key:
-        raise UserError(f"{text}: expected key=value.")
-    if not override.is_sweep_override() and not str(override.get_value_element_as_str()).strip("'\" "):
+    if override.package is not None or not key or key == "training":
+        raise UserError(f"{text}: expected key=value, as in training.epochs=3.")
+    fixed = [notes.fixed for notes in _settings().get(_within_group(key), [])]
+    if fixed and all(fixed):
+        group = key.partition(".")[0]
+        raise UserError(f"{text}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
+
+
+def _check_value(override: Override) -> None:
+    text, value = str(override.input_line), override.value()
+    if (isinstance(value, str) and not value.strip()) or (isinstance(value, QuotedString) and not value.text.strip()):
         raise UserError(f"{text}: has no value. Leave it out for the default.")
+    if isinstance(value, IntervalSweep):
+        raise UserError(f"{text}: expected values, as in {override.key_or_group}=A,B.")
+    if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
+        raise UserError(f"{text}: expected one or more seeds, each once.")
 
 
-def _settings() -> set[str]:
-    """Returns the keys of all settings that some run has."""
+def _within_group(key: str) -> str:
+    """Returns a key as deep as settings are declared: backbone.config of backbone.config.hidden_size."""
+    return ".".join(key.split(".")[:2])
+
+
+@cache
+def _settings() -> dict[str, list[Notes]]:
+    """Returns the keys of all settings that some run has, with what each backbone, task or method knows of it."""
     groups: dict[str, Collection[type[Any]]] = {
         "backbone": [BackboneSettings],
         "task": TASKS.values(),
         "method": METHODS.values(),
         "training": [TrainingSettings],
     }
-    own = {each.name for each in fields(Settings)}
-    return own | {f"{group}.{each.name}" for group, kinds in groups.items() for kind in kinds for each in fields(kind)}
+    found = {each.name: [notes_of(each)] for each in fields(Settings)}
+    for group, kinds in groups.items():
+        for kind in kinds:
+            for each in fields(kind):
+                found.setdefault(f"{group}.{each.name}", []).append(notes_of(each))
+    return found
 
 
 def _check_group(override: Override) -> None:
@@ -127,8 +171,7 @@ def _check_group(override: Override) -> None:
     if override.is_sweep_override() and group in OPTIONAL_GROUPS:
         raise UserError(f"{override.input_line}: expected one {group} at a time. Start one by one.")
     for name in _values(override):
-        if name != "null" or group in GROUPS:
-            check_name(group, name)
+        check_name(group, name)
 
 
 def _values(override: Override) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """What conf/ computes; imported for its effect, also by the processes that a launcher starts."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from meft_runner.config.compatibility import help_text
+from meft_runner.config.torchrun import process_count
 
 
 def times(factor: float, value: float) -> float:
@@ -35,7 +35,7 @@ def by_size(task: str, small: Any, large: Any) -> Any:
 
 def processes() -> int | None:
     """Returns how many processes torchrun has started to train together; None for one alone."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = process_count()
     return count if count > 1 else None
 
 

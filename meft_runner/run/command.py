@@ -1,7 +1,6 @@
 """A run as a command: from a composed config to a trained run, and what is told where that fails."""
 
 import logging
-import os
 import shlex
 import sys
 import traceback
@@ -11,10 +10,11 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from meft_runner.config import Settings, resolvers
+from meft_runner.config import Settings
 from meft_runner.config.checks import check_processes, parse
-from meft_runner.config.mistakes import explain
+from meft_runner.config.mistakes import explain, naming_paths
 from meft_runner.config.overrides import typed_keys
+from meft_runner.config.torchrun import process_count, rank
 from meft_runner.records.record import read_record
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.run import composing, folder
@@ -111,7 +111,8 @@ def _train(settings: Settings) -> CompleteRecord:
 
     if interruption.Interruption.stopped:
         raise interruption.InterruptedRunError  # of this process of a launcher, by a signal to an earlier run
-    return lifecycle.run(settings)
+    with naming_paths(settings):
+        return lifecycle.run(settings)
 
 
 def _tell_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
@@ -125,13 +126,3 @@ def _tell_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
         print(f"{what:<27} {directory}")
         print(f"beside the other runs:      meft-tables {there}")
         print(f"with other seeds:           meft-run -m from_record={record.identity} seed=2,3 {there}")
-
-
-def rank() -> int:
-    """Returns which of torchrun's processes this is; the first tells for all."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def process_count() -> int:
-    """Returns how many processes train together."""
-    return resolvers.processes() or 1

@@ -12,11 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from meft_runner.config.directory import config_directory
-from meft_runner.config.overrides import GROUPS, check_overrides
+from meft_runner.config.overrides import GROUPS, check_level, check_overrides, check_single
 from meft_runner.errors import UserError
 
 _OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
-_INFORMATION = ("help", "hydra_help", "cfg", "info", "shell_completion", "resolve", "package")
+_INFORMATION = ("help", "hydra_help", "cfg", "info", "shell_completion")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
         HydraException: a setting cannot be read.
     """
     parser = get_args_parser()
-    parser.exit_on_error = False
+    parser.exit_on_error, parser.allow_abbrev = False, False
     try:
         flags, unknown = parser.parse_known_intermixed_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -54,8 +54,13 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
             raise UserError(
                 f"--{name.replace('_', '-')}: settings come from the program's own conf/. Give others as key=value."
             )
+    if (flags.resolve or flags.package) and not flags.cfg:
+        raise UserError("--resolve and --package change what --cfg shows: add --cfg job.")
+    if flags.shell_completion and not flags.overrides:
+        raise UserError("--shell-completion: expected install=SHELL, uninstall=SHELL or query=SHELL after it.")
     overrides = OverridesParser.create().parse_overrides(flags.overrides)
-    check_overrides(overrides)
+    if not flags.shell_completion:
+        check_overrides(overrides)
     return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))
 
 
@@ -65,9 +70,12 @@ def whole(line: CommandLine) -> DictConfig:
     Of a sweep, settings that are swept over are left out, and those of a group that may be.
 
     Raises:
+        UserError: something was typed that only a sweep reads, or that the experiment does not read.
         HydraException: a setting is not known.
     """
     may_sweep = line.multirun or any(override.key_or_group == "experiment" for override in line.overrides)
+    if not may_sweep:
+        check_single(line.overrides)
     kept = [
         str(override.input_line)
         for override in line.overrides
@@ -75,6 +83,7 @@ def whole(line: CommandLine) -> DictConfig:
     ]
     with initialize_config_dir(config_directory(), version_base="1.3"):
         config = compose("config", overrides=kept, return_hydra_config=True)
+    check_level(line.overrides, config)
     if line.multirun:
         with open_dict(config):
             config.hydra.mode = RunMode.MULTIRUN

@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from meft_runner.run.command import rank, run_one, settings_of, tell
+from meft_runner.config.torchrun import rank
+from meft_runner.run.command import run_one, settings_of, tell
 from meft_runner.run.folder import BusyError, run_directory
 from meft_runner.sweeps.outcomes import Outcome, note
 

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.config.directory import config_directory
-from meft_runner.config.overrides import check_single
+from meft_runner.config.torchrun import process_count, rank
 from meft_runner.errors import UserError
-from meft_runner.run.command import guarded, process_count, rank, run_one, settings_of
+from meft_runner.run.command import guarded, run_one, settings_of
 from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole
 from meft_runner.sweeps.cell import run_cell
 from meft_runner.sweeps.outcomes import Outcome, SweepFolder
@@ -34,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     line = read_arguments(arguments)
     if line.informs:
-        return _run_hydra(arguments)
+        typed = [str(override.input_line) for override in line.overrides]
+        return _run_hydra([*(text for text in arguments if text not in typed), *typed])  # Hydra reads its options first
     config = whole(line)
     HydraConfig.instance().set_config(config)
     if config.hydra.mode is RunMode.MULTIRUN:
@@ -43,7 +44,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _single(line: CommandLine, config: DictConfig) -> int:
-    check_single(line.overrides)
     with open_dict(config):
         del config["hydra"]
     run_one(settings_of(config, [str(override.input_line) for override in line.overrides]), in_sweep=False)

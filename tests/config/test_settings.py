@@ -90,7 +90,9 @@ def test_float_reversal_takes_any_scale():
 def test_several_processes_are_another_run(monkeypatch):
     alone = settings()
     check_processes(alone, 1)
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    torchrun = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     together = settings()
     assert together.training.processes == 4
     assert identity(together) != identity(alone)

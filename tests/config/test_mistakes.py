@@ -1,0 +1,329 @@
+"""What a user types wrongly: exit code 2, one line or two that name the key, no traceback and no silent start."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import MissingConfigException
+from hypothesis import example, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from meft_runner import cli
+from meft_runner.config import plain
+from meft_runner.config.mistakes import explain, naming_paths
+from meft_runner.errors import UserError
+from tests.helpers.composed import settings
+
+LONG = "x" * 5000
+MISTAKES = [
+    # names
+    ("backbone=robrta", "backbone=robrta: there is no such backbone, did you mean 'roberta'?"),
+    ("task=rt", "task=rt: there is no such task, did you mean 'rte'?"),
+    ("method=meft4", "method=meft4: there is no such method, did you mean 'meft"),
+    (
+        "experiment=glue_bert_bas",
+        "experiment=glue_bert_bas: there is no such experiment, did you mean 'glue_bert_base'?",
+    ),
+    ("experiment=init_lora scale=smok", "scale=smok: there is no such scale, did you mean 'smoke'?"),
+    ("-m launcher=slrum", "launcher=slrum: there is no such launcher, did you mean 'slurm'?"),
+    ("method=null", "method=null: there is no such method"),
+    ("task=null", "task=null: there is no such task"),
+    ("backbone=", "backbone=: has no value"),
+    ("task=[rte]", "task=[rte]: there is no such task, did you mean 'rte'?"),
+    ("task=../../rte", "task=../../rte: there is no such task"),
+    ("method={name:lora}", "method={name:lora}: there is no such method"),
+    ("method=_meft1_r64", "method=_meft1_r64: there is no such method"),
+    ("task=_glue", "task=_glue: there is no such task"),
+    ("experiment=_qa", "experiment=_qa: there is no such experiment"),
+    ("-m method=full,meft7", "method=meft7: there is no such method"),
+    ("-m method=glob(*)", "method=glob(*): expected names, as in method=A,B"),
+    ("-m experiment=init_lora,init_ia3", "expected one experiment at a time"),
+    ("task.name=../../x", "task.name=../../x: comes from the file of conf/task/"),
+    ("-m task.name=x,y", "task.name=x,y: comes from the file of conf/task/"),
+    ("method=lora method.name=meft1", "method.name=meft1: comes from the file of conf/method/"),
+    ("backbone.name=x", "backbone.name=x: comes from the file of conf/backbone/"),
+    ("backbone.package=os", "backbone.package=os: comes from"),
+    ("backbone.sha256=0", "backbone.sha256=0: comes from"),
+    ("backbone.hub=x", "backbone.hub=x: comes from"),
+    ("backbone.config={a:1}", "backbone.config={a:1}: comes from"),
+    ("backbone.config.hidden_size=3", "backbone.config.hidden_size=3: comes from"),
+    ("method.learning_rate=1", "Set training.learning_rate."),
+    ("task=rte task.hub=x", "task.data_dir=DIR reads other rows"),
+    ("task=rte task.text_columns=[a]", "task.text_columns: comes from conf/task/rte.yaml alone"),
+    ("task=squad task.unanswerable=true", "Choose task=squad or task=squad_v2."),
+    # keys
+    ("method.adpater_dim=4", "method.adpater_dim: no such setting, did you mean 'adapter_dim'?"),
+    ("training.bach_size=4", "training.bach_size: no such setting, did you mean 'batch_size'?"),
+    ("trainig.epochs=4", "trainig: no such setting, did you mean 'training'?"),
+    ("method.checkpointing=true", "method.checkpointing: method=meft1 has no such setting (full, lora, ia3 have)"),
+    (
+        "method=full method.reversal=exact",
+        "method.reversal: method=full has no such setting (meft1, meft2, meft3 have)",
+    ),
+    ("task/rte=x", "task/rte: no such setting"),
+    ("task@x=rte", "task@x=rte: expected key=value"),
+    ("=1", "=1: expected key=value"),
+    ("a b", "cannot be read as key=value"),
+    ("a=b=c", "Quote a value with special characters: 'a=\"b=c\"'"),
+    ("training=null", "training=null: expected key=value"),
+    ("training={epochs:3}", "training={epochs:3}: expected key=value"),
+    ("+x=1", "+x=1: settings cannot be added"),
+    ("+training.epoch=1", "did you mean 'training.epochs'?"),
+    ("++training.epochs=1", "++training.epochs=1: settings cannot be added. Write training.epochs=VALUE."),
+    ("+method.foo=1", "+method.foo=1: settings cannot be added"),
+    ("+hydra.foo=1", "+hydra.foo=1: settings cannot be added"),
+    ("+experiment=init_lora", "Write experiment=VALUE."),
+    ("~method", "~method: settings cannot be taken away"),
+    ("~training.epochs", "~training.epochs: settings cannot be taken away"),
+    ("seed=1 seed=2", "seed: given 2 times"),
+    ("task=rte task=mrpc", "task: given 2 times"),
+    # values
+    ("method.adapter_dim=abc", "method.adapter_dim: Value 'abc' of type 'str' could not be converted to Integer"),
+    ("training.precision=fp17", "training.precision: Invalid value 'fp17', expected one of [fp32, bf16, fp16]"),
+    ("method.reversal=exactly", "method.reversal: Invalid value 'exactly', expected one of [exact, float, stored]"),
+    ("method.scale_1=0.3", "method.scale_1=0.3: reversal=exact"),
+    ("method.scale_1=null", "method.scale_1: expected a value, not null"),
+    ("training.epochs=1e400", "training.epochs: Value 'inf'"),
+    ("seed=99999999999999999999", "seed=99999999999999999999: expected 0 to"),
+    ("task.max_length=9999999999999999999", "task.max_length=9999999999999999999: expected 4 to"),
+    ("seed=[1,2]", "seed: Value '[1, 2]' of type 'list'"),
+    ("output_dir=[a]", "output_dir: Cannot convert 'list' to string"),
+    ("output_dir=", "output_dir=: has no value"),
+    ("output_dir=' '", "has no value"),
+    ("task=rte task.data_dir=''", "has no value"),
+    ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
+    ("seed=${seed}", "seed: Recursive interpolation"),
+    ("seed=${nothing:1}", "seed: Unsupported interpolation type nothing"),
+    ("training.learning_rate=${times:a,2}", "training.learning_rate: "),
+    ("task=rte task.data_dir=${oc.env:TOKEN}", "task.data_dir=${oc.env:TOKEN}: nothing is read from the environment"),
+    (f"task=rte task.max_length={LONG}", "task.max_length: Value 'xxx"),
+    (f"task={LONG}", "xxx"),
+    (f"{LONG}=1", "xxx"),
+    ("task=text\x1b[31m", "\\x1b[31m"),
+    ("seeds=1 -m", "seeds: Invalid value"),
+    ("-m seeds=[]", "seeds=[]: expected one or more seeds"),
+    ("-m seeds=[1,1]", "seeds=[1,1]: expected one or more seeds, each once"),
+    ("-m seed=interval(1,3)", "seed=interval(1,3): expected values, as in seed=A,B"),
+    # what has no effect
+    ("seed=1,2", "seed=1,2: several values make a sweep. Start it with -m"),
+    ("seeds=[1,2]", "seeds=[1,2]: has an effect on a sweep alone"),
+    ("retry_failed=true", "retry_failed=true: has an effect on a sweep alone"),
+    ("launcher=joblib", "launcher=joblib: has an effect on a sweep alone"),
+    ("scale=smoke", "scale: has an effect on experiments alone"),
+    ("experiment=null", "experiment=null: there is no such experiment"),
+    ("level=1", "level: has an effect on experiments alone"),
+    ("experiment=init_lora level=1", "level=1: the experiment has no levels"),
+    ("-m hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: needs launcher="),
+    ("method.reversal=float method.grid_bits=12", "method.grid_bits=12: has no effect with method.reversal=float"),
+    ("method.reversal=stored method.strict=true", "method.strict=true: has no effect with method.reversal=stored"),
+    ("training.max_steps=3 training.epochs=3", "training.epochs=3: has no effect with training.max_steps=3"),
+    ("task=squad task.null_threshold=1", "task.null_threshold=1.0: has no effect with task.unanswerable=false"),
+    ("task=rte task.data_dir=x task.revision=y", "task.revision=y: has no effect with task.data_dir=x"),
+    ("backbone.path=x backbone.revision=y", "backbone.revision=y: has no effect with backbone.path=x"),
+    ("backbone=vit task=images task.data_dir=x task.label_column=y", "task.label_column=y: has no effect with"),
+    ("study=gradients training.patience=3", "training.patience=3: has no effect with study=gradients"),
+    ("study=gradients method=lora", "study=gradients: looks at a reversal"),
+    # Hydra's own
+    ("hydra.sweep.dir=o -m", "hydra.sweep.dir=o: is the program's own"),
+    ("hydra.run.dir=o", "hydra.run.dir=o: is the program's own"),
+    ("hydra.job.chdir=true", "hydra.job.chdir=true: is the program's own"),
+    ("hydra.output_subdir=x", "hydra.output_subdir=x: is the program's own"),
+    ("hydra.mode=MULTIRUN", "hydra.mode=MULTIRUN: write -m for a sweep"),
+    ("hydra/launcher=joblib", "hydra/launcher=joblib: is the program's own"),
+    ("hydra.callbacks.x._target_=os.system", "What is imported and called is conf/'s own affair"),
+    ("-m launcher=joblib hydra.launcher._target_=os.system", "What is imported and called is conf/'s own affair"),
+    ("-m launcher=joblib hydra.launcher.foo=2", "hydra.launcher.foo: no such setting"),
+    ("-m launcher=joblib hydra.launcher.n_jobs=many", "hydra.launcher.n_jobs: Value 'many'"),
+    ("method._target_=os.system", "method._target_=os.system: no such setting"),
+    ("--config-dir=/tmp", "--config-dir: settings come from the program's own conf/"),
+    ("--config-name=x", "--config-name: settings come from"),
+    ("--config-path /tmp", "--config-path: settings come from"),
+    ("--config-p /tmp", "--config-p: no such option"),
+    ("--experimental-rerun x", "--experimental-rerun: settings come from"),
+    ("--resolve", "--resolve and --package change what --cfg shows"),
+    ("--package x", "--resolve and --package change what --cfg shows"),
+    ("--shell-completion", "--shell-completion: expected install=SHELL"),
+    ("--info x", "--info/-i: invalid choice"),
+    ("--cfg x", "--cfg/-c: invalid choice"),
+    ("--foo", "--foo: no such option"),
+]
+
+
+def ended(words, started=None):
+    """Runs meft-run on these words, but for what a run would do; returns exit code and standard error."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        patch.setattr(sys, "argv", ["meft-run", *words])
+        for module in ("command", "cell"):
+            patch.setattr(
+                f"meft_runner.sweeps.{module}.run_one",
+                lambda chosen, in_sweep: pytest.fail("it started") if started is None else started.append(chosen),
+            )
+        with pytest.raises(SystemExit) as exit_info:
+            cli.meft_run()
+    return exit_info.value.code, error.getvalue()
+
+
+@pytest.mark.parametrize(("typed", "message"), MISTAKES, ids=[typed[:60] for typed, _ in MISTAKES])
+def test_a_mistake_is_a_line(typed, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOKEN", "a secret")
+    words = [typed] if typed == "a b" or "' '" in typed else typed.split(" ")
+    code, error = ended(words)
+    assert (code, error.count("error: ")) == (2, 1)
+    assert message in error
+    assert len(error) <= 420
+    assert len(error.splitlines()) <= 2
+    assert "a secret" not in error
+    assert not list(tmp_path.iterdir())  # nothing was left
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: expected a number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE=: expected a number"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"LOCAL_RANK": "0"}, "WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: expected a number"),
+    ],
+)
+def test_an_environment_that_no_launcher_makes(environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, error = ended(["seed=1"])
+    assert code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "seed=1", "output_dir=runs/${task.name}", "backbone.path=null", "-m method=lora,full",
+        "seed=1 -m method=lora method.checkpointing=true,false", "--multirun seed=range(1,3)", "--",
+        "task=rte task.data_dir='data/été (1)'", "task=rte task.data_dir=/x/my_target_dir",
+        "task=rte task.data_dir=doc.env",
+        "experiment=score_minilm level=1 method=lora", "-m seeds=null seed=1",
+    ],
+)  # fmt: skip
+def test_what_can_be_meant_starts(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    words = [typed] if typed == "--" else [word.strip() for word in typed.replace(" (", "\0(").split(" ")]
+    code, error = ended([word.replace("\0", " ") for word in words], started)
+    assert (code, error) == (0, "")
+    assert started
+
+
+KEYS = [
+    "seed",
+    "task",
+    "method",
+    "training.epochs",
+    "task.max_length",
+    "method.scale_1",
+    "output_dir",
+    "hydra.x",
+    "level",
+]
+VALUES = [
+    "1",
+    "null",
+    "rte",
+    "lora",
+    "0.5",
+    "1/4",
+    "[1,2]",
+    "{a:b}",
+    "a,b",
+    "${seed}",
+    "${x}",
+    "choice(1,2)",
+    "''",
+    "é",
+]
+TEXTS = st.one_of(
+    st.builds(
+        "{}{}={}".format,
+        st.sampled_from(["", "+", "++", "~", "hydra."]),
+        st.sampled_from(KEYS),
+        st.sampled_from(VALUES),
+    ),
+    st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=12)),
+    st.text(max_size=20).filter(lambda text: not text.startswith("-")),
+    st.builds("--{}".format, st.text("abcdefghimnoprst-", max_size=12)),
+)
+
+
+@effort(max_examples=60)
+@example("{" * 3000)
+@example("a=" + "[" * 3000)
+@example("task=rte\udcff")
+@example("--h")
+@given(TEXTS)
+def test_any_text_is_a_line_or_a_setting(text):
+    started = []
+    code, error = ended([text], started)
+    assert code in (0, 2)
+    assert len(error.splitlines()) <= 2
+    if started and not text.startswith("--"):  # then it is a setting that there is
+        key, _, _ = text.partition("=")
+        found = plain(started[0])
+        for name in key.strip().split("."):
+            assert name in found or name in ("experiment", "scale", "launcher")
+            found = found.get(name, {}) if isinstance(found, dict) else {}
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/a/b"), "/a/b: No such file or directory."),
+        (PermissionError(13, "Permission denied", "/a"), "/a: Permission denied."),
+        (IsADirectoryError(21, "Is a directory", "/a"), "/a: Is a directory."),
+        (OSError("odd\nand long"), "odd."),
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe."),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            "a file is not UTF-8 text (invalid start byte",
+        ),
+        (MemoryError(), "out of memory. Lower training.batch_size"),
+        (OutOfMemoryError("CUDA out of memory"), "out of memory. Lower training.batch_size"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out of memory."),
+        (UserError("a\nb\nc"), "a\nb"),
+        (UserError("k\x07=\u202e1: no."), "k\\x07=\\u202e1: no."),
+        (
+            MissingConfigException("m", missing_cfg_file="hydra/launcher/joblib", options=["basic"]),
+            "launcher: joblib is not installed. pip install 'meft-runner[joblib]'.",
+        ),
+        (
+            MissingConfigException("m", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"]),
+            "pip install 'meft-runner[slurm]'.",
+        ),
+    ],
+)
+def test_errors_of_others_by_class(error, message):
+    assert message in explain(error)
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), RuntimeError("ours"), TypeError("ours")])
+def test_our_own_errors_are_not_explained(error):
+    assert explain(error) is None
+
+
+def test_the_setting_of_a_path_is_named(tmp_path):
+    chosen = settings("task=rte", f"task.data_dir={tmp_path}", "output_dir=elsewhere")
+    with (
+        pytest.raises(UserError, match=f"task.data_dir={tmp_path}: {tmp_path}/gone.jsonl: No such file"),
+        naming_paths(chosen),
+    ):
+        (tmp_path / "gone.jsonl").read_text()
+    with pytest.raises(FileNotFoundError), naming_paths(chosen):
+        Path("/nowhere/else").read_text()
