@@ -82,19 +82,23 @@ def parse_tables(overrides: list[str]) -> TablesSettings:
     """Reads the arguments of `meft-tables`, written as key=value.
 
     Raises:
-        UserError: an argument has another form.
+        UserError: an argument has another form, is not known or is given twice.
     """
     asked = TablesSettings()
     known = [field.name for field in fields(TablesSettings)]
+    given: set[str] = set()
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not value:
+        if not equals or not value.strip():
             raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
         if key not in known:
             raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
+        if key in given:
+            raise UserError(f"{override}: {key} is given twice. Leave one out.")
         if key == "report" and value not in _SWITCH:
             raise UserError(f"report={value}: expected true or false.")
-        setattr(asked, key, _SWITCH[value] if key == "report" else value)
+        given.add(key)
+        setattr(asked, key, _SWITCH[value] if key == "report" else os.path.expanduser(value))
     if asked.report and asked.tables_dir is None:
         asked.tables_dir = "tables"
     return asked

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, QuotedString, Sweep
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,7 +25,22 @@ OPTIONAL_GROUPS = ("experiment", "scale", "launcher")
 _IMPORTING = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_\s*[=:]")  # Hydra would import or call it
 _ENVIRONMENT = re.compile(r"\$\{.*\boc\.env\b")
 _ADDED = "hydra.launcher.additional_parameters."  # of SLURM, by any name
+_BRACKET, _MOST_BRACKETS = re.compile(r"[\[{(]"), 50
 _OF_SWEEPS = ("seeds", "retry_failed", "launcher")
+
+
+def read_overrides(texts: Iterable[str]) -> list[Override]:
+    """Reads what was typed, key=value.
+
+    Raises:
+        UserError: it is nested deeper than a parser can follow.
+        HydraException: it is of another form.
+    """
+    texts = list(texts)
+    for text in texts:
+        if len(_BRACKET.findall(text)) > _MOST_BRACKETS:
+            raise UserError(f"{text}: has more brackets than any setting needs. Quote a value that is a text.")
+    return OverridesParser.create().parse_overrides(texts)
 
 
 def check_overrides(overrides: Sequence[Override]) -> None:

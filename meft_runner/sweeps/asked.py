@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from meft_runner.config.directory import config_directory
-from meft_runner.config.overrides import GROUPS, check_level, check_overrides, check_single
+from meft_runner.config.overrides import GROUPS, check_level, check_overrides, check_single, read_overrides
 from meft_runner.errors import UserError
 
 _OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
@@ -58,7 +57,7 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
         raise UserError("--resolve and --package change what --cfg shows: add --cfg job.")
     if flags.shell_completion and not flags.overrides:
         raise UserError("--shell-completion: expected install=SHELL, uninstall=SHELL or query=SHELL after it.")
-    overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    overrides = read_overrides(flags.overrides)
     if not flags.shell_completion:
         check_overrides(overrides)
     return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))

@@ -102,6 +102,7 @@ MISTAKES = [
     (f"task=rte task.max_length={LONG}", "task.max_length: Value 'xxx"),
     (f"task={LONG}", "xxx"),
     (f"{LONG}=1", "xxx"),
+    ("seed=" + "{a:" * 400 + "1" + "}" * 400, "has more brackets than any setting needs"),
     ("task=text\x1b[31m", "\\x1b[31m"),
     ("seeds=1 -m", "seeds: Invalid value"),
     ("-m seeds=[]", "seeds=[]: expected one or more seeds"),

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from fractions import Fraction
 
 import pytest
@@ -116,6 +117,15 @@ def test_every_setting_is_described():
 
 def test_arguments_of_the_tables():
     assert parse_tables(["output_dir=a", "tables_dir=b"]).tables_dir == "b"
-    with pytest.raises(UserError, match="key=value"):
-        parse_tables(["a"])
+    for arguments, message in [
+        (["a"], "a: expected key=value"),
+        (["output_dir="], "output_dir=: expected key=value"),
+        (["output_dir= "], "expected key=value"),
+        (["--report"], "--report: expected key=value"),
+        (["repotr=true"], "repotr: no such setting, did you mean 'report'?"),
+        (["report=1"], "report=1: expected true or false"),
+        (["output_dir=a", "output_dir=b"], "output_dir=b: output_dir is given twice"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(message)):
+            parse_tables(arguments)
     assert parse_tables(["output_dir=[a"]).output_dir == "[a"
