@@ -1,6 +1,7 @@
 """The record of a run as a file: made, ended, written and read."""
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,8 @@ from meft_runner.records.schema import SCHEMA_VERSION, CompleteRecord, Record
 from meft_runner.records.settings import Config
 
 FILE_NAME = "record.json"
-_LARGEST = 2**26  # bytes
-_MOST_EPOCHS = 10_000  # columns that a table still has
+_LARGEST = 2**22  # bytes of a record that tables are made of
+_MOST_EPOCHS = 10_000  # as many columns a table still has
 
 
 def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
@@ -91,7 +92,7 @@ def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
     complete: dict[str, CompleteRecord] = {}
     for path in (directory / FILE_NAME for directory in directories):
         try:
-            record = _read(path)
+            record = _read(path, largest=_LARGEST)
             if not isinstance(record, CompleteRecord):
                 continue
             if record.scores is not None and len(record.scores.history) > _MOST_EPOCHS:
@@ -112,20 +113,20 @@ def read_folder(output_dir: Path) -> list[CompleteRecord]:
         UserError: there is no such folder or no complete run in it.
     """
     try:
-        directories = sorted(path for path in output_dir.iterdir() if (path / FILE_NAME).exists())
+        directories = sorted(path for path in output_dir.iterdir() if path.is_dir())
     except OSError as error:
         reason = "no such folder" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise UserError(f"output_dir={output_dir}: {reason}. Give the output_dir of earlier runs.") from error
     complete = read_complete_records(directories)
     if not complete:
+        runs = sum(os.path.lexists(directory / FILE_NAME) for directory in directories)
         raise UserError(
-            f"output_dir={output_dir}: none of its {len(directories)} runs is complete. "
-            "Give the output_dir of complete runs."
+            f"output_dir={output_dir}: none of its {runs} runs is complete. Give the output_dir of complete runs."
         )
     return complete
 
 
-def _read(path: Path) -> Record | None:
+def _read(path: Path, largest: int | None = None) -> Record | None:
     """Returns the record in a file, None where there is no file.
 
     Raises:
@@ -138,8 +139,8 @@ def _read(path: Path) -> Record | None:
             return None
         if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
             raise ValueError("not a regular file")
-        if about.st_size > _LARGEST:
-            raise ValueError(f"larger than {_LARGEST // 2**20} MiB")
+        if largest is not None and about.st_size > largest:
+            raise ValueError(f"larger than {largest // 2**20} MiB")
         text = path.read_text(encoding="utf-8")
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
         if not isinstance(content, dict):

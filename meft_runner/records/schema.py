@@ -84,10 +84,11 @@ class Scores(Part):
 
 
 class Parameters(Part):
-    """How many numbers the model has, and how many of them train."""
+    """How many numbers the model has, how many of them train, and how many layers it has, all stacks together."""
 
     total: Positive
     trainable: Count
+    layers: Count | None = None
 
 
 class Start(Part):

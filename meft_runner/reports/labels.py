@@ -37,12 +37,15 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
     return told_apart(records, _task_label, _data, (_place, _rows, _version, _data_digest))
 
 
-def backbone_labels(records: Sequence[CompleteRecord]) -> list[str]:
-    """Returns the name of each record's backbone, marked where its layers are stacked: "minilm (repeat=4)".
+def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
+    """Returns the name of each record's backbone; where models of one name have different weights, they differ.
 
-    Where models of one name have different weights, their labels differ.
+    Args:
+        records: of runs.
+        with_depth: a backbone whose layers are stacked is another: "minilm (repeat=4)".
     """
-    return told_apart(records, _backbone_label, _weights, (_model_place, _weights_digest))
+    label = _backbone_label if with_depth else lambda record: Label(record.config.backbone.name)
+    return told_apart(records, label, _weights, (_model_place, _weights_digest))
 
 
 def task_kind(record: CompleteRecord) -> str | None:
@@ -56,8 +59,10 @@ def task_kind(record: CompleteRecord) -> str | None:
 
 
 def layer_count(record: CompleteRecord) -> int | None:
-    """Returns how many layers the model of a run has, all stacks together; None where its settings do not say."""
+    """Returns how many layers the model of a run has, all stacks together; None where its record does not say."""
     backbone = record.config.backbone
+    if record.parameters.layers is not None or backbone.path is not None:  # whose sizes are not those of the settings
+        return record.parameters.layers
     stacks = [size for name in DEPTH_NAMES if isinstance(size := backbone.config.get(name), int)]
     return sum(stacks) * (backbone.repeat or 1) or None
 

@@ -22,7 +22,7 @@ def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     runs = pd.DataFrame(
         {
             "backbone": backbone,
-            "name": record.config.backbone.name,
+            "name": name,
             "method": method_label(record),
             "batch": record.memory.batch_size,
             "length": record.memory.length,
@@ -34,7 +34,9 @@ def memory_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
             **record.memory.sizes(),
             "median step (s)": record.timing and record.timing.median_step_seconds,
         }
-        for backbone, record in zip(backbone_labels(records), records, strict=True)
+        for record, backbone, name in zip(
+            records, backbone_labels(records), backbone_labels(records, with_depth=False), strict=True
+        )
         if record.memory is not None
     )
     return in_unit(runs, "MiB")

@@ -91,7 +91,9 @@ def read_published(path: Path = PUBLISHED) -> Published:
         ValueError: a source is blank.
     """
     loaded = OmegaConf.merge(OmegaConf.structured(Published), OmegaConf.load(path))
-    return OmegaConf.to_object(loaded)  # type: ignore[return-value]
+    published = OmegaConf.to_object(loaded)
+    assert isinstance(published, Published)
+    return published
 
 
 def published_scores(backbone: str, tasks: list[str]) -> pd.DataFrame:

@@ -7,22 +7,23 @@ from matplotlib.figure import Figure
 
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.figures import legend_below, log_axis_with_zero, method_styles, panel_grid
-from meft_runner.reports.labels import in_method_order, method_label
+from meft_runner.reports.labels import backbone_labels, in_method_order, method_label, task_labels
 
 _TYPES = {"error": "float64", "cosine": "float64", "mismatches": "Int64"}
-_CASE = ["backbone", "method", "mode", "precision", "layers"]
+_CASE = ["backbone", "task", "method", "mode", "precision", "layers"]
 
 
 def gradient_errors(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the relative error of the gradient of every layer of every study, a row each; nan is not finite.
 
     Returns:
-        Columns `backbone`, `method`, `mode`, `precision`, `layers` (how many are reversible), `place` (from the
+        Columns `backbone`, `task`, `method`, `mode`, `precision`, `layers` (how many are reversible), `place` (from the
         bottom), `error`, `cosine`, `mismatches` (of the whole run, where the reversal is exact).
     """
     rows = [
         {
-            "backbone": record.config.backbone.name,
+            "backbone": backbone,
+            "task": task,
             "method": method_label(record, without=("reversal", "strict")),
             "mode": _mode(record),
             "precision": record.config.training.precision,
@@ -33,7 +34,9 @@ def gradient_errors(records: Sequence[CompleteRecord]) -> pd.DataFrame:
             # Only exact reversal is checked for equality; streams of the published one never come back equal.
             "mismatches": record.reversal.mismatches if _mode(record) == "exact" else None,
         }
-        for record in records
+        for record, backbone, task in zip(
+            records, backbone_labels(records, with_depth=False), task_labels(records), strict=True
+        )
         if record.gradients and record.reversal
         for place, layer in enumerate(record.gradients)
     ]
@@ -41,7 +44,7 @@ def gradient_errors(records: Sequence[CompleteRecord]) -> pd.DataFrame:
 
 
 def reversal_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
-    """Returns how true each reversal's gradients are, a row a method, mode, precision and depth; the worst of seeds."""
+    """Returns how true each reversal's gradients are, a row a case; the worst of seeds."""
     layers = gradient_errors(records)
     if layers.empty:
         return layers
@@ -75,8 +78,8 @@ def gradients_by_layer(records: Sequence[CompleteRecord]) -> pd.DataFrame:
 def reversal_by_layer(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the relative error of gradients over layers: a panel a precision and depth, a line a method and mode."""
     layers = gradient_errors(records)
-    panels = [] if layers.empty else list(layers.groupby(["backbone", "precision", "layers"]))
-    titles = [f"{backbone}, {precision}, {depth} layers" for (backbone, precision, depth), _ in panels]
+    panels = [] if layers.empty else list(layers.groupby(["backbone", "task", "precision", "layers"]))
+    titles = [f"{backbone}: {task}, {precision}, {depth} layers" for (backbone, task, precision, depth), _ in panels]
     return _draw([part for _, part in panels], titles, "place", "layer, from the bottom")
 
 
@@ -84,9 +87,9 @@ def reversal_by_depth(records: Sequence[CompleteRecord]) -> Figure | None:
     """Draws the relative error at the bottom layer over depth: a panel a precision, a line a method and mode."""
     layers = gradient_errors(records)
     bottom = layers[layers["place"] == 0] if len(layers) else layers
-    groups = [] if layers.empty else list(bottom.groupby(["backbone", "precision"]))
+    groups = [] if layers.empty else list(bottom.groupby(["backbone", "task", "precision"]))
     panels = [(name, part) for name, part in groups if part["layers"].nunique() > 1]
-    titles = [f"{backbone}, {precision}: bottom layer" for (backbone, precision), _ in panels]
+    titles = [f"{backbone}: {task}, {precision}, bottom layer" for (backbone, task, precision), _ in panels]
     return _draw([part for _, part in panels], titles, "layers", "reversible layers")
 
 

@@ -72,10 +72,11 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     family = FAMILIES[loaded.config.model_type]
     if settings.backbone.repeat is not None:
         repeat_layers(loaded, family, settings.backbone.repeat)
+    layers = sum(len(view.layers(loaded)) for view in family.views)
     batch = first_batch(data, planned.batch_size, device)
     pretrained = first_outputs(loaded, batch)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
-    record.parameters = parameter_counts(model)
+    record.parameters = parameter_counts(model, layers)
     record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
     tell_model(record.parameters, device, screen)
     made_from = {

@@ -13,10 +13,11 @@ from meft_runner.tasks import TaskData
 from meft_runner.tasks.data import metric_suffix
 
 
-def parameter_counts(model: nn.Module) -> Parameters:
-    """Returns how many numbers the model has and how many of them train."""
+def parameter_counts(model: nn.Module, layers: int) -> Parameters:
+    """Returns how many numbers a model of so many layers has, and how many of them train."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return Parameters(total=sum(n for n, _ in counts), trainable=sum(n for n, trains in counts if trains))
+    total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
+    return Parameters(total=total, trainable=trainable, layers=layers)
 
 
 def scores_of(log: list[dict[str, Any]], data: TaskData) -> Scores:

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -159,6 +161,54 @@ def test_files_that_are_no_records_are_told_and_left_out(content, message, tmp_p
     line = skipped(tmp_path, capsys)
     assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: not a run record of this program (")
     assert message in line
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_loop(path):
+    path.symlink_to(path)
+
+
+def make_huge(path):
+    with path.open("wb") as file:
+        file.truncate(2**23)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, "(not a regular file)"),
+        (make_pipe, "(not a regular file)"),
+        (make_loop, "(Too many levels of symbolic links)"),
+        (make_huge, "(larger than 4 MiB)"),
+        (Path.touch, "(Expecting value"),
+    ],
+)
+def test_what_is_no_file_is_told_and_left_out(make, message, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    make(tmp_path / "bad" / "record.json")
+    line = skipped(tmp_path, capsys)
+    assert line.startswith(f"skipped: {tmp_path / 'bad' / 'record.json'}: not a run record of this program {message}")
+
+
+def test_a_file_without_permission_is_told_and_left_out(tmp_path, capsys, monkeypatch):
+    write_record(made.record(), tmp_path / "bad")
+    read_text = Path.read_text
+
+    def refusing(self, *args, **kwargs):
+        if self.parent.name == "bad":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return read_text(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", refusing)  # the tests may run as root, whom nothing is forbidden
+    assert "(Permission denied)" in skipped(tmp_path, capsys)
+
+
+def test_more_epochs_than_a_table_holds(tmp_path, capsys):
+    write_record(made.record(history=[(0.5, 0.5)] * 10_001), tmp_path / "bad")
+    assert "scores.history has more than 10000 epochs" in skipped(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,18 @@ def test_the_depth_of_a_record_that_does_not_say():
     assert layer_count(made) is None
 
 
+def test_the_depth_of_a_folder_is_that_of_its_model():
+    made = record(0.5, "backbone.path=/models/tiny")
+    assert layer_count(made) is None  # the sizes in the settings are those of the hub's model
+    made.parameters.layers = 2
+    assert layer_count(made) == 2
+
+
+def test_names_without_depth():
+    made = [record(), record(0.5, "backbone.repeat=2")]
+    assert backbone_labels(made, with_depth=False) == ["minilm", "minilm"]
+
+
 def test_methods_in_order():
     table = pd.DataFrame({"backbone": ["b", "a", "a", "a"], "method": ["full", "meft1", "lora (rank=2)", "full"]})
     assert in_method_order(table)["method"].tolist() == ["full", "lora (rank=2)", "meft1", "full"]

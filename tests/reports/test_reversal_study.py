@@ -19,11 +19,11 @@ def test_the_worst_layer_and_the_worst_seed():
     ]
     assert texts(reversal_table(records)).to_dict("records") == [
         {
-            "backbone": "minilm", "method": "meft1", "mode": "exact", "precision": "fp32", "layers": "2",
+            "backbone": "minilm", "task": "rte", "method": "meft1", "mode": "exact", "precision": "fp32", "layers": "2",
             "error at the bottom": "0.5", "largest error": "0.7", "smallest cosine": "0.8", "mismatches": "3",
         },
         {
-            "backbone": "minilm", "method": "meft3", "mode": "float", "precision": "fp32", "layers": "2",
+            "backbone": "minilm", "task": "rte", "method": "meft3", "mode": "float", "precision": "fp32", "layers": "2",
             "error at the bottom": "not finite", "largest error": "not finite", "smallest cosine": "not finite",
             "mismatches": "-",
         },
@@ -44,7 +44,7 @@ def test_every_layer_has_its_error_and_cosine():
 def test_errors_by_layer():
     figure = reversal_by_layer([study([0.0, 0.0]), study([None, 0.1], *FLOAT), study([0.0] * 4, "method=meft2")])
     two, four = figure.axes
-    assert (two.get_title(), four.get_title()) == ("minilm, fp32, 2 layers", "minilm, fp32, 4 layers")
+    assert (two.get_title(), four.get_title()) == ("minilm: rte, fp32, 2 layers", "minilm: rte, fp32, 4 layers")
     lines = {line.get_label(): line for line in two.lines}
     assert lines["meft1, exact"].get_ydata().tolist() == [0.0, 0.0]
     assert lines["meft3, float"].get_ydata()[1] == 0.1

@@ -33,7 +33,7 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
     assert record.status == "complete"
     assert key_sets(record) == {
         "scores": {"metric", "best", "final", "history"},
-        "parameters": {"total", "trainable"},
+        "parameters": {"total", "trainable", "layers"},
         "memory": {
             "source", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "peak_bytes",
             "activation_paper_bytes", "retained_after_forward_bytes", "batch_size", "length",
