@@ -79,7 +79,8 @@ class HubSource:
 
     def line(self, what: str, remedy: str) -> str:
         """Returns what is said of it, in one line with the way out."""
-        return f"{self.group}={self.choice}: {self.repository}: {what}. {remedy}, or {self.instead}."
+        text = f"{self.group}={self.choice}: {self.repository}: {what}. {remedy}, or {self.instead}."
+        return " ".join(text.split())
 
 
 def explain(source: HubSource, error: BaseException, trouble: BaseException | None = None) -> str:
@@ -193,6 +194,12 @@ def _no_name(source: HubSource, error: HFValidationError) -> _Found:
     return "that is no name of a repository", f"Set {source.group}.hub=OWNER/NAME"
 
 
+def _storage(_: HubSource, error: RuntimeError) -> _Found:
+    if "CAS" not in str(error):  # what hf_xet, which raises no class of its own, calls the hub's store of large files
+        return None
+    return f"the hub's store of files cannot be read ({first_line(error)})", "Set HF_HUB_DISABLE_XET=1 for plain HTTP"
+
+
 def _damaged(source: HubSource, error: Exception) -> _Found:
     return f"a file in the cache is damaged ({first_line(error)})", f"Remove {source.cached_in} to make it anew"
 
@@ -210,6 +217,7 @@ _TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
     ((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError), _broken_off),
     ((httpx.TransportError, httpx.InvalidURL), _unreachable),
     (HFValidationError, _no_name),
+    (RuntimeError, _storage),
     (ArrowException, _damaged),
     (OSError, _not_written),
 )

@@ -4,6 +4,7 @@ Their own limits are up to a minute, six times a file, and none at all for quest
 hub to wait, they sleep for as long as it says.
 """
 
+import os
 import time
 from functools import cache
 
@@ -28,6 +29,7 @@ class Line:
         self.trouble: Exception | None = None
         self._cut = False
         self._waiting_since: float | None = None
+        os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_DURATION", f"{PATIENCE:.0f}s")  # of large files, by hf_xet
         hooks = get_session().event_hooks["request"]
 
         def client() -> httpx.Client:

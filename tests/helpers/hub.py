@@ -72,11 +72,13 @@ class Hub:
         repositories: by kind ("models" or "datasets") and name.
         faults: the first that matches a request is met.
         asked: "METHOD /path" of every request, in order.
+        store: address of the store of large files (xet) that is announced beside plain HTTP; None for none.
     """
 
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    store: str | None = None
     url: str = ""
     cdn: str = ""
 
@@ -164,6 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
         if what in (None, "revision"):
             siblings = [{"rfilename": path} for path in files]
             return self._json({"id": name, "sha": commit, "siblings": siblings, "private": False, "tags": []})
+        if what == "xet-read-token":
+            access = {
+                "X-Xet-Cas-Url": str(self.hub.store),
+                "X-Xet-Access-Token": "a",
+                "X-Xet-Token-Expiration": "9999999999",
+            }
+            return self._answer(200, b"{}", **access)
         if what == "tree":
             return self._json(_tree(files, folder, "recursive=true" in self.path.lower()))
         return self._json([entry for entry in _entries(files) if entry["path"] in self.body["paths"]])
@@ -182,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._content(content, path.rpartition("/")[2], **{"X-Repo-Commit": commit})
         digest = hashlib.sha256(content).hexdigest()
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": commit}
+        if self.hub.store is not None:
+            token = f"{self.hub.url}/api/{kind}/{name}/xet-read-token/{commit}"
+            linked |= {"X-Xet-Hash": digest, "Link": f'<{token}>; rel="xet-auth"'}
         return self._answer(302, b"", Location=f"{self.hub.cdn}/cdn/{digest}/{path.rpartition('/')[2]}", **linked)
 
     def _content(self, content: bytes, name: str, **headers: str) -> None:

@@ -94,6 +94,21 @@ def test_a_command_that_breaks_off_is_told_and_done_again(hub, start, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_store_of_large_files_that_cannot_be_reached(hub, start):
+    hub.store = "http://127.0.0.1:9"
+    for more, expected in (
+        ({"HF_XET_CLIENT_RETRY_MAX_DURATION": "1s"}, 2),  # 15 seconds unless set, where the library's own is minutes
+        ({"HF_HUB_DISABLE_XET": "1"}, 0),
+    ):
+        code, _, errors = run(start, hub.url, *README, "task.max_length=64", env=more)
+        assert code == expected, errors
+        if code == 2:
+            assert "Traceback" not in errors
+            assert "nyu-mll/glue: the hub's store of files cannot be read (" in errors.splitlines()[-1]
+            assert "Set HF_HUB_DISABLE_XET=1 for plain HTTP, or set task.data_dir=DIR" in errors.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_a_terminal_shows_the_download_of_a_gated_repository_to_who_has_a_token(hub, start):
     hub.repositories["models", "FacebookAI/roberta-large"].gated = True
     ours, theirs = pty.openpty()
