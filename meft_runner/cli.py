@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from meft_runner import __version__
 from meft_runner.config import checks
-from meft_runner.config.directory import config_directory
+from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run import composing
@@ -59,13 +59,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _report_memory(arguments: Sequence[str]) -> None:
-    asked, overrides = checks.parse_memory(list(arguments))
+    asked, overrides = read_arguments(arguments)
     gc.disable()  # a fifth of the time of these imports goes to looking for garbage among what stays
     from meft_runner.memory_report.report import report
 
     gc.freeze()
     gc.enable()
-    report(asked, overrides, config_directory())
+    report(asked, overrides)
 
 
 def _make_tables(arguments: Sequence[str]) -> None:

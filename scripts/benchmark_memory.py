@@ -18,10 +18,10 @@ import torch
 import transformers
 
 from meft_runner.config import Kernel, MemorySettings, Precision, Sweep
-from meft_runner.config.directory import config_directory
-from meft_runner.memory_report.report import cases, rows, shown
+from meft_runner.memory_report.cases import cases
+from meft_runner.memory_report.forms import shown
+from meft_runner.memory_report.prediction import rows
 from meft_runner.reports.figures import memory_curve, save_figure
-from meft_runner.run import composing
 
 FOLDER = Path("results/memory")
 SHAPES = {
@@ -41,8 +41,8 @@ MACHINES = ((Precision.fp32, Kernel.materialised), (Precision.bf16, Kernel.flash
 def predicted(asked: MemorySettings) -> list[dict[str, Any]]:
     """Returns the rows of a table, each printed when it is there."""
     made = []
-    for case in cases(asked, [], config_directory()):
-        made += rows([case], measure=False)
+    for case in cases(asked):
+        made += rows([case], measured=False)
         print(made[-1]["method"], made[-1]["checkpointing"], made[-1]["activations_bytes"], flush=True)
     return made
 
@@ -108,7 +108,6 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=jobs, nargs="+", default=list(jobs))
-    composing.register()
     for name in parser.parse_args().only:
         print(f"{name}:", flush=True)
         made = jobs[name]()

@@ -27,19 +27,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meft_runner.config import Precision
-from meft_runner.config.checks import parse
-from meft_runner.config.directory import config_directory
 from meft_runner.memory import AUTOCAST
-from meft_runner.memory_report import cases as laboratory
-from meft_runner.memory_report.cases import Case
+from meft_runner.memory_report import prediction
+from meft_runner.memory_report.case import Case
 from meft_runner.methods.meft import reversible_stacks
 from meft_runner.records.environment import environment, now
-from meft_runner.run import composing
+from meft_runner.run.composing import composed
 from meft_runner.run.console import print_table
 
 KERNELS = {
@@ -109,9 +106,7 @@ def case_of(shape: Shape, precision: str, method: str, *overrides: str) -> Case:
     """Returns the case of a method by its name in the tables, such as "lora + checkpointing"."""
     name, _, checkpointing = method.partition(" + ")
     own = ["method.checkpointing=true"] if checkpointing else []
-    with initialize_config_dir(config_directory(), version_base="1.3"):
-        chosen = [f"backbone={shape.backbone}", f"method={name}", *shape.sizes, *own, *overrides]
-        run = parse(compose("config", chosen))
+    run = composed([f"backbone={shape.backbone}", f"method={name}", *shape.sizes, *own, *overrides])
     return Case(run.backbone, run.method, shape.batch_size, shape.length, Precision[precision])
 
 
@@ -119,7 +114,7 @@ def build(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Returns a model with the attention that training uses, torch's fused kernels, and the Trainer's optimizer."""
     release()
     with device():  # large models take long to initialise elsewhere
-        model = laboratory.build(case).train()
+        model = prediction.build(case).train()
     model.set_attn_implementation("sdpa")
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
 
@@ -196,9 +191,9 @@ def one_pass(
 def memory(shape: Shape, precision: str, method: str) -> list[Row]:
     """Predicts what a training step needs and measures it."""
     case = case_of(shape, precision, method)
-    predicted = laboratory.predict(case)
+    predicted = prediction.predict(case)
     with device():
-        measured = laboratory.measure(case)
+        measured = prediction.measure(case)
     row: Row = {}
     for figure in ("peak", "activations"):
         expected, found = predicted[f"{figure}_bytes"], measured[f"{figure}_bytes"]
@@ -356,8 +351,7 @@ def main(arguments: list[str]) -> int:
     asked = read_arguments(arguments)
     deadline = time.monotonic() + 60 * asked.minutes
     if asked.cpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laboratory measures on a GPU wherever it sees one
-    composing.register()
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a measurement takes place on a GPU wherever it sees one
     on_gpu = torch.cuda.is_available()
     folder = asked.output or (Path("results/gpu") if on_gpu else None)
     name = torch.cuda.get_device_name() if on_gpu else "CPU"

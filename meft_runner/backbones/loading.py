@@ -79,22 +79,6 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     return model
 
 
-def new_model(backbone: BackboneSettings, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """Returns a model of random weights on torch's default device, under the first head of its family.
-
-    Args:
-        backbone: the backbone's settings.
-        config: the model's sizes.
-        attention: the attention implementation, as transformers names it.
-
-    Raises:
-        UserError: the sizes do not fit together.
-    """
-    family = FAMILIES[config.model_type]
-    with reading(backbone, str(backbone.path), "configuration"):
-        return family.heads[family.first_head].from_config(config, attn_implementation=attention, dtype=torch.float32)
-
-
 def padding_id(config: PreTrainedConfig) -> int:
     """Returns the token that fills rows up; token 0 where a model has none, since padding is masked anyway."""
     token = getattr(config, "pad_token_id", None)

@@ -2,11 +2,10 @@
 
 import math
 import os
-import re
 from collections.abc import Collection
 from dataclasses import fields
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config import (
     MeftSettings,
@@ -56,7 +55,7 @@ def check(settings: Settings) -> None:
     for group in GROUPS:
         check_name(group, getattr(settings, group).name)
     check_compatible(settings.backbone, settings.task)
-    _check_ranges(settings)
+    check_ranges(settings)
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)
     if isinstance(settings.method, MeftSettings):
@@ -104,46 +103,6 @@ def parse_tables(overrides: list[str]) -> TablesSettings:
     return asked
 
 
-def parse_memory(arguments: list[str]) -> tuple[MemorySettings, list[str]]:
-    """Reads the arguments of `meft-memory`.
-
-    Args:
-        arguments: key=value with lists in brackets; keys with a dot, such as method.chunks, are a run's settings.
-
-    Returns:
-        What is asked, and the settings that hold for every case.
-
-    Raises:
-        UserError: an argument is not known, or its value does not fit.
-    """
-    own = [argument for argument in arguments if "." not in argument.partition("=")[0]]
-    asked = OmegaConf.structured(MemorySettings)
-    for argument in own:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in asked:
-            raise UserError(f"{key}: no such setting, {nearest(key, map(str, asked))}expected {', '.join(asked)}.")
-        given = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload,index]
-        asked[key] = [given] if isinstance(asked[key], ListConfig) and not isinstance(given, list) else given
-    parsed: MemorySettings = OmegaConf.to_object(asked)  # type: ignore[assignment]
-    for key in ("batch", "length"):
-        for value in getattr(parsed, key):
-            if value < 1:
-                raise UserError(f"{key}={value}: expected 1 or more.")
-    return parsed, [argument for argument in arguments if argument not in own]
-
-
-def parse_bytes(text: str) -> int:
-    """Reads a size such as 24GiB, 512MiB or 24GB.
-
-    Raises:
-        UserError: it has another form.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(i?)B", text)
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"fit={text}: expected a number with a unit, as in 24GiB or 512MiB.")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
-
-
 def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> None:
     """Refuses a setting that was given although it cannot be, or although nothing reads it."""
     group = key.partition(".")[0]
@@ -155,7 +114,12 @@ def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> 
         raise UserError(f"{key}={as_typed(value)}: has no effect with {against}. Leave out one of them.")
 
 
-def _check_ranges(settings: Settings) -> None:
+def check_ranges(settings: Settings | MemorySettings) -> None:
+    """Makes sure that numbers are within the ranges that stand beside their settings.
+
+    Raises:
+        UserError: one is not.
+    """
     for key, value, notes in settings_of(settings):
         if notes.within is not None and value is not None:
             low, high = notes.within

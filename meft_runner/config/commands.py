@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from meft_runner.config.fields import COUNT, setting
 from meft_runner.config.methods import METHODS
 from meft_runner.config.run import Precision
 
@@ -33,9 +34,9 @@ class MemorySettings:
     Attributes:
         backbone: models.
         method: fine-tuning methods.
-        checkpointing: with and without gradient checkpointing (full, lora, ia3).
+        checkpointing: with and without gradient checkpointing (full, lora, ia3); without unless set.
         batch: rows in one forward pass.
-        length: tokens a row; images have their own.
+        length: tokens a row, 128 unless set; images have their own.
         precision: fp32, or autocast to bf16 or fp16.
         attention: scores in memory, or a fused kernel.
         accumulating: predict a step that adds to the gradients of an earlier pass.
@@ -49,9 +50,9 @@ class MemorySettings:
 
     backbone: list[str] = field(default_factory=lambda: ["roberta"])
     method: list[str] = field(default_factory=lambda: list(METHODS))
-    checkpointing: list[bool] = field(default_factory=lambda: [False])
-    batch: list[int] = field(default_factory=lambda: [32])
-    length: list[int] = field(default_factory=lambda: [128])
+    checkpointing: list[bool] | None = None
+    batch: list[int] = setting([32], COUNT)
+    length: list[int] | None = setting(None, COUNT)
     precision: list[Precision] = field(default_factory=lambda: [Precision.fp32])
     attention: list[Kernel] = field(default_factory=lambda: [Kernel.materialised])
     accumulating: bool = False

@@ -53,7 +53,8 @@ def check_overrides(overrides: Sequence[Override]) -> None:
         UserError: one is of another form, is given twice, names nothing that is there or would have no effect.
     """
     for override in overrides:
-        _check_form(override)
+        check_form(override)
+        _check_fixed(override)
         _check_value(override)
         if override.key_or_group in (*GROUPS, *OPTIONAL_GROUPS):
             _check_group(override)
@@ -128,7 +129,12 @@ def check_name(group: str, name: str, known: Iterable[str] | None = None) -> Non
         raise UserError(f"{group}={name}: there is no such {group}, {nearest(name, known)}expected {', '.join(known)}.")
 
 
-def _check_form(override: Override) -> None:
+def check_form(override: Override) -> None:
+    """Makes sure that an override sets one thing that can be set by its name.
+
+    Raises:
+        UserError: it is of another form, or would import something or read the environment.
+    """
     text, key = str(override.input_line), override.key_or_group
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise UserError(f"{text}: has a control character in it, or bytes that are no UTF-8. Leave them out.")
@@ -144,10 +150,14 @@ def _check_form(override: Override) -> None:
         raise UserError(f"{text}: settings cannot be added. {hint}")
     if override.package is not None or not key or key == "training":
         raise UserError(f"{text}: expected key=value, as in training.epochs=3.")
+
+
+def _check_fixed(override: Override) -> None:
+    key = override.key_or_group
     fixed = [notes.fixed for notes in _settings().get(_within_group(key), [])]
     if fixed and all(fixed):
         group = key.partition(".")[0]
-        raise UserError(f"{text}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
+        raise UserError(f"{override.input_line}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
 
 
 def _check_value(override: Override) -> None:

@@ -57,7 +57,7 @@ def measure_step(
     accumulating: bool = False,
     rehearse: bool = True,
 ) -> StepMemory:
-    """Runs a training step to measure it when the optimizer's state exists.
+    """Runs a training step to measure it when the optimizer's state exists, without what is not the model's.
 
     Args:
         model: a prepared model; its weights change as the optimizer changes them.
@@ -66,9 +66,6 @@ def measure_step(
         meter: the source of the figures.
         accumulating: measure a step whose gradients are added to those of an earlier pass.
         rehearse: run a whole step before it, for what is made once; else the optimizer's state alone is made.
-
-    Returns:
-        The step's memory; what is not the model's, such as the batch, is left out.
     """
     gc.collect()
     optimizer.zero_grad(set_to_none=True)
@@ -76,8 +73,7 @@ def measure_step(
         meter.follow(held_tensors(model, optimizer))
         if rehearse:
             forward().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            _end_step(optimizer)
         else:
             make_optimizer_state(model, optimizer)
         between = meter.live_bytes()
@@ -91,17 +87,16 @@ def measure_step(
             retained = meter.live_bytes() - before
             loss.backward()
             del loss
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            _end_step(optimizer)
     parameters = tensor_bytes(chain(model.parameters(), model.buffers()))
-    activations = watch.peak - between - watch.gradients_at_peak
+    beside = watch.peak - between  # gradients and activations
     return StepMemory(
         parameters_bytes=parameters,
         gradients_bytes=watch.gradients_at_peak,
         optimizer_bytes=held - parameters,
-        activations_bytes=activations,
-        peak_bytes=held + watch.gradients_at_peak + activations,
-        activation_paper_bytes=watch.peak - between,
+        activations_bytes=beside - watch.gradients_at_peak,
+        peak_bytes=held + beside,
+        activation_paper_bytes=beside,
         retained_after_forward_bytes=retained,
     )
 
@@ -152,6 +147,10 @@ def make_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """Makes an optimizer's state by a step with zero gradients, which needs no forward pass."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    _end_step(optimizer)
+
+
+def _end_step(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -1,163 +1,101 @@
-"""The memory laboratory: what a training step of any backbone and method needs, predicted or measured."""
+"""The cases of a question: every combination of what is asked."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import cache
+from itertools import product
 
-import torch
-from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
-from meft_runner.backbones import FAMILIES, positions
-from meft_runner.backbones.loading import load_config, new_model
-from meft_runner.backbones.repeat import multiply_depth
-from meft_runner.config import DEPTH_NAMES, BackboneSettings, Head, Kernel, MethodSettings, Precision
-from meft_runner.errors import UserError
-from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
-from meft_runner.memory.fake import Shapes, fake_step, predict_step
-from meft_runner.memory.step import StepMemory
-from meft_runner.memory.timeline import Timeline, trace_step
-from meft_runner.methods.prepare import prepare
+from meft_runner.backbones import positions
+from meft_runner.config import METHODS, Head, MemorySettings, Settings, Sweep
+from meft_runner.config.compatibility import services
+from meft_runner.errors import UserError, nearest
+from meft_runner.memory_report.case import Case, model_config
+from meft_runner.run.composing import composed
 
-_IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
-_LABELS = {Head.span: ("start_positions", "end_positions")}  # of other heads it is `labels`
+_USUAL_LENGTHS = [128]  # tokens, where none are asked for
+SWEPT_DEPTHS = (6, 12, 24, 48, 96)
+SWEPT_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SWEPT_LENGTHS = tuple(32 * 2**power for power in range(12))  # those of them that the model reads
+_OF_CONFIG = "backbone.config."
 
 
-@dataclass(frozen=True)
-class Case:
-    """One training step whose memory is asked for.
+def cases(asked: MemorySettings, overrides: Sequence[str] = ()) -> list[Case]:
+    """Returns every combination of what was asked.
 
-    Attributes:
-        backbone: the model; its sizes are read from its settings, or from a local folder's config.json.
-        method: the fine-tuning method.
-        batch_size: rows.
-        length: tokens a row; None for images, which have as many as the model makes of them.
-        precision: of the forward pass.
-        attention: the kernel of the machine that is asked about.
-        accumulating: the step adds to the gradients of an earlier pass.
-        depth: layers of each stack, None for the model's own.
-    """
-
-    backbone: BackboneSettings
-    method: MethodSettings
-    batch_size: int
-    length: int | None
-    precision: Precision = Precision.fp32
-    attention: Kernel = Kernel.materialised
-    accumulating: bool = False
-    depth: int | None = None
-
-    @property
-    def checkpointing(self) -> bool:
-        """Whether the method recomputes each layer's activations; MEFT has no such setting."""
-        return getattr(self.method, "checkpointing", False)
-
-    def config(self) -> PreTrainedConfig:
-        """Returns the model's configuration.
-
-        Raises:
-            UserError: inputs of this length are longer than the model reads.
-        """
-        config = model_config(self.backbone)
-        if self.depth is not None:
-            for name in DEPTH_NAMES:
-                if hasattr(config, name):
-                    setattr(config, name, self.depth)
-        if self.length is not None and self.length > positions(config):
-            raise UserError(f"length={self.length}: {self.backbone.name} reads at most {positions(config)} tokens.")
-        return config
-
-
-def model_config(backbone: BackboneSettings) -> PreTrainedConfig:
-    """Returns a backbone's configuration, of a local folder or of the sizes in its settings; nothing is downloaded."""
-    if backbone.path is not None:
-        config = load_config(backbone, backbone.path)
-    else:
-        config = AutoConfig.for_model(backbone.model_types[0], **backbone.config)
-    config.use_cache = False
-    multiply_depth(config, backbone.repeat or 1)
-    return config
-
-
-def build(case: Case) -> nn.Module:
-    """Returns a model of random weights, on torch's default device, prepared for training."""
-    kernels.register()
-    config = case.config()
-    model = new_model(case.backbone, config, _IMPLEMENTATIONS[case.attention])
-    return prepare(model, FAMILIES[config.model_type], case.backbone, case.method)
-
-
-def inputs_of(case: Case) -> Shapes:
-    """Returns shape and dtype of a batch without padding."""
-    config, rows = case.config(), case.batch_size
-    labels = _LABELS.get(FAMILIES[config.model_type].first_head, ("labels",))
-    inputs: Shapes = dict.fromkeys(labels, ((rows,), torch.long))
-    if case.length is None:
-        return {"pixel_values": ((rows, 3, config.image_size, config.image_size), torch.float32), **inputs}
-    return {"input_ids": ((rows, case.length), torch.long), **inputs}
-
-
-def predict(case: Case) -> dict[str, Any]:
-    """Returns a row of the table for a case, predicted from shapes alone."""
-    with _shapes_of(case) as step:
-        return _row(case, predict_step(step, case.accumulating), step.trainable_parameters, "predicted")
-
-
-def trace(case: Case) -> Timeline:
-    """Returns the live bytes over a case's step, predicted from shapes alone."""
-    with _shapes_of(case) as step:
-        return trace_step(*step)
-
-
-@contextmanager
-def _shapes_of(case: Case) -> Iterator[TrainingStep]:
-    """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
-    operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
-    with operations, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
-        yield step
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Returns a row of the table for a case, measured on this machine with random weights.
+    Args:
+        asked: lists of what to combine.
+        overrides: settings of a run that hold for every case that has them, such as method.chunks=4.
 
     Raises:
-        UserError: this machine does not run the kernel that is asked about.
+        UserError: a setting does not fit, or would have no effect.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if case.attention is not Kernel.materialised:
-        raise UserError("attention=flash: is predicted for a GPU. Take measure=false, or attention=materialised.")
-    model = build(case).to(device)
-    batch = {name: torch.zeros(shape, dtype=dtype, device=device) for name, (shape, dtype) in inputs_of(case).items()}
-    memory = probe(model, batch, AUTOCAST[case.precision.name], case.accumulating)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return _row(case, memory, trained, "cuda" if device.type == "cuda" else "tracked")
+    _check_sizes(asked.backbone, overrides)
+    found = []
+    for backbone, method in product(asked.backbone, asked.method):
+        for own in _checkpointing(method, asked):
+            run = _composed(backbone, method, [*overrides, *own])
+            lengths = [None] if Head.image in run.backbone.heads else asked.length or _USUAL_LENGTHS
+            for batch, length, precision, attention in product(asked.batch, lengths, asked.precision, asked.attention):
+                case = Case(run.backbone, run.method, batch, length, precision, attention, asked.accumulating)
+                found += _swept(case, asked.sweep)
+    if (asked.length is not None or asked.sweep is Sweep.length) and all(case.length is None for case in found):
+        raise UserError(f"length: backbone={','.join(asked.backbone)} reads images, which have a length of their own.")
+    for case in found:
+        case.config()  # refuses what the model does not read
+    return found
 
 
-def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str, Any]:
-    return {
-        "backbone": case.backbone.name,
-        "method": case.method.name,
-        "checkpointing": case.checkpointing,
-        "batch_size": case.batch_size,
-        "length": case.length or positions(case.config()),
-        "depth": case.depth or case.config().num_hidden_layers,
-        "precision": case.precision.name,
-        "attention": case.attention.name,
-        "source": source,
-        "trainable_parameters": trained,
-        **memory.as_dict(),
-        "dominant": dominant(memory),
-    }
+def _checkpointing(method: str, asked: MemorySettings) -> list[list[str]]:
+    """Returns the overrides of each row that is asked of a method: one without any where it has no checkpointing."""
+    if not hasattr(METHODS[method], "checkpointing"):
+        return [[]]
+    return [[f"method.checkpointing={str(on).lower()}"] for on in asked.checkpointing or [False]]
 
 
-def dominant(memory: StepMemory) -> str:
-    """Returns in words which part of the peak is the largest."""
-    parts = {
-        "parameters": memory.parameters_bytes,
-        "gradients": memory.gradients_bytes,
-        "optimizer state": memory.optimizer_bytes,
-        "activations": memory.activations_bytes,
-    }
-    name = max(parts, key=lambda part: parts[part])
-    return f"{name}, {100 * parts[name] / memory.peak_bytes:.0f} % of the peak"
+def _composed(backbone: str, method: str, overrides: Sequence[str]) -> Settings:
+    task = next(service.tasks[0] for service in services().values() if backbone in service.backbones)  # any it does
+    own = [_added(override) for override in overrides if _applies(override, backbone, method)]
+    return composed([f"backbone={backbone}", f"method={method}", f"task={task}", *own])
+
+
+def _applies(override: str, backbone: str, method: str) -> bool:
+    """Tells whether a setting is one of this backbone or method; others of the table may have it."""
+    key = override.partition("=")[0]
+    group, _, name = key.partition(".")
+    if key.startswith(_OF_CONFIG):
+        return key.removeprefix(_OF_CONFIG) in _sizes(backbone)
+    return group != "method" or name in {field.name for field in fields(METHODS[method])}
+
+
+def _added(override: str) -> str:
+    """Lets sizes be set that are not among those that make the backbone what it is."""
+    return f"++{override}" if override.startswith(_OF_CONFIG) else override
+
+
+def _check_sizes(backbones: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuses sizes that no model of those asked for has."""
+    for key in (override.partition("=")[0] for override in overrides):
+        known = {name for backbone in backbones for name in _sizes(backbone)}
+        if key.startswith(_OF_CONFIG) and key.removeprefix(_OF_CONFIG) not in known:
+            hint = nearest(key.removeprefix(_OF_CONFIG), known)
+            raise UserError(f"{key}: {','.join(backbones)} has no such size, {hint}expected one of its config.json.")
+
+
+@cache
+def _sizes(backbone: str) -> frozenset[str]:
+    """Returns what a backbone's config.json may say."""
+    config = AutoConfig.for_model(_composed(backbone, "full", []).backbone.model_types[0])
+    return frozenset({*config.to_dict(), *config.attribute_map})
+
+
+def _swept(case: Case, sweep: Sweep | None) -> list[Case]:
+    if sweep is Sweep.depth:
+        return [replace(case, depth=depth) for depth in SWEPT_DEPTHS]
+    if sweep is Sweep.batch:
+        return [replace(case, batch_size=batch) for batch in SWEPT_BATCHES]
+    if sweep is Sweep.length and case.length is not None:
+        longest = positions(model_config(case.backbone))
+        return [replace(case, length=length) for length in SWEPT_LENGTHS if length <= longest]
+    return [case]

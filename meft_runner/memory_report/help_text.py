@@ -8,11 +8,12 @@ meft-memory: what a training step needs, predicted from shapes alone: no weights
   backbone=[roberta]   method=[full,lora,ia3,meft1,meft2,meft3]   checkpointing=[false]
   batch=[32]   length=[128]   precision=[fp32]   attention=[materialised]     lists; every combination is a row
   accumulating=true          a step that adds to the gradients of an earlier pass
-  method.chunks=4 ...        any setting of meft-run's backbone and method, for every row that has it
+  method.chunks=4 ...        settings of meft-run's methods on which memory depends, for every row that has them
+  backbone.repeat=2          a deeper model; backbone.config.NAME=SIZE another size of its config.json
   backbone.path=DIR          sizes from a folder's config.json
-  format=table|json|csv|markdown
-  sweep=length|depth|batch   rows over that, and the curve as PNG and SVG in output_dir=memory
-  timeline=true              the live bytes over one step, as PNG and SVG
+  format=table|json|csv|markdown      also of what fits
+  sweep=length|depth|batch   rows over that for one backbone, and the curve as PNG and SVG in output_dir=memory
+  timeline=true              the live bytes over one step, as PNG and SVG in output_dir=memory
   fit=24GiB                  the largest batch at this length, and the largest length at this batch
   measure=true               the same steps measured on this machine, a row below each prediction
 """

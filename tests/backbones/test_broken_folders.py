@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from meft_runner.backbones.loading import load_model, new_model
+from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.sources import find_source, weight_files
 from meft_runner.config import BackboneSettings, Head
 from meft_runner.errors import UserError
 from tests.helpers.folders import make_model_folder
-from tests.helpers.models import tiny_config
 
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
 SIZES = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"), 1)
@@ -265,14 +264,6 @@ def test_a_preprocessor_of_the_models_size_is_taken(whole, tmp_path):
     made = processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"]
     assert made.shape == (1, 3, 16, 16)
     assert made.eq(0).all()  # black, less a mean of 0
-
-
-@pytest.mark.parametrize("changes", [{"num_attention_heads": 3}, {"hidden_act": "nope"}])
-def test_sizes_of_a_model_without_weights(folder, changes):
-    config = tiny_config()
-    config.update(changes)
-    with pytest.raises(UserError, match=r"backbone.path=.*its configuration cannot be loaded"):
-        new_model(settings(folder), config, "eager")
 
 
 def test_the_files_of_weights_are_those_that_are_loaded(folder):

@@ -1,20 +1,13 @@
 """Settings as the command line composes them."""
 
-from hydra import compose, initialize_config_dir
-
 from meft_runner import config
-from meft_runner.config import resolvers  # noqa: F401  conf/ reads them
-from meft_runner.config.checks import parse
-from meft_runner.config.directory import config_directory
-from meft_runner.run import composing
+from meft_runner.run.composing import composed
 from tests.helpers.folders import make_model_folder
 
 
 def settings(*overrides) -> config.Settings:
     """Returns checked settings of what would be typed."""
-    composing.register()
-    with initialize_config_dir(config_directory(), version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+    return composed(overrides)
 
 
 SMALL = ("training.epochs=1", "training.batch_size=8", "task.max_length=24", "training.eval_batch_size=32")

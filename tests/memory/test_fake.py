@@ -7,7 +7,8 @@ import torch
 
 from meft_runner.config import Kernel, Precision
 from meft_runner.memory.step import StepMemory
-from meft_runner.memory_report.cases import Case, dominant, measure, predict, trace
+from meft_runner.memory_report.case import Case
+from meft_runner.memory_report.prediction import dominant, measure, predict, trace
 from tests.helpers.composed import settings
 
 SMALL = {

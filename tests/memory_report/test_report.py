@@ -1,20 +1,16 @@
 """`meft-memory` as a user types it."""
 
 import json
-import sys
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from meft_runner import cli
-from meft_runner.config.checks import parse_bytes, parse_memory
-from meft_runner.errors import UserError
-from meft_runner.memory_report.report import largest
-from meft_runner.memory_report.report import report as memory_report
+from meft_runner.memory_report import cases
 from tests.helpers.commands import call
 
+SMALL = ("backbone=minilm", "batch=4", "backbone.config.num_hidden_layers=2")
 TINY = ("backbone=minilm", "method=[full,lora,meft1]", "batch=2", "length=16", "backbone.config.num_hidden_layers=2")
 
 
@@ -60,7 +56,7 @@ def test_a_sweep_draws_its_curve(monkeypatch, capsys, tmp_path):
 
 
 def test_a_sweep_over_depth_changes_the_layers_alone(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(memory_report, "_DEPTHS", (2, 3, 4))
+    monkeypatch.setattr(cases, "SWEPT_DEPTHS", (2, 3, 4))
     where = f"output_dir={tmp_path}"
     arguments = ("backbone=minilm", "method=meft1", "batch=2", "length=16", "sweep=depth", where, "format=json")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *arguments)
@@ -77,58 +73,81 @@ def test_a_timeline_is_drawn(monkeypatch, capsys, tmp_path):
 
 
 def test_what_fits(monkeypatch, capsys):
-    arguments = ("backbone=minilm", "method=meft1", "batch=4", "length=64", "fit=128MiB")
-    code, out, _ = call(monkeypatch, capsys, cli.meft_memory, *arguments, "backbone.config.num_hidden_layers=2")
+    fit = ("method=[full,lora]", "length=64", "fit=100MiB")
+    code, out, _ = call(monkeypatch, capsys, cli.meft_memory, *SMALL, *fit, "format=json")
+    full, lora = json.loads(out)
     assert code == 0
-    assert "largest batch at length 64" in out
-    assert "largest length at batch 4" in out
+    assert (full["largest_batch"], full["largest_length"]) == (0, 0)  # weights, gradients and moments alone are more
+    assert (lora["largest_batch_source"], lora["largest_length_source"]) == ("predicted", "predicted")
+    for size, fits in ((lora["largest_batch"], True), (lora["largest_batch"] + 1, False)):
+        asked = (*SMALL[::2], "method=lora", "length=64", f"batch={size}", "format=json")
+        (row,) = json.loads(call(monkeypatch, capsys, cli.meft_memory, *asked)[1])
+        assert (row["peak_bytes"] <= 100 * 2**20) is fits
 
 
-@given(first=st.integers(0, 10**6), slope=st.integers(1, 10**5), bend=st.integers(0, 100), top=st.integers(2, 600))
-def test_the_largest_size_that_fits(first, slope, bend, top):
-    def peak(size):
-        return first + slope * size + bend * size**2
-
-    budget = peak(37)
-    answer = largest(peak, budget, limit=top)
-    assert answer == ("37" if top > 37 else f"{top} (all that the model reads)")
-
-
-def test_beyond_what_is_predicted_the_line_is_followed():
-    assert largest(lambda size: 100 + 7 * size, 100 + 7 * 1000, known=64) == "about 1000"
-    assert largest(lambda size: 100 + 7 * size, 50, known=64) == "0"
+@pytest.mark.parametrize(
+    ("form", "expected"), [("csv", "backbone,method,"), ("markdown", "| backbone"), ("table", "━")]
+)
+def test_what_fits_in_other_forms(monkeypatch, capsys, form, expected):
+    fit = ("method=lora", "length=64", "fit=1TiB", f"format={form}")
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *SMALL, *fit)
+    assert expected in out
+    assert ("512,limit" if form == "csv" else "512 (all that the model reads)") in out
 
 
-@pytest.mark.parametrize(("text", "count"), [("24GiB", 24 * 2**30), ("1.5MiB", 3 * 2**19), ("24GB", 24 * 10**9)])
-def test_sizes(text, count):
-    assert parse_bytes(text) == count
+def test_a_timeline_of_every_case(monkeypatch, capsys, tmp_path):
+    several = ("method=lora", "batch=[2,4]", "length=[16,32]")
+    arguments = ("backbone=minilm", "backbone.config.num_hidden_layers=2", *several)
+    call(monkeypatch, capsys, cli.meft_memory, *arguments, "timeline=true", f"output_dir={tmp_path}")
+    drawn = (tmp_path / "minilm_timeline.svg").read_text()
+    assert all(f"minilm lora, {batch} x {length}, fp32" in drawn for batch in (2, 4) for length in (16, 32))
+
+
+def test_the_curve_of_measured_steps_is_the_predicted_one(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cases, "SWEPT_BATCHES", (1, 2))
+    sweep = ("method=lora", "length=16", "sweep=batch", "measure=true", "format=json", f"output_dir={tmp_path}")
+    drawn = []
+    monkeypatch.setattr("meft_runner.reports.figures.memory_curve", lambda table, *_: drawn.append(table) or Figure())
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *SMALL[::2], *sweep)
+    assert [row["source"] for row in json.loads(out)] == ["predicted", "tracked"] * 2
+    assert drawn[0]["source"].tolist() == ["predicted"] * 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["batch=0"], "batch=0: expected 1 or more"),
-        (["length=[128,0]"], "length=0: expected 1 or more"),
-        (["length=1000"], "length=1000: roberta reads at most 512 tokens"),
-        (["attention=flesh"], "attention[0]: Invalid value 'flesh'"),
-        (["precision=fp17"], "precision[0]: Invalid value 'fp17'"),
-        (["batch=many"], "batch[0]: Value 'many'"),
-        (["fit=24"], "fit=24: expected a number with a unit, as in 24GiB"),
-        (["fit=24 gigs"], "fit=24 gigs: expected a number with a unit"),
-        (["fit=1MiB", "backbone=minilm", "method=meft1", "length=16"], "GiB more. Take a shorter length"),
-        (["backbone=robrta"], "backbone=robrta: there is no such backbone, did you mean 'roberta'"),
-        (["method=meft4"], "method=meft4: there is no such method, did you mean 'meft"),
-        (["bach=4"], "bach: no such setting, did you mean 'batch'"),
-        (["batch"], "batch: no such setting"),
-        (["method.adapter_dim=0", "method=meft1"], "method.adapter_dim=0: expected 1 to"),
-        (["attention=flash", "measure=true", "method=lora", "backbone=minilm"], "attention=flash: is predicted for a"),
+        ("length=1000", "length=1000: roberta reads at most 512 tokens"),
+        ("fit=1MiB backbone=minilm method=meft1 length=16", "GiB more. Take a shorter length"),
+        ("method.adapter_dim=0 method=meft1", "method.adapter_dim=0: expected 1 to"),
+        ("method.adapter_dim=x method=meft1", "method.adapter_dim: Value 'x'"),
+        ("length=16 backbone=vit", "length: backbone=vit reads images, which have a length of their own"),
+        ("sweep=length backbone=vit", "length: backbone=vit reads images"),
+        ("batch=1000000000 method=meft1", "125000000 chunks, are too many to predict. Take a smaller batch"),
+        ("backbone=minilm method=lora batch=1000000 measure=true", "measure=true: a step needs"),
+        ("backbone=minilm backbone.config.hidden_sise=8", "minilm has no such size, did you mean 'hidden_size'"),
+        ("backbone=minilm backbone.config.hidden_size=7", "minilm cannot be made with these sizes (The hidden size"),
+        ("backbone=minilm backbone.config.hidden_size=abc", "minilm cannot be made with these sizes (Validation"),
+        ("backbone=minilm backbone.config.num_hidden_layers=0", "num_hidden_layers=0: expected 1 to"),
+        ("backbone=minilm backbone.config.num_hidden_layers=1000000", "1000000 layers, each computed in 1 chunks"),
+        ("backbone=minilm backbone.config.hidden_act=foo", "minilm cannot be made with these sizes ('foo')"),
+        ("backbone=vit backbone.config.patch_size=999", "vit makes no patch of images of 224 pixels"),
+        ("backbone=bert backbone.path=/nowhere", "backbone.path=/nowhere: no config.json there"),
+        ("backbone=minilm sweep=batch output_dir=/dev/null/x", "output_dir=/dev/null/x: figures cannot be written"),
     ],
 )
 def test_mistakes(monkeypatch, capsys, arguments, message):
-    code, _, error = call(monkeypatch, capsys, cli.meft_memory, *arguments)
+    code, _, error = call(monkeypatch, capsys, cli.meft_memory, *arguments.split(" "))
     assert code == 2
     assert message in error
     assert len(error.strip().splitlines()) <= 2
+
+
+def test_any_batch_is_predicted_where_no_chunks_are_computed(monkeypatch, capsys):
+    code, out, _ = call(
+        monkeypatch, capsys, cli.meft_memory, *SMALL[::2], "method=[full,lora]", "batch=1000000000", "format=json"
+    )
+    assert code == 0
+    assert all(row["activations_bytes"] > 10**14 for row in json.loads(out))
 
 
 def test_a_folder_of_another_architecture(monkeypatch, capsys, tmp_path):
@@ -138,16 +157,16 @@ def test_a_folder_of_another_architecture(monkeypatch, capsys, tmp_path):
     assert f"backbone.path={tmp_path}: holds a gpt2 model, backbone=opt_125m expects opt" in error
 
 
-def test_single_values_are_lists_of_one():
-    asked, overrides = parse_memory(["batch=4", "method=meft1", "method.chunks=2"])
-    assert (asked.batch, asked.method, overrides) == ([4], ["meft1"], ["method.chunks=2"])
-    with pytest.raises(UserError, match="no such setting"):
-        parse_memory(["x=1"])
+def test_a_folder_whose_sizes_do_not_fit(monkeypatch, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "opt", "hidden_size": 10, "num_attention_heads": 3}')
+    code, _, error = call(monkeypatch, capsys, cli.meft_memory, "backbone=opt_125m", f"backbone.path={tmp_path}")
+    assert code == 2
+    (line,) = error.strip().splitlines()
+    assert line.startswith(f"error: backbone.path={tmp_path}: ")
 
 
-def test_help(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["meft-memory", "--help"])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.meft_memory()
-    assert exit_info.value.code == 0
-    assert "fit=24GiB" in capsys.readouterr().out
+@pytest.mark.parametrize(("option", "expected"), [("--help", "fit=24GiB"), ("-h", "fit=24GiB"), ("--version", "meft-")])
+def test_what_explains_itself(monkeypatch, capsys, option, expected):
+    code, out, _ = call(monkeypatch, capsys, cli.meft_memory, option)
+    assert code in (0, None)
+    assert expected in out

@@ -4,15 +4,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from meft_runner.run import composing
-
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "benchmark_memory.py"
 KEY = ["method", "checkpointing", "precision"]
 
 
 def regenerated(name, **kwargs):
-    composing.register()
     made = runpy.run_path(str(SCRIPT), run_name="benchmark_memory")["shape_table"](name, **kwargs)
     return pd.DataFrame(made).set_index(KEY).sort_index()
 

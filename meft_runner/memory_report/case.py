@@ -1,0 +1,131 @@
+"""One training step whose memory is asked for, and the configuration of its model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from meft_runner.backbones import FAMILIES, positions
+from meft_runner.backbones.loading import load_config
+from meft_runner.backbones.repeat import multiply_depth
+from meft_runner.config import DEPTH_NAMES, BackboneSettings, Kernel, MeftSettings, MethodSettings, Precision
+from meft_runner.config.fields import COUNT
+from meft_runner.errors import UserError
+
+_USUAL_CHUNK = 1024  # tokens; see reversible.chunks
+_MOST_LAYER_CHUNKS = 2**13  # each takes some hundredths of a second to predict
+_SIZE_ERRORS = (  # of Python, torch and transformers
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    StrictDataclassError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training step whose memory is asked for.
+
+    Attributes:
+        backbone: the model; its sizes are read from its settings, or from a local folder's config.json.
+        method: the fine-tuning method.
+        batch_size: rows.
+        length: tokens a row; None for images, which have as many as the model makes of them.
+        precision: of the forward pass.
+        attention: the kernel of the machine that is asked about.
+        accumulating: the step adds to the gradients of an earlier pass.
+        depth: layers of each stack, None for the model's own.
+    """
+
+    backbone: BackboneSettings
+    method: MethodSettings
+    batch_size: int
+    length: int | None
+    precision: Precision = Precision.fp32
+    attention: Kernel = Kernel.materialised
+    accumulating: bool = False
+    depth: int | None = None
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether the method recomputes each layer's activations; MEFT has no such setting."""
+        return getattr(self.method, "checkpointing", False)
+
+    @property
+    def method_label(self) -> str:
+        """What tables and figures call the method."""
+        return f"{self.method.name} + checkpointing" if self.checkpointing else self.method.name
+
+    def config(self) -> PreTrainedConfig:
+        """Returns the model's configuration.
+
+        Raises:
+            UserError: inputs of this length are longer than the model reads, or there is too much to predict.
+        """
+        config = model_config(self.backbone)
+        if self.depth is not None:
+            for name in DEPTH_NAMES:
+                if hasattr(config, name):
+                    setattr(config, name, self.depth)
+        with sizes_of(self.backbone):
+            tokens = positions(config)
+        if self.length is not None and self.length > tokens:
+            raise UserError(f"length={self.length}: {self.backbone.name} reads at most {tokens} tokens.")
+        if self.length is None and tokens <= FAMILIES[config.model_type].image_marks:
+            raise UserError(
+                f"backbone.config: {self.backbone.name} makes no patch of images of {config.image_size} pixels."
+            )
+        self._check_chunks(config.num_hidden_layers, self.batch_size * (self.length or tokens))
+        return config
+
+    def _check_chunks(self, layers: int, tokens: int) -> None:
+        chunks = 1
+        if isinstance(self.method, MeftSettings):
+            chunks = min(self.method.chunks or -(-tokens // _USUAL_CHUNK), tokens)
+        if layers * chunks > _MOST_LAYER_CHUNKS:
+            raise UserError(
+                f"batch={self.batch_size}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "
+                "Take a smaller batch, with which memory grows evenly, or fewer method.chunks or layers."
+            )
+
+
+def model_config(backbone: BackboneSettings) -> PreTrainedConfig:
+    """Returns a backbone's configuration, of a local folder or of the sizes in its settings; nothing is downloaded.
+
+    Raises:
+        UserError: there is none in the folder, or the sizes are none.
+    """
+    if backbone.path is not None:
+        if not Path(backbone.path, "config.json").is_file():
+            raise UserError(f"backbone.path={backbone.path}: no config.json there. Give a folder of save_pretrained.")
+        config = load_config(backbone, backbone.path)
+    else:
+        _check_sizes(backbone)
+        with sizes_of(backbone):
+            config = AutoConfig.for_model(backbone.model_types[0], **backbone.config)
+    config.use_cache = False
+    multiply_depth(config, backbone.repeat or 1)
+    return config
+
+
+def _check_sizes(backbone: BackboneSettings) -> None:
+    for name, value in backbone.config.items():
+        low, high = (0 if name.endswith("_id") else 1), COUNT[1]
+        if type(value) is int and not low <= value <= high:
+            raise UserError(f"backbone.config.{name}={value}: expected {low} to {high}.")
+
+
+@contextmanager
+def sizes_of(backbone: BackboneSettings) -> Iterator[None]:
+    """Explains what transformers and torch raise inside where a model's sizes do not fit each other.
+
+    Raises:
+        UserError: they do not.
+    """
+    try:
+        yield
+    except _SIZE_ERRORS as error:
+        key = "backbone.config" if backbone.path is None else f"backbone.path={backbone.path}"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{key}: {backbone.name} cannot be made with these sizes ({reason}).") from error

@@ -1,0 +1,55 @@
+"""Forms in which rows are printed: a table on the terminal, JSON, CSV and Markdown."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from meft_runner.config import Format
+from meft_runner.reports.memory_tables import OF_FULL, in_unit, percent_of_full
+from meft_runner.reports.tables import markdown
+from meft_runner.run.console import print_table
+
+_SHAPE = ["backbone", "batch_size", "length", "depth", "precision", "attention", "source"]  # of what is compared
+_BRIEF = [
+    "backbone", "method", "batch", "length", "depth", "precision", "attention", "source", "parameters (GiB)",
+    "gradients (GiB)", "optimizer (GiB)", "activations (GiB)", OF_FULL, "retained (GiB)", "peak (GiB)", "dominant",
+]  # fmt: skip
+
+
+def print_rows(rows: list[dict[str, Any]], form: Format, table: pd.DataFrame, short: pd.DataFrame, title: str) -> None:
+    """Prints rows in the form that was asked for.
+
+    Args:
+        rows: as they are, with figures in bytes: for JSON and CSV.
+        form: what was asked for.
+        table: the rows for readers: for Markdown.
+        short: as much of it as a terminal has room for.
+        title: of the terminal's table.
+    """
+    match form:
+        case Format.json:
+            print(json.dumps(rows, indent=2))
+        case Format.csv:
+            print(pd.DataFrame(rows).to_csv(index=False), end="")
+        case Format.markdown:
+            print(markdown(table), end="")
+        case _:
+            print_table(short, title=title)
+
+
+def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Returns rows as a table in GiB, with activations in percent of full fine-tuning of the same shape."""
+    made = pd.DataFrame(rows)
+    table = in_unit(made, "GiB")
+    is_full = (made["method"] == "full") & ~made["checkpointing"]
+    table[OF_FULL] = percent_of_full(made["activations_bytes"], is_full, made[_SHAPE])
+    return table.round({column: 3 for column in map(str, table) if "GiB" in column} | {OF_FULL: 1})
+
+
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the columns of a table that a terminal has room for."""
+    table = table.rename(columns={"batch_size": "batch", "retained after forward (GiB)": "retained (GiB)"})
+    label = table["method"].where(~table["checkpointing"], table["method"] + " + checkpointing")
+    same = [column for column in _BRIEF[2:8] if table[column].nunique() == 1]
+    return table.assign(method=label)[[column for column in _BRIEF if column not in same]]

@@ -1,0 +1,133 @@
+"""A case's row of the table: predicted from shapes alone, or measured on this machine with random weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from meft_runner.backbones import FAMILIES, positions
+from meft_runner.config import Head, Kernel
+from meft_runner.errors import UserError
+from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
+from meft_runner.memory.fake import Shapes, fake_step, predict_step
+from meft_runner.memory.step import StepMemory
+from meft_runner.memory.timeline import Timeline, trace_step
+from meft_runner.memory_report.case import Case, sizes_of
+from meft_runner.methods.prepare import prepare
+
+_IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
+_LABELS = {Head.span: ("start_positions", "end_positions")}  # of other heads it is `labels`
+
+
+def build(case: Case) -> nn.Module:
+    """Returns a model of random weights, on torch's default device, prepared for training.
+
+    Raises:
+        UserError: no model has these sizes, or the method does not fit it.
+    """
+    kernels.register()
+    config = case.config()
+    family = FAMILIES[config.model_type]
+    auto = family.heads[family.first_head]
+    with sizes_of(case.backbone):
+        model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=torch.float32)
+    return prepare(model, family, case.backbone, case.method)
+
+
+def inputs_of(case: Case) -> Shapes:
+    """Returns shape and dtype of a batch without padding."""
+    config, rows = case.config(), case.batch_size
+    labels = _LABELS.get(FAMILIES[config.model_type].first_head, ("labels",))
+    inputs: Shapes = dict.fromkeys(labels, ((rows,), torch.long))
+    if case.length is None:
+        shape = (rows, config.num_channels, config.image_size, config.image_size)
+        return {"pixel_values": (shape, torch.float32), **inputs}
+    return {"input_ids": ((rows, case.length), torch.long), **inputs}
+
+
+def predict(case: Case) -> dict[str, Any]:
+    """Returns a row of the table for a case, predicted from shapes alone."""
+    with _shapes_of(case) as step:
+        return _row(case, predict_step(step, case.accumulating), step.trainable_parameters, "predicted")
+
+
+def trace(case: Case) -> Timeline:
+    """Returns the live bytes over a case's step, predicted from shapes alone."""
+    with _shapes_of(case) as step:
+        return trace_step(*step)
+
+
+@contextmanager
+def _shapes_of(case: Case) -> Iterator[TrainingStep]:
+    """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
+    operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
+    with operations, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
+        yield step
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Returns a row of the table for a case, measured on this machine with random weights."""
+    assert case.attention is Kernel.materialised  # the other one stands for a GPU's, and computes nothing
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(case).to(device)
+    batch = {name: torch.zeros(shape, dtype=dtype, device=device) for name, (shape, dtype) in inputs_of(case).items()}
+    memory = probe(model, batch, AUTOCAST[case.precision.name], case.accumulating)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return _row(case, memory, trained, "cuda" if device.type == "cuda" else "tracked")
+
+
+def rows(found: list[Case], measured: bool) -> list[dict[str, Any]]:
+    """Returns a row a case, predicted, and with `measured` one measured beside it.
+
+    Raises:
+        UserError: this machine has no room for a step that is to be measured.
+    """
+    made = []
+    for case in found:
+        made.append(predict(case))
+        if measured:
+            _check_room(made[-1]["peak_bytes"])
+            made.append(measure(case))
+    return made
+
+
+def _check_room(peak: int) -> None:
+    on_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    if peak > free:
+        raise UserError(
+            f"measure=true: a step needs {peak / 2**30:.1f} GiB, this machine has {free / 2**30:.1f} GiB free. "
+            "Leave it out for the prediction alone, or take a smaller batch."
+        )
+
+
+def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str, Any]:
+    return {
+        "backbone": case.backbone.name,
+        "method": case.method.name,
+        "checkpointing": case.checkpointing,
+        "batch_size": case.batch_size,
+        "length": case.length or positions(case.config()),
+        "depth": case.depth or case.config().num_hidden_layers,
+        "precision": case.precision.name,
+        "attention": case.attention.name,
+        "source": source,
+        "trainable_parameters": trained,
+        **memory.as_dict(),
+        "dominant": dominant(memory),
+    }
+
+
+def dominant(memory: StepMemory) -> str:
+    """Returns in words which part of the peak is the largest."""
+    parts = {
+        "parameters": memory.parameters_bytes,
+        "gradients": memory.gradients_bytes,
+        "optimizer state": memory.optimizer_bytes,
+        "activations": memory.activations_bytes,
+    }
+    name = max(parts, key=lambda part: parts[part])
+    return f"{name}, {100 * parts[name] / memory.peak_bytes:.0f} % of the peak"
