@@ -129,9 +129,11 @@ def check_ranges(settings: Settings | MemorySettings) -> None:
 
 
 def _check_splits(task: SplitSettings) -> None:
-    if not task.eval_splits or task.train_split in task.eval_splits:
+    splits = [task.train_split, *task.eval_splits]
+    if not task.eval_splits or len(set(splits)) < len(splits):
         raise UserError(
-            f"task.eval_splits={task.eval_splits}: expected at least one split other than {task.train_split}."
+            f"task.eval_splits={task.eval_splits}: expected at least one split, each once, "
+            f"other than {task.train_split}."
         )
 
 

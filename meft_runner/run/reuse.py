@@ -109,9 +109,9 @@ def _sources(settings: Settings) -> Iterator[tuple[str, Path]]:
                 yield f"backbone.path/{path.name}", path
     task = settings.task
     for setting in ("train_file", "eval_file"):
-        pattern = getattr(task, setting, None)
-        for path in sorted(glob(pattern)) if pattern else ():
-            yield f"task.{setting}/{Path(path).name}", Path(path)
+        path = Path(getattr(task, setting, None) or "")
+        if path.is_file():  # what is none is refused when it is read
+            yield f"task.{setting}/{path.name}", path
     folder = getattr(task, "data_dir", None)
     if folder is not None:
         splits = [getattr(task, "train_split", ""), *getattr(task, "eval_splits", ())]

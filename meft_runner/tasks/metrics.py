@@ -116,11 +116,13 @@ def check_metrics(names: Sequence[str], regression: bool, key: str = "task.metri
         key: the setting that names them.
 
     Raises:
-        UserError: there is none, one is not known, or one is for the other kind of task.
+        UserError: there is none, one is given twice or not known, or one is for the other kind of task.
     """
     fitting = [name for name, metric in METRICS.items() if (metric.dtype == "float64") == regression]
     if not names:
         raise UserError(f"{key}=[]: expected at least one of {', '.join(fitting)}.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{key}=[{','.join(names)}]: a metric is given twice. Give each once.")
     for name in names:
         if name not in fitting:
             what = "grades" if regression else "classes"

@@ -78,9 +78,11 @@ def test_values_outside_their_range(override, message):
         settings(override)
 
 
-@pytest.mark.parametrize("splits", ["[]", "[train]"])
+@pytest.mark.parametrize("splits", ["[]", "[train]", "[validation,validation]"])
 def test_splits_to_evaluate_on(splits):
-    with pytest.raises(UserError, match=r"task.eval_splits=\[.*\]: expected at least one split other than train"):
+    with pytest.raises(
+        UserError, match=r"task.eval_splits=\[.*\]: expected at least one split, each once, other than train"
+    ):
         settings("task=rte", f"task.eval_splits={splits}")
 
 

@@ -116,6 +116,17 @@ def test_the_users_own_files_are_compared(tmp_path):
         check_complete(chosen, tmp_path, earlier)
 
 
+def test_the_users_own_files_have_their_names_and_are_files(tmp_path):
+    """A name is no pattern, and a pipe or a folder would not end or could not be read."""
+    for name in ("a[1].csv", "a1.csv"):
+        (tmp_path / name).write_text("text,label\nx,1\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    own = [f"task.train_file='{tmp_path / 'a[1].csv'}'", f"task.eval_file={tmp_path / 'pipe.csv'}"]
+    assert list(stamps_of_sources(settings("task=text", *own))) == ["task.train_file/a[1].csv"]
+    own = [f"task.train_file={tmp_path}", f"task.eval_file={tmp_path / 'nowhere.csv'}"]
+    assert not stamps_of_sources(settings("task=text", *own))
+
+
 def test_rows_that_are_gone_are_no_reason_to_train_again(made, rte_folder):
     shutil.rmtree(rte_folder)
     check_complete(*made)

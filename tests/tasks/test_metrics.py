@@ -55,6 +55,8 @@ def test_unknown_metric():
         check_metrics(["matthew"], regression=False)
     with pytest.raises(UserError, match="'accuracy' does not score grades, expected pearson, spearman"):
         check_metrics(["accuracy"], regression=True)
+    with pytest.raises(UserError, match=r"task.metrics=\[f1,f1\]: a metric is given twice"):
+        check_metrics(["f1", "f1"], regression=False)
     check_metrics(["pearson", "spearman"], regression=True)
     assert set(METRICS) == {"accuracy", "f1", "matthews", "pearson", "spearman"}
 
