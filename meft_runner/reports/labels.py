@@ -34,7 +34,7 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
 
     Where runs of a task were on different rows, or have read them differently, their labels differ.
     """
-    return told_apart(records, _task_label, _data, (_place, _rows, _version, _data_digest))
+    return told_apart(records, _task_label, _data, (_place, _rows, _version, _fingerprint, _data_digest))
 
 
 def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
@@ -45,7 +45,7 @@ def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) 
         with_depth: a backbone whose layers are stacked is another: "minilm (repeat=4)".
     """
     label = _backbone_label if with_depth else lambda record: Label(record.config.backbone.name)
-    return told_apart(records, label, _weights, (_model_place, _weights_digest))
+    return told_apart(records, label, _weights, (_model_place, _weights_name, _weights_digest))
 
 
 def task_kind(record: CompleteRecord) -> str | None:
@@ -101,6 +101,11 @@ def _version(record: CompleteRecord) -> str:
     return f"version {record.data.version or 'not recorded'}"
 
 
+def _fingerprint(record: CompleteRecord) -> str:
+    first = next(iter(record.data.splits.values()), None)
+    return f"data {'not recorded' if first is None else first.fingerprint[:8]}"
+
+
 def _data_digest(record: CompleteRecord) -> str:
     return f"data {_data(record)}"
 
@@ -118,6 +123,10 @@ def _weights(record: CompleteRecord) -> str | None:
 def _model_place(record: CompleteRecord) -> str:
     source = None if record.weights is None else record.weights.source
     return file_name(record.config.backbone.path or source or "not recorded")
+
+
+def _weights_name(record: CompleteRecord) -> str:
+    return f"weights {(_weights(record) or 'not recorded')[:12]}"
 
 
 def _weights_digest(record: CompleteRecord) -> str:

@@ -132,7 +132,7 @@ def make_overview(asked: TablesSettings) -> None:
         earlier = [name for name in _file_names() if name not in written and (folder / name).exists()]
     except OSError as error:
         raise UserError(
-            f"tables_dir={folder}: {error.filename or 'a file'} cannot be written ({error.strerror}). "
+            f"tables_dir={folder}: {error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror}). "
             "Choose another folder, or mend that."
         ) from error
     if earlier:
