@@ -131,9 +131,9 @@ def make_overview(asked: TablesSettings) -> None:
         written = _write(asked, folder, records, tables)
         earlier = [name for name in _file_names() if name not in written and (folder / name).exists()]
     except OSError as error:
+        file = error.filename2 or error.filename or "a file"  # the second one is what a temporary name was to become
         raise UserError(
-            f"tables_dir={folder}: {error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror}). "
-            "Choose another folder, or mend that."
+            f"tables_dir={folder}: {file} cannot be written ({error.strerror}). Choose another folder, or mend that."
         ) from error
     if earlier:
         print(f"tables_dir={folder}: of an earlier call and not of these runs: {', '.join(earlier)}.", file=sys.stderr)

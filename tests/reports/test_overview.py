@@ -92,7 +92,7 @@ def test_folders_that_cannot_be_written(report, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "tables" / "scores.md").mkdir(parents=True)
     for folder, reason in (("file", "File exists"), ("file/inside", "Not a directory"), ("tables", "Is a directory")):
-        with pytest.raises(UserError, match=rf"tables_dir=.* [a-z] cannot be written \({reason}\)") as raised:
+        with pytest.raises(UserError, match=rf"tables_dir=.*[a-z] cannot be written \({reason}\)") as raised:
             call(tmp_path, record(), tables_dir=str(tmp_path / folder), report=report)
         assert "\n" not in str(raised.value)
 
