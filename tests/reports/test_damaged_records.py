@@ -85,7 +85,7 @@ def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=400, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=100, suppress_health_check=QUIET)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
 def test_a_record_that_was_changed_anywhere_is_drawn(content, tmp_path, capsys):
