@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from meft_runner.errors import UserError
 
@@ -27,7 +27,7 @@ def save_trained(model: nn.Module, directory: Path, description: dict[str, Any])
     if isinstance(model, PeftModel):
         model.save_pretrained(str(directory))
         return
-    weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    weights = {name: weight.contiguous() for name, weight in _trained(model).items()}
     save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     (directory / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -36,16 +36,30 @@ def load_trained(model: nn.Module, directory: Path) -> None:
     """Loads into a model prepared in the same way what `save_trained` wrote.
 
     Raises:
-        UserError: the folder holds other weights than this model trains.
+        UserError: a file is missing or damaged, or holds other weights than this model trains.
     """
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"))
-        return
-    weights = load_file(directory / SAFETENSORS_WEIGHTS_NAME)
-    expected = {name for name, p in model.named_parameters() if p.requires_grad}
-    if weights.keys() != expected:
-        example = sorted(weights.keys() ^ expected)[0]
+    file = directory / SAFETENSORS_WEIGHTS_NAME
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{directory}: its weights do not belong to this backbone and method ({example} is in one only)."
+            f"{file}: cannot be read ({str(error).splitlines()[0]}). Remove the folder {directory} to train again."
+        ) from error
+    saved = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
+    wrong = sorted(
+        name for name in weights.keys() | saved.keys()
+        if name not in weights or name not in saved or weights[name].shape != saved[name].shape
+    )  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"{directory}: its weights do not belong to this backbone and method ({len(wrong)} differ, {wrong[0]} "
+            "among them). Take the settings that they were trained with, or remove the folder to train again."
         )
-    model.load_state_dict(weights, strict=False)
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, weights)
+    else:
+        model.load_state_dict(weights, strict=False)
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}

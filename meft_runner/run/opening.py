@@ -11,11 +11,11 @@ from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
-from meft_runner.backbones.sources import find_source
+from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.config import Head, Precision, Settings
 from meft_runner.errors import UserError
 from meft_runner.methods.prepare import prepare
-from meft_runner.records.schema import Data, Record, Start
+from meft_runner.records.schema import Data, Record, Start, Weights
 from meft_runner.run.announcement import tell_model, tell_rows, tell_training
 from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.display import Screen
@@ -68,6 +68,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
 
     set_seed(settings.seed)
     loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
+    record.weights = Weights.model_validate(weights_of(settings.backbone, source))
     nn.Module.to(loaded, device)
     family = FAMILIES[loaded.config.model_type]
     if settings.backbone.repeat is not None:
@@ -82,7 +83,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     made_from = {
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},
         "version": record.data.version,
-        "weights": record.weights.sha256 if record.weights else None,
+        "weights": record.weights.sha256 or record.weights.revision,
     }
     return Opened(model, data, planned, made_from)
 

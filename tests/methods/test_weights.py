@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,7 +45,37 @@ def test_files_hold_trained_weights_only(name, tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == name.upper()
 
 
-def test_weights_of_another_method_are_refused(tmp_path):
-    save_trained(prepared(METHODS["meft1"]), tmp_path, {})
+FOREIGN = [("meft1", "meft3"), ("meft3", "lora"), ("lora", "ia3"), ("ia3", "full"), ("full", "meft2")]
+
+
+@pytest.mark.parametrize(("trained", "asked"), FOREIGN)
+def test_weights_of_another_method_are_refused(trained, asked, tmp_path):
+    save_trained(prepared(METHODS[trained]), tmp_path, {})
+    with pytest.raises(UserError, match=r"do not belong to this backbone and method .*Take the settings that") as told:
+        load_trained(prepared(METHODS[asked]), tmp_path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["meft1", "lora"])
+def test_weights_of_another_width_are_refused(name, tmp_path):
+    save_trained(prepared(METHODS[name]), tmp_path, {})
+    wider = {"adapter_dim": 16} if name == "meft1" else {"rank": 16}
     with pytest.raises(UserError, match="do not belong to this backbone and method"):
-        load_trained(prepared(METHODS["meft3"]), tmp_path)
+        load_trained(prepared(replace(METHODS[name], **wider)), tmp_path)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda file: file.unlink(),
+    lambda file: file.write_bytes(b""),
+    lambda file: file.write_bytes(file.read_bytes()[:-8]),
+    lambda file: file.write_bytes(b"\x10" * 100),
+    lambda file: file.unlink() or file.symlink_to("/nowhere/at/all"),
+    lambda file: file.unlink() or file.mkdir(),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["meft1", "lora", "full"])
+def test_damaged_weights_are_refused(name, damage, tmp_path):
+    save_trained(prepared(METHODS[name]), tmp_path, {})
+    damage(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"adapter_model.safetensors: cannot be read \(.+\). Remove the folder") as told:
+        load_trained(prepared(METHODS[name]), tmp_path)
+    assert "\n" not in str(told.value)
