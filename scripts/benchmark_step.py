@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from meft_runner.backbones import FAMILIES
@@ -29,7 +29,7 @@ from meft_runner.config import (
     Norm,
     Reversal,
 )
-from meft_runner.memory import measure_step, meter_for
+from meft_runner.memory import TrainingStep, measure_step, meter_for, training_step
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.reports.tables import write_tables
@@ -60,20 +60,20 @@ def method_settings() -> dict[str, MethodSettings]:
     return found
 
 
-def build(config: BertConfig, method: MethodSettings) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Returns a prepared model with random weights, and its optimizer."""
+def build(config: BertConfig, method: MethodSettings, batch: dict[str, Tensor]) -> TrainingStep:
+    """Returns a step of a prepared model with random weights."""
     torch.manual_seed(0)
     backbone = BackboneSettings(name="random", model_types=["bert"], hub="-")
     model = prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
-    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    return training_step(model, batch, None, learning_rate=1e-5)
 
 
-def run_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:
-    """Runs one step and returns its seconds."""
+def run_step(step: TrainingStep) -> float:
+    """Runs a step and returns its seconds."""
     started = time.perf_counter()
-    model(**batch).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    step.forward().backward()
+    step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
     return time.perf_counter() - started
 
 
@@ -91,15 +91,12 @@ def benchmark(arguments: argparse.Namespace) -> pd.DataFrame:
         "attention_mask": torch.ones(rows, length, dtype=torch.long),
         "labels": torch.randint(0, 2, (rows,)),
     }
-    runs = {name: build(config, method) for name, method in method_settings().items()}
-    memory = {
-        name: measure_step(model, optimizer, lambda model=model: model(**batch).loss, meter_for(torch.device("cpu")))
-        for name, (model, optimizer) in runs.items()
-    }
+    runs = {name: build(config, method, batch) for name, method in method_settings().items()}
+    memory = {name: measure_step(*step, meter_for(torch.device("cpu"))) for name, step in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(arguments.rounds):
-        for name, (model, optimizer) in runs.items():
-            seconds[name].append(run_step(model, optimizer, batch))
+        for name, step in runs.items():
+            seconds[name].append(run_step(step))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return pd.DataFrame(
         {

@@ -42,8 +42,14 @@ def assert_predicted(asked):
     assert (predicted["source"], measured["source"]) == ("predicted", "tracked")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("backbone", SMALL)
+QUICK = {("minilm", "meft1"), ("bart_base", "lora + checkpointing"), ("opt_125m", "meft1"), ("vit", "full")}
+CASES = [(backbone, method) for backbone in SMALL for method in METHODS]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_predicted_equals_tracked(backbone, method):
     assert_predicted(case(backbone, method))
 
