@@ -31,6 +31,7 @@ class TaskSettings:
     """
 
     head: ClassVar[Head]  # what a model is to do for tasks of this kind
+    version: ClassVar[int]  # of what rows become; raised when the same rows become other model inputs
     name: str = setting(MISSING, fixed="Choose one with task=NAME.")
     max_train_rows: int | None = setting(None, COUNT)
     max_eval_rows: int | None = setting(None, COUNT)
@@ -72,6 +73,7 @@ class GlueSettings(SplitSettings):
     """
 
     head = Head.classification
+    version: ClassVar[int] = 1
     text_columns: list[str] = setting(MISSING, fixed=_OTHER_COLUMNS)
     classes: list[str] = setting([], fixed=_OTHER_COLUMNS)
     metrics: list[str] = MISSING
@@ -90,6 +92,7 @@ class DemoSettings(TaskSettings):
     """
 
     head = Head.classification
+    version: ClassVar[int] = 1
     max_length: int = setting(32, (4, 10**6))
 
 
@@ -107,6 +110,7 @@ class TextSettings(TaskSettings):
     """
 
     head = Head.classification
+    version: ClassVar[int] = 1
     train_file: str | None = setting(None, path=True)
     eval_file: str | None = setting(None, path=True)
     text_columns: list[str] = field(default_factory=lambda: ["text"])
@@ -124,6 +128,7 @@ class ChoiceSettings(SplitSettings):
     """
 
     head = Head.answers
+    version: ClassVar[int] = 1
     max_length: int = setting(128, (4, 10**6))
 
 
@@ -142,6 +147,7 @@ class SquadSettings(SplitSettings):
     """
 
     head = Head.span
+    version: ClassVar[int] = 1
     unanswerable: bool = setting(False, fixed="Choose task=squad or task=squad_v2.")
     max_length: int = setting(384, (4, 10**6))
     stride: int = setting(128, (0, 10**6))
@@ -165,6 +171,7 @@ class ImageSettings(SplitSettings):
     """
 
     head = Head.image
+    version: ClassVar[int] = 1
     image_column: str = setting("image", only=_FROM_THE_HUB)
     label_column: str = setting("label", only=_FROM_THE_HUB)
     classes: list[str] = field(default_factory=list)

@@ -46,6 +46,10 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
     Raises:
         UserError: it was made from other files, or its weights are gone or damaged.
     """
+    version = record.data.version
+    if version is not None and version != settings.task.version:
+        what, change = "prompts or preprocessing", f"version {version} then, {settings.task.version} now"
+        raise other_sources(directory, what, change, "to train with the present ones")
     stamps = record.files
     if stamps is None:
         return

@@ -21,8 +21,6 @@ from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
 from meft_runner.tasks.description import describe
 from meft_runner.tasks.rows import check_columns, check_filled, check_text, load_splits, place
 
-VERSION = 1  # of the prompts and of how they become tokens; raised when the same rows become others
-
 
 @dataclass(frozen=True)
 class Question:
@@ -56,7 +54,7 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         evaluation=evaluation,
         metric="acc",
         collate=partial(_collate, tokenizer, task.max_length),
-        description=describe(task, VERSION, splits.source, splits.rows, revision=splits.revision),
+        description=describe(task, splits.source, splits.rows, revision=splits.revision),
     )
 
 

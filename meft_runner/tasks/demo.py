@@ -19,7 +19,6 @@ from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import TaskData
 from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
 
-VERSION = 1  # of the grammar and of what its rows become; raised when the same settings give other model inputs
 _CLASSES = ("entailment", "not_entailment")
 _KINDS = {
     "doctor": "person", "singer": "person", "farmer": "person", "teacher": "person", "lawyer": "person",
@@ -64,7 +63,7 @@ def load(task: DemoSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     check_training_labels(task, _CLASSES, rows["train"], "task=demo, train")
     check_evaluation_labels(task, _CLASSES, rows["validation"], "task=demo, validation")
     labels = labels_text(_CLASSES, rows["train"])
-    description = describe(task, VERSION, "generated", rows, synthetic=True, labels=labels)
+    description = describe(task, "generated", rows, synthetic=True, labels=labels)
     form = Classification(("premise", "hypothesis"), _CLASSES, ("accuracy",), task.max_length)
     return form.task_data(tokenizer, rows.pop("train"), rows, description)
 

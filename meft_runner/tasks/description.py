@@ -14,14 +14,11 @@ _log = logging.getLogger(__name__)
 _MOST = 0.5  # the share of rows, of the smaller split, that training and scoring may have in common unsaid
 
 
-def describe(
-    task: TaskSettings, version: int, source: str, splits: Mapping[str, list[Row]], **more: Any
-) -> dict[str, Any]:
+def describe(task: TaskSettings, source: str, splits: Mapping[str, list[Row]], **more: Any) -> dict[str, Any]:
     """Returns what the record says of a task's rows; says which of them are for training and for scoring at once.
 
     Args:
         task: the settings.
-        version: of what is made of the rows: prompts, and the rest of the preprocessing.
         source: where they came from.
         splits: the rows by split, those of training first.
         **more: what else there is to say.
@@ -36,7 +33,7 @@ def describe(
             what = f"{shared} of {len(lines[name])} {name} rows"
             _log.warning("%s are training rows too: their score shows what was learnt by heart.", what)
     known = {"revision": None, "synthetic": False, "labels": None}
-    return {"source": source, "kind": kind_of(task), "version": version, "splits": counts, **known, **more}
+    return {"source": source, "kind": kind_of(task), "version": task.version, "splits": counts, **known, **more}
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

@@ -15,7 +15,6 @@ from meft_runner.tasks.description import check_evaluation_labels, check_trainin
 from meft_runner.tasks.metrics import check_metrics
 from meft_runner.tasks.rows import check_columns, check_text, load_rows, load_splits, origin
 
-VERSION = 1  # of the model inputs that rows become; raised when the same rows become others
 _LARGEST_GRADE = 1e6  # beyond any scale that sentences are graded on
 _GRADES = (0.0, 5.0)  # the scale of STS-B, which has no other grades on the leaderboard
 
@@ -33,7 +32,7 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     for split in task.eval_splits:
         check_evaluation_labels(task, classes, rows[split], origin(task, split))
     labels = labels_text(classes, rows[task.train_split])
-    description = describe(task, VERSION, splits.source, rows, revision=splits.revision, labels=labels)
+    description = describe(task, splits.source, rows, revision=splits.revision, labels=labels)
     form = Classification(task.text_columns, classes, task.metrics, task.max_length)
     files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)

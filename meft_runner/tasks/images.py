@@ -20,7 +20,6 @@ from meft_runner.tasks.description import check_evaluation_labels, check_trainin
 from meft_runner.tasks.image_sources import ImageSplit, read_images
 from meft_runner.tasks.metrics import compute_metrics
 
-VERSION = 1  # of the images that training gets; raised when the same files become other ones
 _METRIC = "accuracy"
 _DECODED = datasets.Image()
 
@@ -59,7 +58,6 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
         collate=_collator(processor),
         description=describe(
             task,
-            VERSION,
             task.data_dir or task.hub,
             checked,
             revision=splits[task.train_split].revision,

@@ -18,7 +18,6 @@ from meft_runner.tasks.description import describe
 from meft_runner.tasks.rows import check_columns, check_text, load_splits, origin
 from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers
 
-VERSION = 1  # of the windows that rows become; raised when the same rows become other model inputs
 _log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 1000  # what the tokenizer returns takes some hundred bytes a token
 
@@ -41,7 +40,7 @@ def load(task: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     splits = load_splits(task, partial(_check_row, task))
     rows = {split: _usable_rows(task, split, part) for split, part in splits.rows.items()}
     left_out = {split: len(part) - len(rows[split]) for split, part in splits.rows.items()}
-    description = describe(task, VERSION, splits.source, rows, revision=splits.revision, left_out=left_out)
+    description = describe(task, splits.source, rows, revision=splits.revision, left_out=left_out)
     train, _ = _cut(task, tokenizer, rows.pop(task.train_split), task.train_split)
     development = {split: _development_split(task, tokenizer, part, split) for split, part in rows.items()}
     return TaskData(

@@ -19,7 +19,6 @@ from meft_runner.tasks.metrics import check_metrics
 from meft_runner.tasks.quotes import check_swallowed, goes_over_lines
 from meft_runner.tasks.rows import check_filled
 
-VERSION = 1  # of the model inputs that rows become; raised when the same files become others
 _TEXTS = ("first", "second")  # the texts' names in our rows, where a column of the user's cannot clash with `label`
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def load(task: TextSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     said = labels_text(classes, rows["train"])
     _log.info("task=text: %s (%d rows)", said, len(rows["train"]))
     source = f"{task.train_file}, {task.eval_file}"
-    description = describe(task, VERSION, source, rows, labels=said, classes=list(classes))
+    description = describe(task, source, rows, labels=said, classes=list(classes))
     form = Classification(_TEXTS[: len(task.text_columns)], classes, [metric], task.max_length)
     return form.task_data(tokenizer, rows.pop("train"), rows, description)
 

@@ -127,6 +127,15 @@ def test_the_users_own_files_have_their_names_and_are_files(tmp_path):
     assert not stamps_of_sources(settings("task=text", *own))
 
 
+def test_rows_that_become_other_inputs_now_are_refused(made, monkeypatch):
+    data = made[2].data.plain() | {"version": made[0].task.version}
+    earlier = changed(made[2], data=data)
+    check_complete(made[0], made[1], earlier)
+    monkeypatch.setattr(type(made[0].task), "version", 99)
+    with pytest.raises(UserError, match=r"made from other prompts or preprocessing \(version 1 then, 99 now\)"):
+        check_complete(made[0], made[1], earlier)
+
+
 def test_rows_that_are_gone_are_no_reason_to_train_again(made, rte_folder):
     shutil.rmtree(rte_folder)
     check_complete(*made)

@@ -27,13 +27,13 @@ def numbered(first, end):
     ],
 )
 def test_rows_for_training_and_scoring_at_once_are_told(train, development, said, caplog):
-    describe(TASK, 1, "here", {"train": train, "validation": development})
+    describe(TASK, "here", {"train": train, "validation": development})
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ([said] if said else [])
 
 
 def test_what_the_record_says():
-    description = describe(TASK, 7, "here", {"train": rows(0, 1), "test": rows(1)}, revision="abc")
-    assert (description["kind"], description["version"], description["source"]) == ("demo", 7, "here")
+    description = describe(TASK, "here", {"train": rows(0, 1), "test": rows(1)}, revision="abc")
+    assert (description["kind"], description["version"], description["source"]) == ("demo", 1, "here")
     assert (description["revision"], description["synthetic"], description["labels"]) == ("abc", False, None)
     assert {split: part["rows"] for split, part in description["splits"].items()} == {"train": 2, "test": 1}
 

@@ -16,8 +16,8 @@ from tests.helpers.folders import byte_tokenizer, make_image_rows, make_squad_ro
 from tests.helpers.question_rows import ROWS
 
 # The version of each kind of task, and the digest of the model inputs that the rows below become. Where a change of
-# the code changes a digest, runs made before must not be taken for runs made after: raise the VERSION beside the
-# prompts of that kind, and write both down here.
+# the code changes a digest, runs made before must not be taken for runs made after: raise the version of that
+# kind's settings, and write both down here.
 INPUTS = {
     "glue": (1, "583a91cb409d2c44"),
     "demo": (1, "45e285cf6411547c"),
@@ -65,7 +65,7 @@ def test_model_inputs_change_with_the_version(kind, tmp_path):
         assert (data.description["kind"], data.description["version"]) == (kind, INPUTS[kind][0])
         for rows in (data.train, *(split.rows for split in data.evaluation.values())):
             digest.update(json.dumps([plain(row) for row in rows], sort_keys=True).encode())
-    assert digest.hexdigest()[:16] == INPUTS[kind][1], "raise the VERSION of this kind of task, see INPUTS"
+    assert digest.hexdigest()[:16] == INPUTS[kind][1], "raise the version of this kind's settings, see INPUTS"
 
 
 @pytest.mark.parametrize(
