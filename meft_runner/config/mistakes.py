@@ -22,7 +22,7 @@ _SHOWN_HEAD, _SHOWN_TAIL = 260, 130  # characters of a long message: what was gi
 _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # of ours, by Hydra's launcher
 _HIDDEN = ("hydra", "_target_")  # nothing to set
 _NOT_NULL = re.compile(r"^field '.*' is not Optional$")
-_RESOLVING = re.compile(r"^\w+ raised while resolving interpolation: ")
+_RESOLVING = re.compile(r"^UserError raised while resolving interpolation: ")
 
 
 def explain(error: BaseException) -> str | None:

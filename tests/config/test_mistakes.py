@@ -84,7 +84,12 @@ MISTAKES = [
     ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
     ("seed=${seed}", "seed: Recursive interpolation"),
     ("seed=${nothing:1}", "seed: Unsupported interpolation type nothing"),
-    ("training.learning_rate=${times:a,2}", "training.learning_rate: "),
+    ("training.learning_rate=${times:a,2}", "training.learning_rate: ValueError raised while resolving interpolation"),
+    (
+        "method.scale_1=${variant:meft9,scale_1}",
+        "method.scale_1: KeyError raised while resolving interpolation: 'meft9'",
+    ),
+    ("output_dir=${backbone}", "output_dir: While dereferencing interpolation '${backbone}'"),
     ("task=rte task.data_dir=${oc.env:TOKEN}", "task.data_dir=${oc.env:TOKEN}: nothing is read from the environment"),
     (f"task=rte task.max_length={LONG}", "task.max_length: Value 'xxx"),
     (f"task={LONG}", "xxx"),
