@@ -77,7 +77,6 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     batch = first_batch(data, planned.batch_size, device)
     pretrained = first_outputs(loaded, batch)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
-    record.weights = Weights.model_validate(weights_of(settings.backbone, source))
     record.parameters = parameter_counts(model, layers)
     record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
     tell_model(record.parameters, device, screen)

@@ -67,6 +67,8 @@ def test_a_command_reads_the_hub_and_then_the_cache(hub, start, tmp_path, kind):
     assert record["data"]["source"] == data
     assert record["data"]["revision"] == hub.repositories["datasets", data].refs["main"]
     assert record["data"]["splits"]["train"]["rows"] == 10
+    commit = hub.repositories["models", model].refs["main"]
+    assert record["weights"] == {"source": model, "revision": commit, "sha256": None}
     if kind == "glue":
         assert record["data"]["splits"]["train"]["fingerprint"] == fingerprint(hub_files.glue_rows("train", 10))
     with serving(Hub()) as gone:
@@ -76,6 +78,7 @@ def test_a_command_reads_the_hub_and_then_the_cache(hub, start, tmp_path, kind):
     assert f"{model}: the hub gives no answer; the cache's commit" in output + errors
     again = records(tmp_path)[2]
     assert again["data"] == record["data"]
+    assert again["weights"] == record["weights"]
 
 
 @pytest.mark.slow
