@@ -86,7 +86,7 @@ def hindrance(settings: Any, notes: Notes) -> str | None:
         group, _, name = key.rpartition(".")
         value = getattr(getattr(settings, group) if group else settings, name)
         if (value.name if isinstance(value, Enum) else value) not in values:
-            return f"{key}={as_typed(value)}"
+            return f"task={settings.task.name}" if key == "task.head" else f"{key}={as_typed(value)}"
     return None
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, QuotedString, Sweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    QuotedString,
+    Sweep,
+)
 from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config.directory import config_directory
@@ -166,6 +174,11 @@ def _check_value(override: Override) -> None:
         raise UserError(f"{text}: has no value. Leave it out for the default.")
     if isinstance(value, IntervalSweep):
         raise UserError(f"{text}: expected values, as in {override.key_or_group}=A,B.")
+    if isinstance(value, ChoiceSweep):
+        values = Counter(each.text if isinstance(each, QuotedString) else str(each) for each in value.list)
+        for each, times in values.items():
+            if times > 1:
+                raise UserError(f"{text}: {each} is given {times} times. Give each value once.")
     if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
         raise UserError(f"{text}: expected one or more seeds, each once.")
 

@@ -22,6 +22,7 @@ DEPTH_NAMES = ("num_hidden_layers", "encoder_layers", "decoder_layers")  # of la
 _FROM_THE_HUB = {"backbone.path": (None,)}
 _OTHER_WEIGHTS = "backbone.path=DIR loads another model."
 _IN_TRAINING = {"study": (None,)}
+_OF_ANY_LENGTH = {"task.head": ("classification", "answers", "span")}  # images have one size
 
 
 @dataclass
@@ -88,7 +89,7 @@ class TrainingSettings:
     weight_decay: float = setting(0.1, (0, 1e3), only=_IN_TRAINING)
     warmup: float = setting(0.06, (0, 0.99), only=_IN_TRAINING)
     max_grad_norm: float = setting(1.0, (1e-12, 1e12), only=_IN_TRAINING)
-    group_by_length: bool = setting(True, only=_IN_TRAINING)
+    group_by_length: bool = setting(True, only={**_OF_ANY_LENGTH, **_IN_TRAINING})
     processes: int | None = None
 
 

@@ -74,8 +74,17 @@ def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcom
         folder.kept = folder.kept or bool(failed)
     if failed:
         print(f"{len(failed)} of {len(ended)} runs failed; retry_failed=true runs them again:", file=sys.stderr)
-        print(*(f"  {outcome.name}: {outcome.error}" for outcome in failed), sep="\n", file=sys.stderr)
+        for error, names in _by_reason(failed).items():
+            print(f"  {names[0] if len(names) == 1 else f'{len(names)} runs'}: {error}", file=sys.stderr)
     return max([code, *(outcome.code for outcome in failed)]), ended
+
+
+def _by_reason(failed: Sequence[Outcome]) -> dict[str | None, list[str]]:
+    """Returns the names of runs that failed for the same reason, by that reason."""
+    names: dict[str | None, list[str]] = {}
+    for outcome in failed:
+        names.setdefault(outcome.error, []).append(outcome.name)
+    return names
 
 
 def _launch(overrides: Sequence[str], folder: SweepFolder) -> int:

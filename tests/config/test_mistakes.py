@@ -98,6 +98,8 @@ MISTAKES = [
     ("task=text\x1b[31m", "\\x1b[31m"),
     ("seeds=1 -m", "seeds: Invalid value"),
     ("-m seeds=[]", "seeds=[]: expected one or more seeds"),
+    ("-m task=rte,mrpc,'rte'", "task=rte,mrpc,'rte': rte is given 2 times. Give each value once."),
+    ("-m training.learning_rate=1e-3,0.001", "0.001 is given 2 times"),
     ("-m seeds=[1,1]", "seeds=[1,1]: expected one or more seeds, each once"),
     ("-m seed=interval(1,3)", "seed=interval(1,3): expected values, as in seed=A,B"),
     # what has no effect
@@ -117,6 +119,10 @@ MISTAKES = [
     ("task=rte task.data_dir=x task.revision=y", "task.revision=y: has no effect with task.data_dir=x"),
     ("backbone.path=x backbone.revision=y", "backbone.revision=y: has no effect with backbone.path=x"),
     ("backbone=vit task=images task.data_dir=x task.label_column=y", "task.label_column=y: has no effect with"),
+    (
+        "backbone=vit task=svhn training.group_by_length=true",
+        "training.group_by_length=true: has no effect with task=svhn",
+    ),
     ("study=gradients training.patience=3", "training.patience=3: has no effect with study=gradients"),
     ("study=gradients method=lora", "study=gradients: looks at a reversal"),
     # Hydra's own

@@ -68,6 +68,13 @@ def test_a_mistake_in_one_run_of_a_sweep_is_told_at_its_end(trained, monkeypatch
     assert error.count("backbone=minilm") == 2
 
 
+def test_runs_that_fail_for_one_reason_are_told_in_one_line(trained, monkeypatch, capsys, tmp_path):
+    broken = ["-m", "training.learning_rate=2,3", "method=lora,full", "seed=1", f"output_dir={tmp_path}"]
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, *broken)
+    assert code == 2
+    assert error.endswith("4 of 4 runs failed; retry_failed=true runs them again:\n  4 runs: too fast\n")
+
+
 def test_nothing_follows_an_interrupted_sweep(monkeypatch, capsys, tmp_path):
     def interrupted(settings, in_sweep):
         raise KeyboardInterrupt
