@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from meft_runner.config import TrainingSettings, from_plain, identity, plain, result_settings
@@ -105,6 +106,7 @@ def test_scales(n, form):
     assert (identity(written) == identity(base)) is (Fraction(1, n) == Fraction(1, 10))
 
 
+@example_settings(max_examples=25, deadline=None)
 @given(
     st.fixed_dictionaries(
         {

@@ -1,12 +1,21 @@
 """Settings as the command line composes them."""
 
+import os
+from copy import deepcopy
+from functools import cache
+
 from meft_runner import config
 from meft_runner.run.composing import composed
 from tests.helpers.folders import make_model_folder
 
 
 def settings(*overrides) -> config.Settings:
-    """Returns checked settings of what would be typed."""
+    """Returns checked settings of what would be typed; the same again are composed once, which takes a while."""
+    return deepcopy(_composed(overrides, os.getcwd(), os.environ.get("WORLD_SIZE")))
+
+
+@cache
+def _composed(overrides, folder, processes):
     return composed(overrides)
 
 

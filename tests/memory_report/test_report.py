@@ -48,7 +48,7 @@ def test_a_measurement_stands_below_each_prediction(monkeypatch, capsys):
 
 def test_a_sweep_draws_its_curve(monkeypatch, capsys, tmp_path):
     where = f"output_dir={tmp_path}"
-    arguments = ("backbone=minilm", "method=[lora,meft1]", "batch=2", "sweep=length", where, "format=csv")
+    arguments = (*SMALL[::2], "method=[lora,meft1]", "batch=2", "sweep=length", where, "format=csv")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *arguments)
     assert out.count("minilm") == 2 * 5  # 32, 64, 128, 256 and 512 tokens
     assert {path.name for path in tmp_path.iterdir()} == {"minilm_length.png", "minilm_length.svg"}

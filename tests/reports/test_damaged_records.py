@@ -72,7 +72,7 @@ def read(content, folder, capsys):
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=12, suppress_health_check=QUIET)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
 def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=100, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
 def test_a_record_that_was_changed_anywhere_is_drawn(content, tmp_path, capsys):
