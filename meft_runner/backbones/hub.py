@@ -5,7 +5,6 @@ that cannot be reached is asked once a run: what the cache holds of that commit 
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -32,7 +31,6 @@ DESCRIPTIONS = (  # of a model and its inputs; small files, at the top of a repo
 )  # fmt: skip
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")
-WAITS = (1.0, 4.0)  # seconds before the further questions for a commit
 
 _log = logging.getLogger(__name__)
 
@@ -65,14 +63,7 @@ def commit_of(source: HubSource) -> str:
     """
     line().restore()
     with explained(source):
-        for seconds in (*WAITS, None):
-            try:
-                commit = _resolved(source)
-                break
-            except (RevisionResolutionError, HfHubHTTPError) as error:
-                if seconds is None or is_offline_mode() or isinstance(error, HfHubHTTPError):
-                    raise
-                time.sleep(seconds)
+        commit = _resolved(source)
     if not (line().answered or is_offline_mode()):
         line().cut()
         _log.warning("%s: the hub gives no answer; the cache's commit %s is used.", source.repository, commit[:10])
@@ -119,18 +110,18 @@ def fetch_weights(source: HubSource, folder: Path) -> None:
 
 
 def lacking(source: HubSource, name: str) -> str:
-    """Returns what is said of a repository that has not what is needed, in one line."""
+    """Returns the message where a repository lacks what is needed."""
     return source.line(f"it has no {name}", f"Look at {source.page}")
 
 
 def unreadable(source: HubSource, what: str, reason: str, folder: str | Path | None = None) -> str:
-    """Returns what is said of files in a cache that cannot be read, in one line.
+    """Returns the message where files in a cache cannot be read.
 
     Args:
         source: the repository.
         what: the file, or what it holds.
-        reason: what the reader says.
-        folder: what to remove; None for the hub's cache of the repository.
+        reason: the reader's.
+        folder: the one to remove; None for the hub's cache of the repository.
     """
     remedy = f"Remove {folder or source.cached_in} to make it anew"
     return source.line(f"{what} cannot be read from the cache ({reason})", remedy)

@@ -12,13 +12,13 @@ from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import httpx, parse_ratelimit_headers
 from pyarrow import ArrowException
 
@@ -27,15 +27,14 @@ HUB_ERRORS = (
 )  # fmt: skip
 TOO_MANY = 429
 _CANNOT_WRITE = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENOTDIR", "EISDIR", "EEXIST")
-    if hasattr(errno, name)
-}
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST,
+}  # fmt: skip
 _LOG_IN = "run `hf auth login` or set HF_TOKEN"
 
 
 class HubGaveUpError(OfflineModeIsEnabled):
-    """The hub has not answered before: the libraries then read their caches or fail, as if they were told to."""
+    """The hub has not answered before: the libraries then read their caches or fail, as where HF_HUB_OFFLINE is set."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class HubSource:
     @property
     def cached_in(self) -> Path:
         """The folder of the cache that holds its files."""
-        return Path(constants.HF_HUB_CACHE, "--".join([f"{self.kind}s", *self.repository.split("/")]))
+        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.repository, repo_type=self.kind))
 
     @property
     def page(self) -> str:
@@ -92,8 +91,8 @@ def explain(source: HubSource, error: BaseException, trouble: BaseException | No
         trouble: what the hub last answered in place of an answer; libraries drop it from their errors.
     """
     for known in (*_causes(error), *_causes(trouble)):
-        for classes, told in _TOLD:
-            if isinstance(known, classes) and (found := told(source, known)) is not None:
+        for classes, explanation in _EXPLANATIONS:
+            if isinstance(known, classes) and (found := explanation(source, known)) is not None:
                 return source.line(*found)
     return source.line(f"it cannot be loaded ({first_line(error)})", f"Look at {source.page}")
 
@@ -108,8 +107,8 @@ def retry_seconds(response: httpx.Response) -> int | None:
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds
-    told = response.headers.get("Retry-After", "")
-    return int(told) if told.isdigit() else None
+    seconds = response.headers.get("Retry-After", "")
+    return int(seconds) if seconds.isdigit() else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -162,7 +161,7 @@ def _no_file(source: HubSource, error: RemoteEntryNotFoundError) -> _Found:
 
 def _no_repository(source: HubSource, error: RepositoryNotFoundError) -> _Found:
     what = f"the hub has no such repository, or it is private ({_status(error)})"
-    return what, f"Check {source.group}.hub, or {_LOG_IN}"
+    return what, f"To read a private one {_LOG_IN}"
 
 
 def _refused(source: HubSource, error: HfHubHTTPError) -> _Found:
@@ -190,10 +189,6 @@ def _not_written(_: HubSource, error: OSError) -> _Found:
     )
 
 
-def _no_name(source: HubSource, error: HFValidationError) -> _Found:
-    return "that is no name of a repository", f"Set {source.group}.hub=OWNER/NAME"
-
-
 def _storage(_: HubSource, error: RuntimeError) -> _Found:
     if "CAS" not in str(error):  # what hf_xet, which raises no class of its own, calls the hub's store of large files
         return None
@@ -205,7 +200,7 @@ def _damaged(source: HubSource, error: Exception) -> _Found:
 
 
 # From what says most to what says least; a function that returns None passes on.
-_TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
+_EXPLANATIONS: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
     ((HubGaveUpError, httpx.TimeoutException), _silent),
     (OfflineModeIsEnabled, _offline),
     (GatedRepoError, _gated),
@@ -216,7 +211,6 @@ _TOLD: tuple[tuple[Any, Callable[[HubSource, Any], _Found]], ...] = (
     (FileMetadataError, _no_hub),
     ((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError), _broken_off),
     ((httpx.TransportError, httpx.InvalidURL), _unreachable),
-    (HFValidationError, _no_name),
     (RuntimeError, _storage),
     (ArrowException, _damaged),
     (OSError, _not_written),

@@ -1,7 +1,7 @@
 """The connection to the hub, with an end to the libraries' patience.
 
-Their own limits are up to a minute, six times a file, and none at all for questions about a repository; told by the
-hub to wait, they sleep for as long as it says.
+Their own limits are up to a minute, six times a file, and none at all for questions about a repository; where the hub
+asks them to wait, they sleep for as long as it says.
 """
 
 import os

@@ -4,10 +4,9 @@ import datasets
 import huggingface_hub
 import pytest
 
-from meft_runner.backbones import hub as hub_module
-from meft_runner.backbones.hub_line import line
 from tests.helpers import hub_files
 from tests.helpers.hub import Hub, serving
+from tests.helpers.hub_reads import forget
 
 MODELS = {
     "FacebookAI/roberta-large": hub_files.roberta,
@@ -48,22 +47,15 @@ def cache(hub, monkeypatch, tmp_path):
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
-        "HF_HUB_DOWNLOAD_TIMEOUT": 0.2,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
         "HF_HUB_OFFLINE": False,
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "home" / "datasets")
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("meft_runner.backbones.hub_line.PATIENCE", 0.3)
+    monkeypatch.setattr("meft_runner.backbones.hub_line.PATIENCE", 0.7)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     forget()
     yield tmp_path / "home"
     forget()
-
-
-def forget():
-    """Makes the next question one of a new process."""
-    hub_module.commit_of.cache_clear()
-    huggingface_hub.HfFileSystem.clear_instance_cache()
-    line().restore()

@@ -11,28 +11,17 @@ from safetensors.torch import load
 from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.sources import find_source
-from meft_runner.config import BackboneSettings, Head
+from meft_runner.config import Head
 from meft_runner.errors import UserError
-from meft_runner.tasks.rows import load_hub_split
 from tests.helpers import hub_files
-from tests.helpers.glue_rows import task as glue_task
 from tests.helpers.hub import Fault
-from tests.hub.conftest import forget
+from tests.helpers.hub_reads import backbone, forget, read_model, read_split
 
 ROBERTA, GLUE = ("models", "FacebookAI/roberta-large"), ("datasets", "nyu-mll/glue")
 
 
-def backbone(**kwargs):
-    return BackboneSettings(**{"name": "roberta", "model_types": ["roberta"], "hub": ROBERTA[1]} | kwargs)
-
-
-def read_model(**kwargs):
-    settings = backbone(**kwargs)
-    return load_model(settings, find_source(settings), Head.classification, 2)
-
-
 def read_rows(split="train", **kwargs):
-    return load_hub_split(glue_task(**kwargs), split, None)[0].to_list()
+    return read_split(split, **kwargs)[0].to_list()
 
 
 def without(hub):
@@ -122,7 +111,7 @@ def test_a_revision_is_pinned(hub, cache, by):
 
 
 def rows_and_commit(revision=None):
-    rows, commit = load_hub_split(glue_task(revision=revision), "train", None)
+    rows, commit = read_split(revision=revision)
     return len(rows), commit
 
 
