@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from meft_runner import __version__
-from meft_runner.config import checks
+from meft_runner.config.commands import parse_tables
 from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
@@ -69,7 +69,7 @@ def _report_memory(arguments: Sequence[str]) -> None:
 
 
 def _make_tables(arguments: Sequence[str]) -> None:
-    asked = checks.parse_tables(list(arguments))
+    asked = parse_tables(arguments)
     from meft_runner.reports.overview import make_overview
 
     make_overview(asked)

@@ -3,24 +3,15 @@
 import math
 import os
 from collections.abc import Collection
-from dataclasses import fields
 
 from omegaconf import DictConfig, OmegaConf
 
-from meft_runner.config import (
-    MeftSettings,
-    MemorySettings,
-    Reversal,
-    Settings,
-    SplitSettings,
-    TablesSettings,
-)
+from meft_runner.config import MeftSettings, MemorySettings, Reversal, Settings, SplitSettings
 from meft_runner.config.compatibility import check_compatible
 from meft_runner.config.fields import Notes, as_typed, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError
 
-_SWITCH = {"true": True, "false": False}
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
 
 
@@ -64,6 +55,20 @@ def check(settings: Settings) -> None:
         raise UserError(f"study={settings.study.name}: looks at a reversal, method={settings.method.name} has none.")
 
 
+def check_ranges(settings: Settings | MemorySettings) -> None:
+    """Makes sure that numbers are within the ranges that stand beside their settings.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key, value, notes in settings_of(settings):
+        if notes.within is not None and value is not None:
+            low, high = notes.within
+            for each in value if isinstance(value, list) else [value]:
+                if not low <= each <= high:  # not a number fails this too
+                    raise UserError(f"{key}={each}: expected {low} to {high}.")
+
+
 def check_processes(settings: Settings, started: int) -> None:
     """Makes sure that as many processes train a run as its settings say.
 
@@ -77,32 +82,6 @@ def check_processes(settings: Settings, started: int) -> None:
         )
 
 
-def parse_tables(overrides: list[str]) -> TablesSettings:
-    """Reads the arguments of `meft-tables`, written as key=value.
-
-    Raises:
-        UserError: an argument has another form, is not known or is given twice.
-    """
-    asked = TablesSettings()
-    known = [field.name for field in fields(TablesSettings)]
-    given: set[str] = set()
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not value.strip():
-            raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
-        if key not in known:
-            raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
-        if key in given:
-            raise UserError(f"{override}: {key} is given twice. Leave one out.")
-        if key == "report" and value not in _SWITCH:
-            raise UserError(f"report={value}: expected true or false.")
-        given.add(key)
-        setattr(asked, key, _SWITCH[value] if key == "report" else os.path.expanduser(value))
-    if asked.report and asked.tables_dir is None:
-        asked.tables_dir = "tables"
-    return asked
-
-
 def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> None:
     """Refuses a setting that was given although it cannot be, or although nothing reads it."""
     group = key.partition(".")[0]
@@ -112,20 +91,6 @@ def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> 
     against = hindrance(settings, notes)
     if against is not None and value is not None:
         raise UserError(f"{key}={as_typed(value)}: has no effect with {against}. Leave out one of them.")
-
-
-def check_ranges(settings: Settings | MemorySettings) -> None:
-    """Makes sure that numbers are within the ranges that stand beside their settings.
-
-    Raises:
-        UserError: one is not.
-    """
-    for key, value, notes in settings_of(settings):
-        if notes.within is not None and value is not None:
-            low, high = notes.within
-            for each in value if isinstance(value, list) else [value]:
-                if not low <= each <= high:  # not a number fails this too
-                    raise UserError(f"{key}={each}: expected {low} to {high}.")
 
 
 def _check_splits(task: SplitSettings) -> None:

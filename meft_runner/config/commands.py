@@ -1,15 +1,19 @@
 """What the commands beside `meft-run` are asked: `meft-tables` and `meft-memory`."""
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from meft_runner.config.fields import COUNT, setting
 from meft_runner.config.methods import METHODS
 from meft_runner.config.run import Precision
+from meft_runner.errors import UserError, nearest
 
 Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
 Format = Enum("Format", ["table", "json", "csv", "markdown"])
 Sweep = Enum("Sweep", ["length", "depth", "batch"])
+_SWITCH = {"true": True, "false": False}
 
 
 @dataclass
@@ -62,3 +66,29 @@ class MemorySettings:
     timeline: bool = False
     measure: bool = False
     output_dir: str = "memory"
+
+
+def parse_tables(overrides: Sequence[str]) -> TablesSettings:
+    """Reads the arguments of `meft-tables`, written as key=value.
+
+    Raises:
+        UserError: an argument has another form, is not known or is given twice.
+    """
+    asked = TablesSettings()
+    known = [field.name for field in fields(TablesSettings)]
+    given: set[str] = set()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not value.strip():
+            raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
+        if key not in known:
+            raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
+        if key in given:
+            raise UserError(f"{override}: {key} is given twice. Leave one out.")
+        if key == "report" and value not in _SWITCH:
+            raise UserError(f"report={value}: expected true or false.")
+        given.add(key)
+        setattr(asked, key, _SWITCH[value] if key == "report" else os.path.expanduser(value))
+    if asked.report and asked.tables_dir is None:
+        asked.tables_dir = "tables"
+    return asked

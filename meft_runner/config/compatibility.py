@@ -73,12 +73,3 @@ def help_text() -> str:
             f"    backbone=   {' '.join(service.backbones)}",
         ]
     return "\n".join(lines)
-
-
-def markdown_table() -> str:
-    """Returns the table as the README shows it."""
-    rows = ["| the model is to | `task=` | `backbone=` |", "|---|---|---|"]
-    for service in services().values():
-        tasks, backbones = (" ".join(f"`{name}`" for name in names) for names in (service.tasks, service.backbones))
-        rows.append(f"| {service.what} | {tasks} | {backbones} |")
-    return "\n".join(rows)

@@ -12,13 +12,17 @@ def config_directory() -> str:
     return str(next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir()))
 
 
+def names_of(group: str) -> list[str]:
+    """Returns the names that can be chosen in a group of conf/; those that begin with _ are building blocks."""
+    return sorted(file.stem for file in Path(config_directory(), group).glob("[!_]*.yaml"))
+
+
 def read_group(group: str) -> dict[str, dict[str, Any]]:
     """Returns the files of a group that can be chosen, by name, as Hydra would merge them.
 
     `kind` is what stands in the name of the schema that they begin with: glue for `_glue_schema`.
     """
-    names = sorted(file.stem for file in Path(config_directory(), group).glob("[!_]*.yaml"))
-    return {name: _merged(group, name) for name in names}
+    return {name: _merged(group, name) for name in names_of(group)}
 
 
 def _merged(group: str, name: str) -> dict[str, Any]:

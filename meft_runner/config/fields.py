@@ -17,8 +17,9 @@ class Notes:
 
     Attributes:
         within: smallest and largest value; of each element where the setting is a list.
-        only: the setting has an effect only where each of these other settings has one of these values.
-        fixed: it says what the name of its group stands for, so it cannot be set; this can be done instead.
+        only: the setting has an effect only where each of these other settings has one of these values, written as
+            they are typed; None for one that is not set.
+        fixed: it says what the name of its group stands for, so it cannot be set; this sentence says what to do.
         beside: it does not change a run's result, or its effect is part of another setting.
         path: it is a file or folder.
     """
@@ -38,18 +39,9 @@ def setting(
     beside: bool = False,
     path: bool = False,
 ) -> _T:
-    """Declares a field of a settings class, as `dataclasses.field` does, with what is known of it.
+    """Declares a field of a settings class, as `dataclasses.field` does, with its `Notes`.
 
-    Args:
-        default: its value unless set; lists and dictionaries are copied.
-        within: as in `Notes`, like all that follow.
-        only: keys as they are typed, values as they are typed; None for one that is not set.
-        fixed: one sentence.
-        beside: see there.
-        path: see there.
-
-    Returns:
-        A dataclass field; the declared type is the default's, since that is what the field will hold.
+    The declared type is the default's, since that is what the field will hold. Lists and dictionaries are copied.
     """
     metadata = {"notes": Notes(within, only or {}, fixed, beside, path)}
     made: Any = (
@@ -76,12 +68,7 @@ def notes_of(each: Field[Any]) -> Notes:
 
 
 def hindrance(settings: Any, notes: Notes) -> str | None:
-    """Returns the setting that leaves another without effect, as it could be typed; None where it has one.
-
-    Args:
-        settings: of the run.
-        notes: of the setting that may have no effect.
-    """
+    """Returns the setting that leaves the one with these notes without effect, as it could be typed; None if none."""
     for key, values in notes.only.items():
         group, _, name = key.rpartition(".")
         value = getattr(getattr(settings, group) if group else settings, name)

@@ -60,7 +60,7 @@ def from_plain(content: dict[str, Any]) -> Settings:
     """Returns typed settings of a record's config; undoes `plain`.
 
     Raises:
-        KeyError: a part is missing.
+        KeyError: a group is missing.
         ValueError: no task has these settings.
         OmegaConfBaseException: a value is of another type.
     """

@@ -86,7 +86,7 @@ class MeftSettings(MethodSettings):
         merge: weights of the two streams after the last block.
         frozen_layers: bottom layers that stay plain and frozen.
         grid_bits: the exact streams' grid has step 2^-grid_bits.
-        chunks: pieces in which a layer computes a batch, more take less memory; None for pieces of about 1,024 tokens.
+        chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
     """
 

@@ -16,7 +16,7 @@ from meft_runner.config.methods import METHODS
 from meft_runner.config.overrides import check_name
 from meft_runner.config.run import Settings
 from meft_runner.config.tasks import TASKS
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, first_line, nearest
 
 _SHOWN_HEAD, _SHOWN_TAIL = 260, 130  # characters of a long message: what was given stands first, the fix last
 _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # of ours, by Hydra's launcher
@@ -72,7 +72,7 @@ def _is_torch_memory_error(error: BaseException) -> bool:
 
 
 def _system_message(error: OSError) -> str:
-    reason = error.strerror or _first_line(error) or type(error).__name__
+    reason = error.strerror or first_line(error)
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{reason}. A file or folder is in the way, missing, full or not readable."
 
@@ -86,7 +86,7 @@ def _config_message(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause)
     key = f"{cause.full_key}: " if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
-    return f"{key}{_NOT_NULL.sub('expected a value, not null', _RESOLVING.sub('', _first_line(cause or error)))}."
+    return f"{key}{_NOT_NULL.sub('expected a value, not null', _RESOLVING.sub('', first_line(cause or error)))}."
 
 
 def _unknown_file(error: MissingConfigException) -> str:
@@ -95,9 +95,8 @@ def _unknown_file(error: MissingConfigException) -> str:
         extra = _EXTRAS.get(name)
         fix = f"pip install 'meft-runner[{extra}]'." if extra else "Install its plugin."
         return f"launcher: {name} is not installed. {fix}"
-    known = [option for option in error.options or () if not option.startswith("_")]
     try:
-        check_name(group, name, known)
+        check_name(group, name)
     except UserError as unknown:
         return str(unknown)
     return f"{group}={name}: its file in conf/ cannot be found."
@@ -125,10 +124,6 @@ def _unknown_key(cause: OmegaConfBaseException) -> str:
         return f"{key}: {group}={parent.name} has no such setting ({having} have). Leave it out, or change the {group}."
     where = f"{group} has" if group else "there are"
     return f"{key}: no such setting, {nearest(name, known)}{where} {', '.join(known)}."
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _shortened(message: str) -> str:

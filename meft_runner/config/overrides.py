@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +20,7 @@ from hydra.core.override_parser.types import (
 )
 from omegaconf import DictConfig, OmegaConf
 
-from meft_runner.config.directory import config_directory
+from meft_runner.config.directory import names_of
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import METHODS
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
@@ -53,9 +52,6 @@ def read_overrides(texts: Iterable[str]) -> list[Override]:
 
 def check_overrides(overrides: Sequence[Override]) -> None:
     """Makes sure that what was typed can be meant, before anything is composed from it.
-
-    Args:
-        overrides: as Hydra's parser has read them.
 
     Raises:
         UserError: one is of another form, is given twice, names nothing that is there or would have no effect.
@@ -92,14 +88,10 @@ def check_single(overrides: Iterable[Override]) -> None:
 
 
 def check_level(overrides: Iterable[Override], config: DictConfig) -> None:
-    """Makes sure that the experiment of a command reads its level.
-
-    Args:
-        overrides: what was typed.
-        config: what was composed of it.
+    """Makes sure that the experiment of a command reads its level, if one was typed.
 
     Raises:
-        UserError: it has none.
+        UserError: the config that was composed has no place for it.
     """
     typed = next((override for override in overrides if override.key_or_group == "level"), None)
     if typed is not None and "${level}" not in str(OmegaConf.to_container(config)):
@@ -116,23 +108,13 @@ def typed_keys(overrides: Iterable[str], of_experiment: Iterable[str] = ()) -> f
     return frozenset(override.partition("=")[0].lstrip("+~") for override in overrides) - frozenset(of_experiment)
 
 
-def names_of(group: str) -> list[str]:
-    """Returns the names that can be chosen in a group of conf/; those that begin with _ are building blocks."""
-    return sorted(path.stem for path in Path(config_directory(), group).glob("[!_]*.yaml"))
-
-
-def check_name(group: str, name: str, known: Iterable[str] | None = None) -> None:
+def check_name(group: str, name: str) -> None:
     """Makes sure that a group of conf/ has a file of this name.
-
-    Args:
-        group: of conf/.
-        name: what was typed.
-        known: the names there are, read from conf/ unless given.
 
     Raises:
         UserError: it has none.
     """
-    known = names_of(group) if known is None else sorted(known)
+    known = names_of(group)
     if name not in known:
         raise UserError(f"{group}={name}: there is no such {group}, {nearest(name, known)}expected {', '.join(known)}.")
 
@@ -162,7 +144,8 @@ def check_form(override: Override) -> None:
 
 def _check_fixed(override: Override) -> None:
     key = override.key_or_group
-    fixed = [notes.fixed for notes in _settings().get(_within_group(key), [])]
+    declared = ".".join(key.split(".")[:2])  # backbone.config of backbone.config.hidden_size
+    fixed = [notes.fixed for notes in _settings().get(declared, [])]
     if fixed and all(fixed):
         group = key.partition(".")[0]
         raise UserError(f"{override.input_line}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
@@ -181,11 +164,6 @@ def _check_value(override: Override) -> None:
                 raise UserError(f"{text}: {each} is given {times} times. Give each value once.")
     if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
         raise UserError(f"{text}: expected one or more seeds, each once.")
-
-
-def _within_group(key: str) -> str:
-    """Returns a key as deep as settings are declared: backbone.config of backbone.config.hidden_size."""
-    return ".".join(key.split(".")[:2])
 
 
 @cache

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import OverrideParseException
 
-from meft_runner.config import METHODS, MemorySettings
+from meft_runner.config import MemorySettings
 from meft_runner.config.checks import check_ranges
 from meft_runner.config.overrides import check_form, check_name
 from meft_runner.errors import UserError, nearest
@@ -76,7 +76,7 @@ def _check_values(asked: MemorySettings) -> None:
     for name in asked.backbone:
         check_name("backbone", name)
     for name in asked.method:
-        check_name("method", name, METHODS)
+        check_name("method", name)
     if asked.fit is not None:
         parse_bytes(asked.fit)
 

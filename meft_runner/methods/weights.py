@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, first_line
 
 WEIGHT_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch's writer says RuntimeError of a full disk
 
@@ -43,7 +43,7 @@ def load_trained(model: nn.Module, directory: Path) -> None:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{file}: cannot be read ({str(error).splitlines()[0]}). Remove the folder {directory} to train again."
+            f"{file}: cannot be read ({first_line(error)}). Remove the folder {directory} to train again."
         ) from error
     saved = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
     wrong = sorted(

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.config.directory import config_directory
 from meft_runner.config.torchrun import process_count, rank
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, first_line
 from meft_runner.run.command import guarded, run_one, settings_of
 from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole
 from meft_runner.sweeps.cell import run_cell
@@ -103,9 +103,8 @@ def _launch(overrides: Sequence[str], folder: SweepFolder) -> int:
             raise  # in this process there is nothing between Hydra and the runs that could fail
         folder.kept = any(path.is_dir() for path in folder.path.iterdir())
         logs = f"see the logs in {folder.path}, " if folder.kept else ""
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(
-            f"launcher={launcher}: its runs could not be started, or one was lost ({reason}). "
+            f"launcher={launcher}: its runs could not be started, or one was lost ({first_line(error)}). "
             f"Mend hydra.launcher.*, {logs}or leave the launcher out."
         ) from error
 

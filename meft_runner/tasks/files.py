@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, first_line
 from meft_runner.tasks.data import Row
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of the files whose cells are all text
@@ -160,5 +160,4 @@ def _repeated(names: list[str]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
-    return text[:150].rstrip(".")
+    return (getattr(error, "strerror", None) or first_line(error))[:150]

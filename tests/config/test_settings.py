@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from meft_runner.config import METHODS, BackboneSettings, MeftSettings, Settings, identity, plain
 from meft_runner.config import TASKS as TASK_SCHEMAS
-from meft_runner.config.checks import check_processes, parse_tables
+from meft_runner.config.checks import check_processes
+from meft_runner.config.commands import parse_tables
 from meft_runner.config.compatibility import services
 from meft_runner.errors import UserError
 from tests.helpers.composed import settings
