@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from meft_runner import __version__
+from meft_runner.config import register
 from meft_runner.config.commands import parse_tables
 from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
-from meft_runner.run import composing
 from meft_runner.run.command import guarded
 
 _VERBOSE = ("-v", "--verbose")
@@ -32,17 +32,12 @@ def meft_tables() -> None:
 
 
 def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None = None) -> None:
-    """Ends the process with the exit code of a command.
-
-    Args:
-        command: takes the arguments.
-        help_text: what --help prints; None where the command prints its own.
-    """
+    """Ends the process with the exit code of a command; `help_text` is None where Hydra prints it."""
     typed = sys.argv[1:]
     arguments = [argument for argument in typed if argument not in _VERBOSE]
     if arguments != typed:
         os.environ["MEFT_VERBOSE"] = "1"  # also for the processes of a launcher
-    composing.register()
+    register()
     if "--version" in arguments:
         text = f"meft-runner {__version__}"
     elif help_text is not None and {"-h", "--help"} & set(arguments):

@@ -1,5 +1,6 @@
-"""Writing files so that no reader ever meets half of one."""
+"""Files: written so that no reader ever meets half of one, and told apart by their digests."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -21,3 +22,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

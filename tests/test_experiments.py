@@ -9,9 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from meft_runner.config import checks, resolvers
+from meft_runner.config import checks, register, resolvers
 from meft_runner.config.directory import config_directory
-from meft_runner.run import composing
 from tests.helpers import processes as sweeps
 from tests.helpers.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
 
@@ -41,7 +40,7 @@ def test_the_papers_experiments_are_there():
 @pytest.mark.parametrize("scale", [[], ["scale=smoke"]])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_composes(name, scale, monkeypatch):
-    composing.register()
+    register()
     own = ["backbone=vit", "task=cifar10"] if name in IMAGES else ["backbone=opt_125m", "task=arc_easy"]
     arguments = [f"experiment={name}", *scale, *(own if scale and name in ITS_OWN_MODEL else []), "output_dir=x"]
     with initialize_config_dir(config_directory(), version_base="1.3"):

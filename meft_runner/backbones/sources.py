@@ -9,6 +9,7 @@ from meft_runner.backbones import hub
 from meft_runner.backbones.hub_errors import HubSource
 from meft_runner.config import BackboneSettings
 from meft_runner.errors import UserError
+from meft_runner.files import digest as digest_of
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # As transformers chooses: safetensors before PyTorch's own form, one file before several.
@@ -141,7 +142,7 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
 
 def _check_package(backbone: BackboneSettings, folder: Path) -> None:
     weights = folder / WEIGHTS[0]
-    digest = _digest(weights) if weights.is_file() else "none"
+    digest = digest_of(weights) if weights.is_file() else "none"
     if digest != backbone.sha256:
         published = f"sha256 {digest[:12]}..., expected {str(backbone.sha256)[:12]}..."
         raise refused(backbone, str(weights), f"is not the published file ({published})")
@@ -174,10 +175,5 @@ def _is_plain_name(name: object) -> bool:
 
 def _digest_of_folder(folder: Path) -> str:
     files = [*weight_files(folder), *(folder / name for name in _BESIDE_WEIGHTS)]
-    lines = [f"{_digest(file)}  {file.name}\n" for file in files if file.is_file()]
+    lines = [f"{digest_of(file)}  {file.name}\n" for file in files if file.is_file()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

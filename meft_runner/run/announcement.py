@@ -1,4 +1,4 @@
-"""What a run says before it trains: its rows, what its settings come to, its model and the memory of a step."""
+"""What a run prints before it trains: its rows, what its settings come to, its model and the memory of a step."""
 
 from pathlib import Path
 
@@ -12,22 +12,22 @@ from meft_runner.run.display import Screen
 from meft_runner.tasks import TaskData
 
 
-def tell_run(settings: Settings, directory: Path, screen: Screen) -> None:
-    """Says what is run and where its files will be."""
+def show_run(settings: Settings, directory: Path, screen: Screen) -> None:
+    """Prints what is run and where its files will be."""
     names = settings.backbone.name, settings.task.name, settings.method.name
     screen.heading("{} on {} with {}, seed {}".format(*names, settings.seed))
     screen.line("folder", str(directory))
 
 
-def tell_rows(data: TaskData, described: Data, screen: Screen) -> None:
-    """Says how many rows there are and what their labels are."""
+def show_rows(data: TaskData, described: Data, screen: Screen) -> None:
+    """Prints how many rows there are and what their labels are."""
     scored = " and ".join(f"{len(split.rows):,} of {name}" for name, split in data.evaluation.items())
     labels = f"; {described.labels}" if described.labels else ""
     screen.line("rows", f"{len(data.train):,} to train on, {scored} to score{labels}")
 
 
-def tell_training(settings: Settings, planned: Plan, screen: Screen) -> None:
-    """Says what the settings of training come to, and which of them come to something else than they say."""
+def show_training(settings: Settings, planned: Plan, screen: Screen) -> None:
+    """Prints what the settings of training come to, and which of them come to something else than they say."""
     training = settings.training
     accumulated = f" x {planned.gradient_accumulation}" if planned.gradient_accumulation > 1 else ""
     order = "of about one length" if planned.by_length else "in random order"
@@ -40,22 +40,22 @@ def tell_training(settings: Settings, planned: Plan, screen: Screen) -> None:
         screen.line("note", note)
 
 
-def tell_model(parameters: Parameters, device: torch.device, screen: Screen) -> None:
-    """Says how large the model is, and how much of it trains."""
+def show_model(parameters: Parameters, device: torch.device, screen: Screen) -> None:
+    """Prints how large the model is, and how much of it trains."""
     share = 100 * parameters.trainable / parameters.total
     text = f"{parameters.total:,} parameters, of which {parameters.trainable:,} ({share:.2f} %) train"
     screen.line("model", f"{text}, on {device.type}")
 
 
-def tell_memory(memory: Memory, screen: Screen) -> None:
-    """Says what was measured."""
+def show_memory(memory: Memory, screen: Screen) -> None:
+    """Prints the memory that was measured."""
     activations, peak = memory.activations_bytes / MIB, memory.peak_bytes / MIB
     where = f"batch {memory.batch_size} x length {memory.length}"
     screen.line("memory", f"{activations:,.1f} MiB of activations, {peak:,.1f} MiB at the peak (measured, {where})")
 
 
 def _end(settings: Settings, planned: Plan) -> str:
-    """Says when training ends."""
+    """Returns when training ends, in words."""
     patience = settings.training.patience
     if patience >= planned.epochs:
         return "no early stop"

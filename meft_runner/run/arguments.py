@@ -87,17 +87,7 @@ def build_trainer(
     loss_watch: LossWatch,
     callbacks: list[TrainerCallback],
 ) -> MeftTrainer:
-    """Makes the Trainer of a run.
-
-    Args:
-        settings: the run's settings.
-        model: prepared for training.
-        data: the task.
-        directory: receives the checkpoints, and the logger's files.
-        made_from: what tells the run's rows and weights from others.
-        loss_watch: sees every loss of training.
-        callbacks: besides early stopping and the gradient check.
-    """
+    """Makes the Trainer of a run, with these callbacks besides early stopping and the check of first gradients."""
     training = settings.training
     return MeftTrainer(
         description=adapter_description(settings),
@@ -157,7 +147,7 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
 
 
 def adapter_description(settings: Settings) -> dict[str, Any]:
-    """Returns what adapter_config.json says of weights that are not peft's own."""
+    """Returns the content of adapter_config.json for weights that are not peft's own."""
     return {
         "peft_type": settings.method.name.upper(),
         "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,

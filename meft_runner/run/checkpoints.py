@@ -4,7 +4,6 @@ Each holds a manifest that names its step and its files. A folder without one is
 manifest names no files yet was not written to its end.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -15,7 +14,7 @@ from typing import Any
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from meft_runner.errors import UserError
-from meft_runner.files import write_whole
+from meft_runner.files import digest, write_whole
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -46,14 +45,7 @@ def begin(directory: Path, step: int) -> None:
 
 
 def complete(directory: Path, step: int, best_step: int | None, made_from: dict[str, Any]) -> None:
-    """Marks a checkpoint as whole.
-
-    Args:
-        directory: of the run.
-        step: of the checkpoint.
-        best_step: of the checkpoint with the best score so far.
-        made_from: what tells the run's rows and weights from others.
-    """
+    """Marks a checkpoint as whole; `best_step` is that of the best score so far, `made_from` as of `Opened`."""
     folder = folder_of(directory, step)
     files = {path.name: _stamp(path) for path in _written(folder)}
     content = {"step": step, "best_step": best_step, "made_from": made_from, "files": files}
@@ -61,12 +53,7 @@ def complete(directory: Path, step: int, best_step: int | None, made_from: dict[
 
 
 def remove(directory: Path, keep: Iterable[int | None] = ()) -> None:
-    """Removes the run's own checkpoints, file by file, so that what a user put there stays.
-
-    Args:
-        directory: of the run.
-        keep: steps whose checkpoints stay.
-    """
+    """Removes the run's own checkpoints but some, file by file, so that what a user put there stays."""
     kept = set(keep)
     for step, folder in _own(directory):
         if step in kept:
@@ -80,7 +67,7 @@ def remove(directory: Path, keep: Iterable[int | None] = ()) -> None:
 def last_whole(directory: Path) -> Path | None:
     """Returns the latest checkpoint from which training can go on; None where there is none.
 
-    An older one takes the place of one that is damaged, which is said.
+    An older one takes the place of one that is damaged, which is logged.
 
     Raises:
         UserError: there are only damaged ones.
@@ -153,5 +140,4 @@ def _written(folder: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}

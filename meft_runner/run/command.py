@@ -1,4 +1,4 @@
-"""A run as a command: from a composed config to a trained run, and what is told where that fails."""
+"""A run as a command: from a composed config to a trained run, and what is printed where that fails."""
 
 import logging
 import shlex
@@ -10,14 +10,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from meft_runner.config import Settings
+from meft_runner.config import Settings, register
 from meft_runner.config.checks import check_processes, parse
 from meft_runner.config.mistakes import explain, naming_paths
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.torchrun import process_count, rank
 from meft_runner.records.record import read_record
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.run import composing, folder
+from meft_runner.run import folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.output import complaint, lasting_output
 
@@ -25,11 +25,7 @@ _OUR_BUG = "this is an error of meft-runner's own; please report it with the com
 
 
 def guarded(main: Callable[[], int | None]) -> int:
-    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else.
-
-    Args:
-        main: returns an exit code of its own, or nothing.
-    """
+    """Runs a command and returns its exit code: 0 done, 2 the user's mistake, 1 anything else; or its own."""
     with lasting_output() as output:
         code = _guarded(main)
     if output.error is None:
@@ -44,13 +40,13 @@ def _guarded(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except Exception as error:
-        return tell(error)[0]
+        return report_error(error)[0]
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
         return 1
 
 
-def tell(error: Exception) -> tuple[int, str]:
+def report_error(error: Exception) -> tuple[int, str]:
     """Prints an error.
 
     Returns:
@@ -66,16 +62,12 @@ def tell(error: Exception) -> tuple[int, str]:
 
 
 def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
-    """Returns the checked settings of a run.
-
-    Args:
-        config: as Hydra composed it.
-        overrides: what was typed for it.
+    """Returns the checked settings of a run, from what Hydra composed and what was typed for it.
 
     Raises:
         UserError: a value does not fit, or torchrun has started another number of processes.
     """
-    composing.register()  # in the process of a launcher nobody has yet
+    register()  # in the process of a launcher nobody has yet
     of_experiment = HydraConfig.get().sweeper.params or {}
     settings = repeated(parse(config, typed_keys(overrides, of_experiment)), overrides)
     check_processes(settings, process_count())
@@ -103,7 +95,7 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
     else:
         record = _train(settings)
     if isinstance(record, CompleteRecord) and rank() == 0:
-        _tell_end(record, directory, in_sweep)
+        _print_end(record, directory, in_sweep)
 
 
 def _train(settings: Settings) -> CompleteRecord:
@@ -115,7 +107,7 @@ def _train(settings: Settings) -> CompleteRecord:
         return lifecycle.run(settings)
 
 
-def _tell_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
+def _print_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
     """Prints the table of a run and, where it is not one of many, what may be typed next."""
     from meft_runner.run.console import print_table, run_table  # pandas takes half a second to import
 

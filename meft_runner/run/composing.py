@@ -8,8 +8,7 @@ from dataclasses import asdict
 
 from hydra import compose, initialize_config_dir
 
-from meft_runner import config
-from meft_runner.config import Settings, resolvers
+from meft_runner.config import Settings, register, resolvers
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
 from meft_runner.methods.variants import VARIANTS
@@ -17,16 +16,8 @@ from meft_runner.methods.variants import VARIANTS
 resolvers.register_variants({name: asdict(variant) for name, variant in VARIANTS.items()})
 
 
-def register() -> None:
-    """Makes the schemas of conf/ known to Hydra."""
-    config.register()
-
-
 def composed(overrides: Sequence[str]) -> Settings:
-    """Returns the checked settings of what would be typed after `meft-run`.
-
-    Args:
-        overrides: written as key=value.
+    """Returns the checked settings of what would be typed after `meft-run`, key=value.
 
     Raises:
         UserError: a value does not fit.

@@ -90,7 +90,7 @@ class _Training(TrainerCallback):
         )
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-        """Says what is going on between two steps."""
+        """Names what goes on between two steps."""
         self._update(description="scoring")
 
     def on_log(
@@ -105,10 +105,9 @@ class _Training(TrainerCallback):
         entry = logs or {}
         if "loss" in entry:
             self._row = {"training loss": entry["loss"]}
-        for split in self.splits:
-            self._row |= split_metrics(entry, split, self.splits)
-            if split == self.splits[-1] and f"eval_{split}_loss" in entry:
-                self._print(state)
+        self._row |= split_metrics(entry, self.splits)
+        if f"eval_{self.splits[-1]}_loss" in entry:
+            self._print(state)
 
     def _print(self, state: TrainerState) -> None:
         epoch = math.ceil(state.epoch or 0)

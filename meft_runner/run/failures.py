@@ -1,6 +1,5 @@
 """Errors of torch and of the engine that a run's settings cause, in one line each."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,20 +37,14 @@ def out_of_memory(settings: Settings, device: torch.device) -> UserError:
     batch = settings.training.batch_size
     smaller = [f"training.batch_size={batch // 2}"] if batch > 1 else []
     backbone, method = settings.backbone.name, settings.method.name
-    total = math.floor(memory_of(device) / _GIB)
+    on_gpu = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     return UserError(
         f"out of memory: {backbone} with method={method} and training.batch_size={batch} does not fit into this "
-        f"{'GPU' if device.type == 'cuda' else 'machine'}. "
+        f"{'GPU' if on_gpu else 'machine'}. "
         f"Try {' or '.join([*smaller, *others]) or 'a smaller model'}; "
-        f"meft-memory backbone={backbone} method=[{method},meft1] fit={total}GiB tells what fits."
+        f"meft-memory backbone={backbone} method=[{method},meft1] fit={total // _GIB}GiB tells what fits."
     )
-
-
-def memory_of(device: torch.device) -> int:
-    """Returns the bytes of a device in all."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
 
 
 def free_memory() -> int:

@@ -30,10 +30,8 @@ def run_directory(settings: Settings) -> Path:
 def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     """Returns in words why there is nothing to do, None where there is something.
 
-    Args:
-        settings: of the run.
-        in_sweep: whether it is one of many; such a run is left alone when it has failed before, since most failures
-            come again, unless `retry_failed` is set.
+    In a sweep, a run that has failed before is left alone, since most failures come again, unless `retry_failed` is
+    set.
 
     Raises:
         UserError: it is complete, but was made from other rows or weights than are there now.

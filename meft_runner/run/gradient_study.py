@@ -18,7 +18,7 @@ _OUTPUTS = ("logits", "start_logits", "end_logits", "log_likelihoods")
 
 @torch.no_grad()
 def first_outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Returns what a model says of some rows, without dropout; nothing is drawn and nothing is changed.
+    """Returns the outputs of a model for some rows, without dropout; nothing is drawn and nothing is changed.
 
     Args:
         model: before or after it was prepared for training.
@@ -65,7 +65,14 @@ def gradient_errors(
         found = _layer_gradients(model, batch, autocast_dtype)
         with _activations_stored(reversible_stacks(model)):
             expected = _layer_gradients(model, batch, autocast_dtype)
-    return [{"layer": name, **_comparison(gradient, expected[name])} for name, gradient in found.items()]
+    return [
+        {
+            "layer": name,
+            "error": relative_distance(gradient, expected[name]),
+            "cosine": _finite(gradient @ expected[name] / (gradient.norm() * expected[name].norm())),
+        }
+        for name, gradient in found.items()
+    ]
 
 
 def _layer_gradients(
@@ -81,12 +88,6 @@ def _layer_gradients(
         gradients = iter(torch.autograd.grad(loss, [parameter for layer in trained for parameter in layer]))
     vectors = [torch.cat([next(gradients).flatten() for _ in layer]).double() for layer in trained]
     return {block.name: vector for block, vector in zip(blocks, vectors, strict=True)}
-
-
-def _comparison(found: Tensor, expected: Tensor) -> dict[str, float | None]:
-    """Returns the error and the cosine of two (P,) vectors."""
-    cosine = _finite(found @ expected / (found.norm() * expected.norm()))
-    return {"error": relative_distance(found, expected), "cosine": cosine}
 
 
 @contextmanager

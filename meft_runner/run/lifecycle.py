@@ -14,7 +14,7 @@ from meft_runner.methods.meft import reversible_stacks
 from meft_runner.records.record import completed, finish, new_record, read_record, write_record
 from meft_runner.records.schema import CompleteRecord, LayerGradient, Record
 from meft_runner.run import checkpoints, processes
-from meft_runner.run.announcement import tell_memory, tell_run
+from meft_runner.run.announcement import show_memory, show_run
 from meft_runner.run.arguments import adapter_description, build_trainer
 from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.display import Screen
@@ -78,14 +78,14 @@ def _run(
 ) -> None:
     """Runs from its beginning to its end; each step fills its part of the record."""
     screen = Screen(directory.name)
-    tell_run(settings, directory, screen)
+    show_run(settings, directory, screen)
     opened = open_run(settings, device, record, screen)
     if settings.study is Study.gradients:
         _study_gradients(settings, opened, device, record)
         return
     checkpoint = processes.by_main(lambda: _last_checkpoint(directory, opened))
     record.memory = measure_memory(settings, opened.model, opened.data, opened.plan.batch_size)
-    tell_memory(record.memory, screen)
+    show_memory(record.memory, screen)
     _write(record, directory)
     callbacks = [interruption, *tracker.callbacks(opened.data.evaluation)]
     _train(settings, opened, directory, checkpoint, record, screen, callbacks)

@@ -17,14 +17,7 @@ LARGE = 2**15  # tokens of a batch that is worth asking first whether it fits
 
 
 def first_batch(data: TaskData, size: int, device: torch.device, padded: bool = False) -> dict[str, Tensor]:
-    """Returns the first rows as a batch, padded to each other or to the maximum length.
-
-    Args:
-        data: the task.
-        size: B, rows; no more than there are.
-        device: of the tensors.
-        padded: to the maximum length.
-    """
+    """Returns the first B=`size` rows as a batch, padded to each other or, with `padded`, to the maximum length."""
     rows = [dict(data.train[index]) for index in range(size)]
     for row in rows:
         row.pop("length", None)
@@ -32,13 +25,7 @@ def first_batch(data: TaskData, size: int, device: torch.device, padded: bool = 
 
 
 def measure_memory(settings: Settings, model: nn.Module, data: TaskData, size: int) -> Memory:
-    """Returns what steps at the run's batch size need, padded to the maximum length.
-
-    Args:
-        settings: of the run.
-        model: prepared for training.
-        data: the task.
-        size: B, rows in one forward pass.
+    """Returns what steps of B=`size` rows need, padded to the maximum length.
 
     Raises:
         UserError: the step would not fit into the machine's memory.

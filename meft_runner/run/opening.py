@@ -16,7 +16,7 @@ from meft_runner.config import Head, Precision, Settings
 from meft_runner.errors import UserError
 from meft_runner.methods.prepare import prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
-from meft_runner.run.announcement import tell_model, tell_rows, tell_training
+from meft_runner.run.announcement import show_model, show_rows, show_training
 from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.display import Screen
 from meft_runner.run.gradient_study import first_outputs, relative_distance
@@ -50,7 +50,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         settings: of the run.
         device: where it trains.
         record: of the run; it is changed.
-        screen: is told what the run will do.
+        screen: shows what the run will do.
 
     Raises:
         UserError: rows, weights or settings do not fit.
@@ -62,9 +62,9 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     data = load_task(settings.task, _load_processor(settings, source))
     record.data = Data.model_validate(data.description)
     planned = plan(settings, data)
-    tell_rows(data, record.data, screen)
+    show_rows(data, record.data, screen)
     if settings.study is None:
-        tell_training(settings, planned, screen)
+        show_training(settings, planned, screen)
 
     set_seed(settings.seed)
     loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
@@ -79,7 +79,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
     record.parameters = parameter_counts(model, layers)
     record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
-    tell_model(record.parameters, device, screen)
+    show_model(record.parameters, device, screen)
     made_from = {
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},
         "version": record.data.version,

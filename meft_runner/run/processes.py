@@ -17,15 +17,6 @@ def is_main() -> bool:
     return _state().is_main_process
 
 
-def agreed(value: _T) -> _T:
-    """Returns the main process's value in every process."""
-    if _state().num_processes == 1:
-        return value
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
-
-
 def by_main(function: Callable[[], _T]) -> _T:
     """Calls a function in the main process alone, and returns its value in every process.
 
@@ -39,7 +30,7 @@ def by_main(function: Callable[[], _T]) -> _T:
             value = function()
         except UserError as error:
             problem = error
-    value, problem = agreed((value, problem))
+    value, problem = broadcast_object_list([value, problem])
     if problem is not None:
         raise problem
     return cast(_T, value)
@@ -47,9 +38,9 @@ def by_main(function: Callable[[], _T]) -> _T:
 
 def any_of(value: bool) -> bool:
     """Tells whether the value is true in any of the processes."""
-    return (
-        bool(reduce(torch.tensor(int(value), device=_state().device), "sum")) if _state().num_processes > 1 else value
-    )
+    if _state().num_processes == 1:
+        return value
+    return bool(reduce(torch.tensor(int(value), device=_state().device), "sum"))
 
 
 def _state() -> PartialState:

@@ -11,30 +11,17 @@ import datasets
 import huggingface_hub.utils as hub
 from transformers.utils import logging as transformers_logging
 
-# Their errors are raised too, and told in one line. Warnings of several of them are logged.
+# Their errors are raised too, and reported in one line. Warnings of several of them are logged.
 _LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "filelock",
-    "fsspec",
-    "httpx",
-    "httpx2",
-    "huggingface_hub",
-    "peft",
-    "torch",
+    "accelerate", "datasets", "filelock", "fsspec", "httpx", "httpx2", "huggingface_hub", "peft", "torch",
     "transformers",
-)
-
-
-def verbose() -> bool:
-    """Tells whether everything is to be shown."""
-    return os.environ.get("MEFT_VERBOSE") == "1"
+)  # fmt: skip
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leaves of what libraries print inside only the progress of downloads, on a terminal."""
-    if verbose():
+    if os.environ.get("MEFT_VERBOSE") == "1":
         yield
         return
     transformers_logging.disable_progress_bar()  # of loading, and the hub's with it

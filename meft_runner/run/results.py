@@ -1,6 +1,7 @@
 """The results of a run, read off its model and its Trainer, in the form of the record."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,8 @@ from meft_runner.reversible import ReversibleStack
 from meft_runner.run.callbacks import StepTimes
 from meft_runner.tasks import TaskData
 from meft_runner.tasks.data import metric_suffix
+
+_NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
 def parameter_counts(model: nn.Module, layers: int) -> Parameters:
@@ -32,11 +35,10 @@ def scores_of(log: list[dict[str, Any]], data: TaskData) -> Scores:
     by_step: dict[int, dict[str, Any]] = {}
     train_loss = _epoch_losses(log)
     for entry in log:
-        for split in data.evaluation:
-            metrics = split_metrics(entry, split, list(data.evaluation))
-            if metrics:
-                start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
-                by_step.setdefault(entry["step"], start).update(metrics)
+        metrics = split_metrics(entry, data.evaluation)
+        if metrics:
+            start = {"epoch": entry["epoch"], "step": entry["step"], "train_loss": train_loss.get(entry["step"])}
+            by_step.setdefault(entry["step"], start).update(metrics)
     history = [Epoch.model_validate(entry) for entry in by_step.values()]
     values = [epoch.metrics[data.metric] for epoch in history]
     best = max((value for value in values if value is not None), default=None)
@@ -81,19 +83,17 @@ def reversal_figures(stacks: list[ReversibleStack]) -> Reversal | None:
     )
 
 
-def split_metrics(entry: dict[str, Any], split: str, splits: list[str]) -> dict[str, float | None]:
-    """Returns the metrics of a development split in an entry of the Trainer's log, named as records name them.
+def split_metrics(entry: dict[str, Any], splits: Collection[str]) -> dict[str, float | None]:
+    """Returns the metrics in an entry of the Trainer's log, named as records name them.
 
     Args:
         entry: with keys such as eval_validation_accuracy.
-        split: one of the splits.
-        splits: all of them, the one that gives the score first.
+        splits: names of the development splits, the one that gives the score first.
     """
-    prefix, suffix = f"eval_{split}_", metric_suffix(splits, split)
-    longer = tuple(f"eval_{other}_" for other in splits if other.startswith(f"{split}_"))
-    skipped = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    return {
-        key.removeprefix(prefix) + suffix: value if math.isfinite(value) else None
-        for key, value in entry.items()
-        if key.startswith(prefix) and not (longer and key.startswith(longer)) and not key.endswith(skipped)
-    }
+    found: dict[str, float | None] = {}
+    for key, value in entry.items():
+        split = max((each for each in splits if key.startswith(f"eval_{each}_")), key=len, default=None)
+        if split is not None and not key.endswith(_NO_METRICS):
+            name = key.removeprefix(f"eval_{split}_") + metric_suffix(list(splits), split)
+            found[name] = value if math.isfinite(value) else None
+    return found

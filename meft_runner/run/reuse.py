@@ -5,7 +5,6 @@ and where these differ the digest. An interrupted run is compared by its rows, w
 Nothing heavy is imported here.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from glob import glob
@@ -14,6 +13,7 @@ from typing import Any
 
 from meft_runner.config import Settings
 from meft_runner.errors import UserError
+from meft_runner.files import digest
 from meft_runner.records.schema import CompleteRecord, File
 
 ADAPTER = "adapter"  # the folder of trained weights, in that of the run
@@ -36,12 +36,7 @@ def stamps_of_adapter(directory: Path) -> dict[str, File]:
 def check_complete(settings: Settings, directory: Path, record: CompleteRecord) -> None:
     """Makes sure that a complete run may stand for what is asked now.
 
-    Files that are gone cannot be compared; they are no reason to train again.
-
-    Args:
-        settings: of what is asked.
-        directory: of the run.
-        record: of the run; older ones do not say what files it was made from.
+    Files that are gone cannot be compared, and are no reason to train again; older records name none.
 
     Raises:
         UserError: it was made from other files, or its weights are gone or damaged.
@@ -49,7 +44,7 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
     version = record.data.version
     if version is not None and version != settings.task.version:
         what, change = "prompts or preprocessing", f"version {version} then, {settings.task.version} now"
-        raise other_sources(directory, what, change, "to train with the present ones")
+        raise _other_sources(directory, what, change, "to train with the present ones")
     stamps = record.files
     if stamps is None:
         return
@@ -60,10 +55,10 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
     for name, path in _sources(settings):
         what = "weights" if name.startswith("backbone.") else "rows"
         if name not in stamps:
-            raise other_sources(directory, what, f"{name} is new", "to use them")
+            raise _other_sources(directory, what, f"{name} is new", "to use them")
         if _differs(path, stamps[name]):
-            change = f"{name}: sha256 {stamps[name].sha256[:8]} then, {_digest(path)[:8]} now"
-            raise other_sources(directory, what, change, "to use them")
+            change = f"{name}: sha256 {stamps[name].sha256[:8]} then, {digest(path)[:8]} now"
+            raise _other_sources(directory, what, change, "to use them")
 
 
 def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
@@ -82,22 +77,15 @@ def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], dire
     for split in {**then_rows, **rows}:
         if then_rows.get(split) != rows.get(split):
             change = f"{split}: fingerprint {then_rows.get(split)} then, {rows.get(split)} now"
-            raise other_sources(directory, "rows", change, "to train on the present rows")
+            raise _other_sources(directory, "rows", change, "to train on the present rows")
     for key, what in (("version", "prompts or preprocessing"), ("weights", "weights")):
         if made_from.get(key) != now.get(key):
             change = f"{key} {made_from.get(key)} then, {now.get(key)} now"
-            raise other_sources(directory, what, change, "to train with the present ones")
+            raise _other_sources(directory, what, change, "to train with the present ones")
 
 
-def other_sources(directory: Path, what: str, change: str, why: str) -> UserError:
-    """Returns what to say where an earlier run is not the one that is asked for.
-
-    Args:
-        directory: of the run.
-        what: has changed, as in "rows".
-        change: in short.
-        why: to begin anew, as in "to train on the present rows".
-    """
+def _other_sources(directory: Path, what: str, change: str, why: str) -> UserError:
+    """Returns the error of a run that was made from other rows or weights; `why` says what to begin anew for."""
     return UserError(f"{directory}: made from other {what} ({change}). {_anew(directory, why)}")
 
 
@@ -135,16 +123,11 @@ def _adapter_files(directory: Path) -> list[tuple[str, Path]]:
 
 def _stamp(path: Path) -> File:
     stat = path.stat()
-    return File(bytes=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=_digest(path))
+    return File(bytes=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=digest(path))
 
 
 def _differs(path: Path, then: File) -> bool:
     stat = path.stat()
     if (stat.st_size, stat.st_mtime_ns) == (then.bytes, then.modified_ns):
         return False
-    return stat.st_size != then.bytes or _digest(path) != then.sha256
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return stat.st_size != then.bytes or digest(path) != then.sha256

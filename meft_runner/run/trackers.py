@@ -108,7 +108,7 @@ class _Curves(TrainerCallback):
 
     def __init__(self, backend: _Backend, splits: Collection[str]) -> None:
         self.backend = backend
-        self.splits = list(splits)
+        self.splits = splits
 
     def on_log(
         self,
@@ -121,9 +121,8 @@ class _Curves(TrainerCallback):
         """Takes an entry of training or of a development split; the Trainer's closing statistics are left out."""
         entry = logs or {}
         values = {name: entry[key] for key, name in _CURVES.items() if key in entry}
-        for split in self.splits:
-            metrics = split_metrics(entry, split, self.splits)
-            values |= {f"eval/{name}": value for name, value in metrics.items() if value is not None}
+        metrics = split_metrics(entry, self.splits)
+        values |= {f"eval/{name}": value for name, value in metrics.items() if value is not None}
         if values:
             self.backend.log(values, step=state.global_step)
 
@@ -135,11 +134,7 @@ class Tracker:
         self._backend = backend
 
     def callbacks(self, splits: Collection[str]) -> list[TrainerCallback]:
-        """Returns what the Trainer has to call.
-
-        Args:
-            splits: names of the development splits, the one that gives the score first.
-        """
+        """Returns what the Trainer has to call; `splits` as of `split_metrics`."""
         return [_Curves(self._backend, splits)] if self._backend else []
 
 

@@ -6,17 +6,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from meft_runner.config.torchrun import rank
-from meft_runner.run.command import run_one, settings_of, tell
+from meft_runner.run.command import report_error, run_one, settings_of
 from meft_runner.run.folder import BusyError, run_directory
 from meft_runner.sweeps.outcomes import Outcome, note
 
 
 def run_cell(config: DictConfig) -> None:
-    """Runs one of many: what goes wrong is told and noted, and leaves the others.
-
-    Args:
-        config: as Hydra composed it for this run.
-    """
+    """Runs one of many, as Hydra composed it: what goes wrong is printed and noted, and leaves the others."""
     job = HydraConfig.get()
     outcome = Outcome(" ".join(job.overrides.task))
     try:
@@ -26,6 +22,6 @@ def run_cell(config: DictConfig) -> None:
     except BusyError as error:
         print(error)
     except Exception as error:
-        outcome.code, outcome.error = tell(error)
+        outcome.code, outcome.error = report_error(error)
     if rank() == 0:
         note(outcome, Path(job.sweep.dir), job.job.num)

@@ -9,7 +9,7 @@ import pytest
 
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
-from meft_runner.run.command import guarded, run_one, tell
+from meft_runner.run.command import guarded, report_error, run_one
 from meft_runner.run.folder import run_directory
 from tests.helpers import records as made
 from tests.helpers.composed import settings
@@ -40,7 +40,7 @@ def test_the_exit_code_says_whose_error_it_is(error, code, lines, capsys):
 
 
 def test_our_own_error_keeps_its_traceback_and_says_so(capsys):
-    assert tell(KeyError("x")) == (1, "KeyError: 'x'")
+    assert report_error(KeyError("x")) == (1, "KeyError: 'x'")
     first, *rest = capsys.readouterr().err.splitlines()
     assert first.startswith("this is an error of meft-runner's own; please report it")
     assert rest[-1] == "KeyError: 'x'"
