@@ -24,7 +24,7 @@ def process_count() -> int:
 
 
 def rank() -> int:
-    """Returns which of the processes this is; the first, 0, tells for all.
+    """Returns which of the processes this is; the first, 0, prints and writes for all.
 
     Raises:
         UserError: the environment says something else than torchrun would.

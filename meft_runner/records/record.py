@@ -1,6 +1,7 @@
 """The record of a run as a file: made, ended, written and read."""
 
 import json
+import math
 import os
 import stat
 import sys
@@ -23,13 +24,7 @@ _MOST_EPOCHS = 10_000  # as many columns a table still has
 
 
 def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
-    """Returns the record of a run that begins now; its results are empty.
-
-    Args:
-        identity: of the run.
-        config: its settings, as `meft_runner.config.plain` returns them.
-        device: the name of what it runs on.
-    """
+    """Returns the record of a run that begins now, of settings in their plain form; its results are empty."""
     return Record(
         schema_version=SCHEMA_VERSION,
         identity=identity,
@@ -87,7 +82,7 @@ def read_record(directory: Path) -> Record | None:
 def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
     """Returns the records of complete runs among folders, in their order.
 
-    What is no record is told and left out, and so is a copy, which would count as one seed more.
+    What is no record is left out with a line on standard error, and so is a copy, which would count as one seed more.
     """
     complete: dict[str, CompleteRecord] = {}
     for path in (directory / FILE_NAME for directory in directories):
@@ -185,6 +180,6 @@ def _refuse(text: str) -> Never:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if number in (float("inf"), float("-inf")):
+    if math.isinf(number):
         raise ValueError(f"{text} is too large a number")
     return number

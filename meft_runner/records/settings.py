@@ -9,18 +9,13 @@ from meft_runner.config import METHODS, Norm
 from meft_runner.records.types import Count, Part, Positive, Text
 
 
-def _known_method(name: str) -> str:
-    return _one_of(METHODS, name)
+def _one_of(known: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"expected one of {', '.join(known)}")
+        return name
 
-
-def _known_norm(name: str) -> str:
-    return _one_of(Norm.__members__, name)
-
-
-def _one_of(known: Collection[str], name: str) -> str:
-    if name not in known:
-        raise ValueError(f"expected one of {', '.join(known)}")
-    return name
+    return AfterValidator(check)
 
 
 _Rate = Annotated[float, Field(gt=0, le=1e6)]
@@ -33,7 +28,7 @@ class BackboneConfig(Part):
     name: Text
     path: str | None = None
     attention: Text
-    norm: Annotated[str, AfterValidator(_known_norm)] | None = None
+    norm: Annotated[str, _one_of(Norm.__members__)] | None = None
     repeat: _Factor | None = None
     config: dict[str, Any] = Field(default_factory=dict)
 
@@ -52,7 +47,7 @@ class TaskConfig(Part):
 class MethodConfig(Part):
     """The way of fine-tuning, with the settings that figures have on an axis."""
 
-    name: Annotated[str, AfterValidator(_known_method)]
+    name: Annotated[str, _one_of(METHODS)]
     reversal: Text | None = None
     init_constant: float | None = None
     init_noise: float | None = None

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.figures import legend_below, log_axis_with_zero, method_styles, panel_grid, plot_means
+from meft_runner.reports.figures import (
+    legend_below,
+    log_axis_with_zero,
+    method_styles,
+    panel_grid,
+    plot_means,
+    plot_methods,
+)
 from meft_runner.reports.labels import layer_count, method_label
 from meft_runner.reports.memory_tables import activations_mib
 from meft_runner.reports.selection import chosen_runs, scored_runs
@@ -64,8 +71,7 @@ def reversible_layers(records: Sequence[CompleteRecord]) -> Figure | None:
     figure, axes = panel_grid([title for title, _, _ in drawn], columns=len(_AGAINST_LAYERS))
     styles = method_styles(runs["method"])
     for ax, (_, part, column) in zip(axes, drawn, strict=True):
-        for method, line in part.groupby("method"):
-            plot_means(ax, line, "reversible", column, str(method), styles[str(method)])
+        plot_methods(ax, part, "reversible", column, styles)
         ax.set(xlabel="reversible layers", ylabel=_AGAINST_LAYERS[column])
         if column != "score":
             ax.set_ylim(0, None)

@@ -13,14 +13,10 @@ _LONGEST = 40  # characters of what a user has named
 
 @dataclass(frozen=True)
 class Label:
-    """What something is called, with what is always said of it: "cola (2000 rows)"."""
+    """The name of something, with the marks that it always has: "cola (2000 rows)"."""
 
     name: str
     marks: tuple[str, ...] = ()
-
-    def with_mark(self, mark: str) -> "Label":
-        """Returns the label with one mark more."""
-        return Label(self.name, (*self.marks, mark))
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.marks)})" if self.marks else self.name
@@ -70,7 +66,7 @@ def _texts(label: Label, different: Mapping[Hashable, CompleteRecord], marks: Se
     if len(different) == 1:
         return dict.fromkeys(different, str(label))
     for mark in marks:
-        texts = {key: str(label.with_mark(mark(record))) for key, record in different.items()}
+        texts = {key: str(Label(label.name, (*label.marks, mark(record)))) for key, record in different.items()}
         if len(set(texts.values())) == len(different):
             return texts
     raise ValueError(f"{label}: no mark tells {len(different)} apart")

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
@@ -64,6 +64,12 @@ def plot_means(axes: Axes, table: pd.DataFrame, over: str, column: str, label: s
     axes.errorbar(
         mean.index, mean, yerr=deviation if (deviation > 0).any() else None, capsize=2, label=label, **style
     )  # fmt: skip
+
+
+def plot_methods(axes: Axes, table: pd.DataFrame, over: str, column: str, styles: Mapping[str, dict[str, Any]]) -> None:
+    """Draws `plot_means` of each method in a table."""
+    for method, line in table.groupby("method"):
+        plot_means(axes, line, over, column, str(method), styles[str(method)])
 
 
 def log_axis_with_zero(axes: Axes, which: Literal["x", "y"], values: pd.Series) -> None:

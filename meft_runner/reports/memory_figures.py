@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_means
+from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_methods
 from meft_runner.reports.memory_tables import memory_runs
 
 
@@ -33,8 +33,7 @@ def _memory_over(records: Sequence[CompleteRecord], over: str, fixed: str) -> Fi
     figure, axes = panel_grid([f"{key[0]}: batch {key[1]}, {key[3]}, {units.format(key[2])}" for key, _ in panels])
     styles = method_styles(runs.loc[several, "method"])
     for ax, (_, part) in zip(axes, panels, strict=True):
-        for method, line in part.groupby("method"):
-            plot_means(ax, line, over, "activations (MiB)", str(method), styles[str(method)])
+        plot_methods(ax, part, over, "activations (MiB)", styles)
         ax.set(xlabel=over, ylabel="activations (MiB)", xlim=(0, 1.08 * ax.dataLim.xmax), ylim=(0, None))
     legend_below(figure)
     return figure

@@ -67,15 +67,7 @@ def write_report(
     tables: Sequence[ReportTable],
     figures: Sequence[ReportFigure],
 ) -> None:
-    """Writes the report.
-
-    Args:
-        path: of the page.
-        output_dir: the folder of the records, as the user wrote it.
-        records: that tables and figures were made from.
-        tables: in the page's order.
-        figures: likewise.
-    """
+    """Writes the report of the records in a folder, named as the user wrote it; tables and figures in this order."""
     templates = Templates(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template(_TEMPLATE).render(
         origin=origin(records, output_dir), tables=tables, figures=figures, published=read_published()

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_means
+from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_methods
 from meft_runner.reports.memory_tables import activations_mib
 from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
 
@@ -39,8 +39,7 @@ def _panels(table: pd.DataFrame, over: str, column: str, xlabel: str, ylabel: st
     figure, axes = panel_grid([f"{backbone}: {task}" for (backbone, task), _ in panels])
     styles = method_styles(table["method"])
     for ax, (_, part) in zip(axes, panels, strict=True):
-        for method, line in part.groupby("method"):
-            plot_means(ax, line, over, column, str(method), styles[str(method)])
+        plot_methods(ax, part, over, column, styles)
         ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1.08 * ax.dataLim.xmax))
     legend_below(figure)
     return figure

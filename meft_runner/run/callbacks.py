@@ -107,7 +107,7 @@ def check_gradients(model: nn.Module) -> None:
 class LossWatch:
     """Sees the loss of every forward pass of training.
 
-    It reads one number from the device a pass, which the Trainer does as well unless told otherwise.
+    It reads one number from the device a pass, as the Trainer does by default.
 
     Args:
         learning_rate: what an error advises to lower.

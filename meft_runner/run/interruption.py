@@ -19,7 +19,7 @@ _SAME_SECONDS = 1.0  # Ctrl-C may reach a process twice, from the terminal and f
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """A run was told to stop and has written its checkpoint; not an Exception, so that a sweep stops too."""
+    """A signal stopped a run, which has written its checkpoint; not an Exception, so that a sweep stops too."""
 
 
 class Interruption(TrainerCallback):

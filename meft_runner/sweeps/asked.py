@@ -104,6 +104,11 @@ def for_the_sweeper(overrides: Sequence[Override]) -> list[str]:
     ]
 
 
+def quoted(text: str) -> str:
+    """Returns a value that Hydra reads as this text: 12e3456789 is a name and no number."""
+    return "'" + text.replace("'", r"\'") + "'"
+
+
 def _is_of_a_group(override: Override) -> bool:
     """Tells whether an override changes a setting of the backbone, the task or the method."""
     group, dot, _ = override.key_or_group.partition(".")

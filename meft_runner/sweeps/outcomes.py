@@ -13,6 +13,7 @@ from typing import Self
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.record import read_record
+from meft_runner.sweeps.asked import quoted
 
 _FOLDERS = ".sweeps"  # below output_dir, one for each sweep while it is running
 
@@ -80,8 +81,8 @@ class SweepFolder:
 
     @property
     def override(self) -> str:
-        """What tells Hydra of the folder."""
-        return "hydra.sweep.dir='" + str(self.path).replace("'", r"\'") + "'"
+        """The setting that makes it the sweep's folder for Hydra."""
+        return f"hydra.sweep.dir={quoted(str(self.path))}"
 
     def outcomes(self) -> list[Outcome]:
         """Returns the outcomes in the order of the runs; one that had failed before is a failure too."""

@@ -9,6 +9,7 @@ from meft_runner.errors import UserError
 from meft_runner.records.record import read_complete_records, read_record
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.folder import wait_for
+from meft_runner.sweeps.asked import quoted
 from meft_runner.sweeps.outcomes import Outcome
 
 _KEPT = ("logger", "retry_failed", "launcher")  # settings that launch and follow runs
@@ -21,8 +22,8 @@ def seed_arguments(
 
     Args:
         ended: what became of the sweep's runs.
-        seeds: the seeds.
-        output_dir: the folder of the runs.
+        seeds: of the new runs.
+        output_dir: of both.
         overrides: those of the sweep; what launches and follows runs is taken from them.
     """
     from meft_runner.reports.selection import one_of_each  # imports pandas, which most sweeps do not need
@@ -31,7 +32,11 @@ def seed_arguments(
     if not best:
         return []
     identities = ",".join(quoted(record.identity) for record in best)
-    kept = [str(override.input_line) for override in overrides if _follows_the_run(override.key_or_group)]
+    kept = [
+        str(override.input_line)
+        for override in overrides
+        if override.key_or_group in _KEPT or override.key_or_group.startswith("hydra.launcher.")
+    ]
     return [
         f"from_record={identities}",
         f"seed={','.join(map(str, seeds))}",
@@ -50,15 +55,6 @@ def complete_records(ended: Sequence[Outcome]) -> list[CompleteRecord]:
         if record is None or record.status == "running":
             wait_for(directory)
     return read_complete_records(directories)
-
-
-def quoted(text: str) -> str:
-    """Returns a value that Hydra reads as this text: 12e3456789 is a name and no number."""
-    return "'" + text.replace("'", r"\'") + "'"
-
-
-def _follows_the_run(key: str) -> bool:
-    return key in _KEPT or key.startswith("hydra.launcher.")
 
 
 def _read(directory: Path) -> Record | None:

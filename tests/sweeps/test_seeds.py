@@ -3,8 +3,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from meft_runner.records.record import write_record
 from meft_runner.run.folder import run_directory
+from meft_runner.sweeps.asked import quoted
 from meft_runner.sweeps.outcomes import Outcome
-from meft_runner.sweeps.seeds import complete_records, quoted, seed_arguments
+from meft_runner.sweeps.seeds import complete_records, seed_arguments
 from tests.helpers import records as made
 from tests.helpers.composed import settings
 
