@@ -99,12 +99,7 @@ def check_level(overrides: Iterable[Override], config: DictConfig) -> None:
 
 
 def typed_keys(overrides: Iterable[str], of_experiment: Iterable[str] = ()) -> frozenset[str]:
-    """Returns the keys of overrides.
-
-    Args:
-        overrides: written as key=value.
-        of_experiment: keys that an experiment sweeps over by itself, which nobody has typed.
-    """
+    """Returns the keys of overrides, key=value, but for those that an experiment sweeps over by itself."""
     return frozenset(override.partition("=")[0].lstrip("+~") for override in overrides) - frozenset(of_experiment)
 
 

@@ -94,13 +94,7 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
 
 
 def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
-    """Draws activation memory over lengths, depths or batches, a line a method.
-
-    Args:
-        table: rows of `meft-memory`.
-        over: the column on the horizontal axis.
-        title: of the figure.
-    """
+    """Draws the activation memory in rows of `meft-memory` over a column of theirs, a line a method."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for (method, checkpointing), part in table.groupby(["method", "checkpointing"], sort=False):

@@ -17,9 +17,7 @@ from meft_runner.reports.apart import Label, digest, file_name, one_line, told_a
 def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)".
 
-    Args:
-        record: of a run.
-        without: settings that are not to be named, since they are on an axis or in a column.
+    Settings that are on an axis or in a column are left out with `without`.
     """
     method = record.config.method.plain()
     name = method.pop("name")
@@ -40,9 +38,7 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
 def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
     """Returns the name of each record's backbone; where models of one name have different weights, they differ.
 
-    Args:
-        records: of runs.
-        with_depth: a backbone whose layers are stacked is another: "minilm (repeat=4)".
+    With `with_depth`, a backbone whose layers are stacked is another: "minilm (repeat=4)".
     """
     label = _backbone_label if with_depth else lambda record: Label(record.config.backbone.name)
     return told_apart(records, label, _weights, (_model_place, _weights_name, _weights_digest))

@@ -39,16 +39,7 @@ class Screen:
 
     @contextmanager
     def training(self, splits: Sequence[str], epochs: int, watch: LossWatch) -> Iterator[TrainerCallback]:
-        """Shows the training that is done inside.
-
-        Args:
-            splits: names of the development splits, the one that gives the score first.
-            epochs: how many are to be trained.
-            watch: knows the loss.
-
-        Yields:
-            What the Trainer has to call.
-        """
+        """Shows the training inside; yields what the Trainer has to call. `splits` as of `split_metrics`."""
         live = self._alone and sys.stdout.isatty() and processes.is_main()
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),

@@ -15,10 +15,6 @@ from meft_runner.records.record import FILE_NAME, read_record
 def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
     """Returns the settings of the run that `from_record` names, with the seed of `settings`; else `settings`.
 
-    Args:
-        settings: as they were asked for.
-        overrides: what was typed for them.
-
     Raises:
         UserError: there is no such run, or something else was asked for beside it.
     """

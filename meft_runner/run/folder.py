@@ -51,10 +51,6 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
 def claimed(directory: Path, wait: bool = False) -> Iterator[None]:
     """Holds a run for this process alone; the system lets go of it when the process dies, however it dies.
 
-    Args:
-        directory: of the run.
-        wait: until no other process holds it.
-
     Raises:
         BusyError: another process holds it.
         UserError: the lock cannot be made there.

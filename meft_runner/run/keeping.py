@@ -25,11 +25,6 @@ def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any])
 
     Weights of an earlier attempt at the same run are replaced; everything else that is there stays.
 
-    Args:
-        model: a trained model.
-        directory: of the run.
-        description: what adapter_config.json says of it.
-
     Raises:
         UserError: they cannot be written.
     """

@@ -29,19 +29,12 @@ from meft_runner.run.quiet import quiet
 from meft_runner.run.results import reversal_figures, scores_of, timing_of
 from meft_runner.run.reuse import check_complete, check_interrupted, stamps_of_adapter
 from meft_runner.run.trackers import Tracker, tracking
-from meft_runner.run.trainer import train
 
 
 def run(settings: Settings) -> CompleteRecord:
     """Trains one backbone on one task with one method, or returns the record of when that was done.
 
     Several processes of torchrun each call it and train together; the main one writes.
-
-    Args:
-        settings: checked settings.
-
-    Returns:
-        The completed record, as it is on disk.
 
     Raises:
         UserError: something the user asked for or provided does not fit; the record says so too.
@@ -76,7 +69,7 @@ def _run(
     tracker: Tracker,
     interruption: Interruption,
 ) -> None:
-    """Runs from its beginning to its end; each step fills its part of the record."""
+    """Opens the run and trains it, or does its study; each step adds to the record."""
     screen = Screen(directory.name)
     show_run(settings, directory, screen)
     opened = open_run(settings, device, record, screen)
@@ -106,7 +99,7 @@ def _train(
     with screen.training(list(data.evaluation), opened.plan.epochs, watch) as shown:
         seen = [times, *callbacks, shown]
         trainer = build_trainer(settings, model, data, directory, opened.made_from, watch, seen)
-        train(trainer, checkpoint)
+        trainer.train_from(checkpoint)
     record.scores = scores_of(trainer.state.log_history, data)
     record.timing = timing_of(times, trainer.state)
     record.reversal = reversal_figures(reversible_stacks(model))

@@ -44,13 +44,7 @@ class Opened:
 
 
 def open_run(settings: Settings, device: torch.device, record: Record, screen: Screen) -> Opened:
-    """Reads rows and weights and prepares the model; the record gets what is known of them.
-
-    Args:
-        settings: of the run.
-        device: where it trains.
-        record: of the run; it is changed.
-        screen: shows what the run will do.
+    """Reads rows and weights and prepares the model; the record and the screen get what is known of them.
 
     Raises:
         UserError: rows, weights or settings do not fit.

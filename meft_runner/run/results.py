@@ -26,11 +26,8 @@ def parameter_counts(model: nn.Module, layers: int) -> Parameters:
 def scores_of(log: list[dict[str, Any]], data: TaskData) -> Scores:
     """Returns the score of the best and the last epoch, and every metric of every epoch, as fractions.
 
-    A score that is not defined is None, and the best one only where no score is defined.
-
-    Args:
-        log: the Trainer's log, in which training and each development split have an entry an epoch.
-        data: the task.
+    A score that is not defined is None, and the best one only where no score is defined. In the Trainer's log,
+    training and each development split have an entry an epoch.
     """
     by_step: dict[int, dict[str, Any]] = {}
     train_loss = _epoch_losses(log)

@@ -142,11 +142,6 @@ class Tracker:
 def tracking(logger: Logger, directory: Path, record: Record) -> Iterator[Tracker]:
     """Follows what is run inside; at its end the tracker gets the results that the record has by then.
 
-    Args:
-        logger: the tracker to use.
-        directory: the run's folder, which receives the tracker's files.
-        record: the run's record; the tracker shows its settings.
-
     Raises:
         UserError: the tracker's package is not installed, or nobody is logged in.
     """

@@ -113,10 +113,17 @@ class MeftTrainer(Trainer):
         ignored = ["past_key_values", "encoder_last_hidden_state"]
         return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
 
-    def load_best(self) -> None:
-        """Loads the weights of the epoch with the best score; the present ones stay where no epoch has a score."""
-        if self.state.best_global_step:
-            load_trained(self.model, checkpoints.folder_of(self.folder, self.state.best_global_step))
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Trains, from a checkpoint where there is one, and ends with the weights of the best epoch."""
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            stopping = state.stateful_callbacks["EarlyStoppingCallback"]
+            if stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]:
+                self.state = state  # it had stopped; the Trainer would not remember and train on
+                load_trained(self.model, checkpoint)  # these weights stay where no epoch has a score
+                self._load_best_model()
+                return
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Draws rows by seed and epoch: the Trainer's order by length cannot be drawn again when a run is resumed."""
@@ -148,18 +155,6 @@ class MeftTrainer(Trainer):
         load_trained(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        """Reads what `_save` wrote, in the folder where the run is now."""
-        self.load_best()
-
-
-def train(trainer: MeftTrainer, checkpoint: Path | None) -> None:
-    """Trains, from a checkpoint where there is one, and ends with the weights of the best epoch."""
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        stopping = state.stateful_callbacks["EarlyStoppingCallback"]
-        if stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]:
-            trainer.state = state  # it had stopped; the Trainer would not remember and train on
-            load_trained(trainer.model, checkpoint)  # these weights stay where no epoch has a score
-            trainer.load_best()
-            return
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        """Reads what `_save` wrote, in the folder where the run is now; without any score the weights stay."""
+        if self.state.best_global_step:
+            load_trained(self.model, checkpoints.folder_of(self.folder, self.state.best_global_step))

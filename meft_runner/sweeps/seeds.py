@@ -20,11 +20,7 @@ def seed_arguments(
 ) -> list[str]:
     """Returns the settings of a sweep that runs the best of a sweep's settings over seeds; none where it has no best.
 
-    Args:
-        ended: what became of the sweep's runs.
-        seeds: of the new runs.
-        output_dir: of both.
-        overrides: those of the sweep; what launches and follows runs is taken from them.
+    Of what was typed for the sweep, what launches and follows runs is taken over.
     """
     from meft_runner.reports.selection import one_of_each  # imports pandas, which most sweeps do not need
 
