@@ -80,7 +80,7 @@ def _run(
     record.memory = measure_memory(settings, opened.model, opened.data, opened.plan.batch_size)
     show_memory(record.memory, screen)
     _write(record, directory)
-    callbacks = [interruption, *tracker.callbacks(opened.data.evaluation)]
+    callbacks = [interruption, *tracker(opened.data.evaluation)]
     _train(settings, opened, directory, checkpoint, record, screen, callbacks)
 
 

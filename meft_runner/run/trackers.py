@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
@@ -127,31 +127,24 @@ class _Curves(TrainerCallback):
             self.backend.log(values, step=state.global_step)
 
 
-class Tracker:
-    """What follows one run; nothing does without a logger, and in all but the main process."""
-
-    def __init__(self, backend: _Backend | None) -> None:
-        self._backend = backend
-
-    def callbacks(self, splits: Collection[str]) -> list[TrainerCallback]:
-        """Returns what the Trainer has to call; `splits` as of `split_metrics`."""
-        return [_Curves(self._backend, splits)] if self._backend else []
+# Given the names of the development splits, returns what the Trainer has to call.
+Tracker = Callable[[Collection[str]], list[TrainerCallback]]
 
 
 @contextmanager
 def tracking(logger: Logger, directory: Path, record: Record) -> Iterator[Tracker]:
-    """Follows what is run inside; at its end the tracker gets the results that the record has by then.
+    """Follows what is run inside, if a logger is set, in the main process; at its end the tracker gets the results.
 
     Raises:
         UserError: the tracker's package is not installed, or nobody is logged in.
     """
     if logger is Logger.none or not processes.is_main():
-        yield Tracker(None)
+        yield lambda splits: []
         return
     backend = _open(logger, directory, record)
     failed = True
     try:
-        yield Tracker(backend)
+        yield lambda splits: [_Curves(backend, splits)]
         backend.summarize(record)
         failed = False
     finally:

@@ -13,6 +13,7 @@ from typing import Self
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.record import read_record
+from meft_runner.records.schema import Record
 from meft_runner.sweeps.asked import quoted
 
 _FOLDERS = ".sweeps"  # below output_dir, one for each sweep while it is running
@@ -89,8 +90,9 @@ class SweepFolder:
         paths = sorted(self.path.glob("*.json"), key=lambda path: int(path.stem))
         found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         for outcome in found:
-            if outcome.error is None and outcome.folder is not None:
-                _look_up(outcome, Path(outcome.folder))
+            record = record_of(Path(outcome.folder)) if outcome.error is None and outcome.folder is not None else None
+            if record is not None and record.status == "failed":
+                outcome.error, outcome.code = record.error, 1
         return found
 
 
@@ -99,8 +101,9 @@ def note(outcome: Outcome, sweep_dir: Path, number: int) -> None:
     write_whole(sweep_dir / f"{number}.json", json.dumps(asdict(outcome)))
 
 
-def _look_up(outcome: Outcome, directory: Path) -> None:
-    with suppress(UserError):  # of a record that cannot be read
-        record = read_record(directory)
-        if record is not None and record.status == "failed":
-            outcome.error, outcome.code = record.error, 1
+def record_of(directory: Path) -> Record | None:
+    """Returns the record in a run's folder, None where there is none that can be read."""
+    try:
+        return read_record(directory)
+    except UserError:
+        return None

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from meft_runner.errors import UserError
-from meft_runner.records.record import read_complete_records, read_record
-from meft_runner.records.schema import CompleteRecord, Record
+from meft_runner.records.record import read_complete_records
+from meft_runner.records.schema import CompleteRecord
 from meft_runner.run.folder import wait_for
 from meft_runner.sweeps.asked import quoted
-from meft_runner.sweeps.outcomes import Outcome
+from meft_runner.sweeps.outcomes import Outcome, record_of
 
 _KEPT = ("logger", "retry_failed", "launcher")  # settings that launch and follow runs
 
@@ -47,14 +46,7 @@ def complete_records(ended: Sequence[Outcome]) -> list[CompleteRecord]:
         Path(name) for name in dict.fromkeys(one.folder for one in ended if one.error is None) if name is not None
     ]
     for directory in directories:
-        record = _read(directory)
+        record = record_of(directory)
         if record is None or record.status == "running":
             wait_for(directory)
     return read_complete_records(directories)
-
-
-def _read(directory: Path) -> Record | None:
-    try:
-        return read_record(directory)
-    except UserError:
-        return None

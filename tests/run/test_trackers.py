@@ -73,7 +73,7 @@ def train(logger, directory, *more, resume=None):
     chosen = settings("training.epochs=2", "training.batch_size=8", "training.group_by_length=false")
     record = new_record("abcdef1234", plain(chosen), "cpu")
     with tracking(Logger[logger], directory, record) as tracker:
-        callbacks = [*tracker.callbacks(data.evaluation), *more]
+        callbacks = [*tracker(data.evaluation), *more]
         model = prepared(meft_settings(), dropout=0.0)
         trainer = make_trainer(chosen, model, data, directory, data.collate, callbacks)
         trainer.train(resume_from_checkpoint=resume)
@@ -238,7 +238,7 @@ def test_a_missing_package_is_named(logger, tmp_path, monkeypatch):
 def test_only_the_main_process_tracks_and_only_with_a_logger(logger, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "is_main", lambda: logger == "none")
     with tracking(Logger[logger], tmp_path, records.record()) as tracker:
-        assert tracker.callbacks(["validation"]) == []
+        assert tracker(["validation"]) == []
     assert not list(tmp_path.iterdir())
 
 
