@@ -7,10 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import datasets
-import huggingface_hub.utils as hub
-from transformers.utils import logging as transformers_logging
-
 # Their errors are raised too, and reported in one line. Warnings of several of them are logged.
 _LIBRARIES = (
     "accelerate", "datasets", "filelock", "fsspec", "httpx", "httpx2", "huggingface_hub", "peft", "torch",
@@ -21,13 +17,25 @@ _LIBRARIES = (
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leaves of what libraries print inside only the progress of downloads, on a terminal."""
-    if os.environ.get("MEFT_VERBOSE") == "1":
+    import datasets  # a run imports them anyway; other commands need `silent` alone
+    import huggingface_hub.utils as hub
+    from transformers.utils import logging as transformers_logging
+
+    if not _verbose():
+        transformers_logging.disable_progress_bar()  # of loading, and the hub's with it
+        datasets.disable_progress_bars()
+        if sys.stderr.isatty():
+            hub.enable_progress_bars()
+    with silent():
+        yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keeps libraries from logging and warning inside."""
+    if _verbose():
         yield
         return
-    transformers_logging.disable_progress_bar()  # of loading, and the hub's with it
-    datasets.disable_progress_bars()
-    if sys.stderr.isatty():
-        hub.enable_progress_bars()
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -39,3 +47,7 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _verbose() -> bool:
+    return os.environ.get("MEFT_VERBOSE") == "1"
