@@ -42,7 +42,7 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         tokenizer("any text", "and another")  # some miss a token that they need only now
     positions = family.positions(config)
     if max_length > positions:
-        raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens.")
+        raise UserError(f"task.max_length={max_length}: {backbone.name} reads at most {positions} tokens. Lower it.")
     tokenizer.model_max_length = positions
     return tokenizer
 

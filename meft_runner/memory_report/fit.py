@@ -42,8 +42,8 @@ def answers(found: list[Case], budget: int) -> list[dict[str, Any]]:
     if min(needed) > budget:
         case, least = found[needed.index(min(needed))], min(needed)
         raise UserError(
-            f"fit={budget / _GIB:.2f}GiB: {case.backbone.name} with {case.method_label} needs {least / _GIB:.2f} GiB "
-            f"for a batch of 1, {(least - budget) / _GIB:.2f} GiB more. Take a shorter length or another method."
+            f"fit: {case.backbone.name} with {case.method_label} needs {least / _GIB:.2f} GiB for a batch of 1, "
+            f"{(least - budget) / _GIB:.2f} GiB more. Take a shorter length or another method."
         )
     return [_answer(case, budget) for case in found]
 

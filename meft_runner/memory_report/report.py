@@ -1,6 +1,8 @@
 """The report of `meft-memory`: a table, a curve, a timeline, or what fits."""
 
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ _COLUMNS = {Sweep.length: "length", Sweep.depth: "depth", Sweep.batch: "batch_si
 
 
 def report(asked: MemorySettings, overrides: Sequence[str]) -> None:
-    """Answers what `meft-memory` was asked.
+    """Answers what `meft-memory` was asked, without the warnings of libraries unless -v asks for them.
 
     Args:
         asked: what to combine, and what to make of it.
@@ -29,6 +31,13 @@ def report(asked: MemorySettings, overrides: Sequence[str]) -> None:
     Raises:
         UserError: a value does not fit, or figures cannot be written.
     """
+    with warnings.catch_warnings():
+        if os.environ.get("MEFT_VERBOSE") != "1":
+            warnings.simplefilter("ignore")
+        _answer(asked, overrides)
+
+
+def _answer(asked: MemorySettings, overrides: Sequence[str]) -> None:
     budget = None if asked.fit is None else parse_bytes(asked.fit)
     found, folder = cases(asked, overrides), Path(asked.output_dir)
     if asked.timeline or asked.sweep is not None:

@@ -19,6 +19,7 @@ from meft_runner.errors import UserError, first_line
 from meft_runner.tasks.data import Row
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of the files whose cells are all text
+_SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _PARQUET_ROWS = 1000  # that are in memory at a time
 _PARQUET_ERRORS = (pyarrow.ArrowException, OSError, ValueError, OverflowError)  # of files that are damaged
 
@@ -57,6 +58,7 @@ def _csv_rows(path: Path, where: str) -> Iterator[tuple[str, Row]]:
         for cells in table:
             if not header:
                 header = cells
+                _check_separated(header, table.dialect.delimiter, where)
                 _check_unique([name for name in header if name], where)
             elif len(cells) not in (0, len(header)):
                 raise UserError(
@@ -148,6 +150,19 @@ def _json_row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object with the columns as keys.")
     return value
+
+
+def _check_separated(header: list[str], expected: str, where: str) -> None:
+    """Refuses a header that another separator would cut, as spreadsheets of many countries write semicolons."""
+    found = [separator for separator in _SEPARATOR_NAMES if len(header) == 1 and separator in header[0]]
+    if found:
+        other = (
+            "rename it to .tsv" if found == ["\t"] else "rename it to .csv" if found == [","] else "write JSON Lines"
+        )
+        raise UserError(
+            f"{where}: its columns are separated by {_SEPARATOR_NAMES[found[0]]}, expected "
+            f"{_SEPARATOR_NAMES[expected]}. Save it with {_SEPARATOR_NAMES[expected]}, or {other}."
+        )
 
 
 def _check_unique(columns: list[str], where: str) -> None:

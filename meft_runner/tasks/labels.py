@@ -60,6 +60,10 @@ def class_names(given: Sequence[Given], typed: bool) -> list[str]:
     names = {str(one.label) for one in given}
     whole = all(_WHOLE.fullmatch(name) for name in names)
     if all(numbers) and not whole:
+        if all(float(name).is_integer() for name in names):
+            _log.warning(
+                "all labels are grades such as %s: write them without a point if they name classes.", min(names)
+            )
         return []
     if len(names) > max(_MANY_CLASSES, len(given) / 2):
         _log.warning(

@@ -1,6 +1,7 @@
 """`meft-memory` as a user types it."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
@@ -36,6 +37,14 @@ def test_other_forms(monkeypatch, capsys, form):
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *TINY, f"format={form}")
     assert "activations" in out
     assert "meft1" in out
+
+
+def test_libraries_warn_only_where_they_are_asked_to(monkeypatch, capsys):
+    monkeypatch.delenv("MEFT_VERBOSE", raising=False)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        call(monkeypatch, capsys, cli.meft_memory, *SMALL, "method=lora", "length=16")
+    assert not warned
 
 
 def test_a_measurement_stands_below_each_prediction(monkeypatch, capsys):

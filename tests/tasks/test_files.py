@@ -144,6 +144,20 @@ def test_quoted_cells_are_what_they_hold(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("t.csv", "text;label\na;1\n", r"separated by semicolons, expected commas\. Save it with commas"),
+        ("t.csv", "sep=;\ntext;label\n", "separated by semicolons, expected commas"),
+        ("t.csv", "text\tlabel\n", "separated by tabs, expected commas.*rename it to .tsv"),
+        ("t.tsv", "text,label\n", "separated by commas, expected tabs.*rename it to .csv"),
+    ],
+)
+def test_another_separator_is_named(tmp_path, name, content, line):
+    with pytest.raises(UserError, match=line):
+        read(tmp_path / name, content)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file(tmp_path, kind):
     folder, pipe = tmp_path / f"folder.{kind}", tmp_path / f"pipe.{kind}"

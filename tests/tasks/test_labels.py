@@ -61,6 +61,12 @@ def test_grades_are_finite(label):
         numbered(column(label), [])
 
 
+def test_whole_numbers_with_a_point_are_grades_which_is_told(caplog):
+    assert class_names(column("0.0", "1.0"), typed=False) == []
+    assert class_names(column(0.0, 1.0), typed=True) == []
+    assert caplog.text.count("grades such as 0.0: write them without a point if they name classes") == 2
+
+
 def test_columns_of_nearly_as_many_classes_as_rows_are_told(caplog):
     class_names(column(*(f"{number},5" for number in range(30))), typed=False)
     assert "30 rows have 30 classes: is task.label_column right?" in caplog.text

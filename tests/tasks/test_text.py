@@ -157,7 +157,7 @@ def lines(*rows):
             "txt,label\na,1\n",
             r"'text' is missing, did you mean 'txt'\? found txt, label. Set task.text_columns",
         ),
-        ("t.csv", "text;label\na;1\n", r"column 'text' is missing, .*found text;label"),
+        ("t.csv", "text;label\na;1\n", r"separated by semicolons, expected commas"),
         ("t.csv", "text,class\na,1\n", r"column 'label' is missing, .*found text, class. Set task.label_column"),
         ("t.jsonl", lines({"text": "a"}), r"column 'label' is missing"),
         ("t.csv", "text,label\na,1\n,0\n", r"line 3: column 'text' is None, expected text. Mend or remove"),
