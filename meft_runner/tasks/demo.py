@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from meft_runner.config import DemoSettings
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import TaskData
-from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
+from meft_runner.tasks.description import describe_labelled
 
 _CLASSES = ("entailment", "not_entailment")
 _KINDS = {
@@ -60,10 +60,8 @@ class _Scene:
 def load(task: DemoSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """Generates and tokenises the rows."""
     rows = {"train": generate("train", task.max_train_rows), "validation": generate("validation", task.max_eval_rows)}
-    check_training_labels(task, _CLASSES, rows["train"], "task=demo, train")
-    check_evaluation_labels(task, _CLASSES, rows["validation"], "task=demo, validation")
-    labels = labels_text(_CLASSES, rows["train"])
-    description = describe(task, "generated", rows, synthetic=True, labels=labels)
+    places = {split: f"task=demo, {split}" for split in rows}
+    description = describe_labelled(task, "generated", _CLASSES, rows, places, synthetic=True)
     form = Classification(("premise", "hypothesis"), _CLASSES, ("accuracy",), task.max_length)
     return form.task_data(tokenizer, rows.pop("train"), rows, description)
 

@@ -36,6 +36,28 @@ def describe(task: TaskSettings, source: str, splits: Mapping[str, list[Row]], *
     return {"source": source, "kind": kind_of(task), "version": task.version, "splits": counts, **known, **more}
 
 
+def describe_labelled(
+    task: TaskSettings,
+    source: str,
+    classes: Sequence[str],
+    splits: Mapping[str, list[Row]],
+    places: Mapping[str, str],
+    **more: Any,
+) -> dict[str, Any]:
+    """Checks the labels of each split, and returns what `describe` does, with the labels in words.
+
+    `places` is what messages call each split; the other arguments are those of the functions below.
+
+    Raises:
+        UserError: all rows of training have one label, or a class is there twice.
+    """
+    train, *development = splits
+    check_training_labels(task, classes, splits[train], places[train])
+    for split in development:
+        check_evaluation_labels(task, classes, splits[split], places[split])
+    return describe(task, source, splits, labels=labels_text(classes, splits[train]), **more)
+
+
 def fingerprint(rows: Iterable[Row]) -> str:
     """Returns a digest of the rows' content and order."""
     return _digest(map(_line, rows))

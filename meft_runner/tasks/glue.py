@@ -11,7 +11,7 @@ from meft_runner.config import GlueSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import AnswerFile, Row, TaskData
-from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
+from meft_runner.tasks.description import describe_labelled
 from meft_runner.tasks.metrics import check_metrics
 from meft_runner.tasks.rows import check_columns, check_text, load_rows, load_splits, origin
 
@@ -28,11 +28,8 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     check_metrics(task.metrics, regression=not task.classes)
     splits = load_splits(task, partial(check_row, task))
     rows, classes = splits.rows, task.classes
-    check_training_labels(task, classes, rows[task.train_split], origin(task, task.train_split))
-    for split in task.eval_splits:
-        check_evaluation_labels(task, classes, rows[split], origin(task, split))
-    labels = labels_text(classes, rows[task.train_split])
-    description = describe(task, splits.source, rows, revision=splits.revision, labels=labels)
+    places = {split: origin(task, split) for split in rows}
+    description = describe_labelled(task, splits.source, classes, rows, places, revision=splits.revision)
     form = Classification(task.text_columns, classes, task.metrics, task.max_length)
     files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
@@ -84,7 +81,7 @@ def _test_rows(task: GlueSettings, split: str) -> list[Row]:
     """Returns all rows of a test set in their order, without labels: the hub has -1 there."""
     if split == "ax" and task.data_dir is None:  # on the hub, the diagnostics are a configuration of their own
         task, split = replace(task, hub_config="ax"), "test"
-    rows = load_rows(task, split, None, partial(_check_texts, task))
+    rows, _ = load_rows(task, split, None, partial(_check_texts, task))
     return [{column: row[column] for column in task.text_columns} for row in rows]
 
 

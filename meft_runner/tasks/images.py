@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, EvalPrediction
 from meft_runner.config import Head, ImageSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, row_limits
-from meft_runner.tasks.description import check_evaluation_labels, check_training_labels, describe, labels_text
+from meft_runner.tasks.description import describe_labelled
 from meft_runner.tasks.image_sources import ImageSplit, read_images
 from meft_runner.tasks.metrics import compute_metrics
 
@@ -45,9 +45,8 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
             "Add images of other classes, or name all in task.classes=[...]."
         )
     checked = {name: _checked_rows(split, len(classes)) for name, split in splits.items()}
-    check_training_labels(task, classes, checked[task.train_split], splits[task.train_split].where)
-    for split in task.eval_splits:
-        check_evaluation_labels(task, classes, checked[split], splits[split].where)
+    places, revision = {name: split.where for name, split in splits.items()}, splits[task.train_split].revision
+    description = describe_labelled(task, task.data_dir or task.hub, classes, checked, places, revision=revision)
     rows = {name: split.rows.cast_column("pixel_values", _DECODED) for name, split in splits.items()}
     return TaskData(
         head=Head.image,
@@ -56,14 +55,7 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
         evaluation={split: EvalSplit(rows[split], _score) for split in task.eval_splits},
         metric=_METRIC,
         collate=_collator(processor),
-        description=describe(
-            task,
-            task.data_dir or task.hub,
-            checked,
-            revision=splits[task.train_split].revision,
-            labels=labels_text(classes, checked[task.train_split]),
-            classes=classes,
-        ),
+        description=description | {"classes": classes},
     )
 
 

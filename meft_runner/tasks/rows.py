@@ -49,12 +49,14 @@ def load_splits(task: SplitSettings, check: Callable[[Row, str], Any]) -> Splits
     rows: dict[str, list[Row]] = {}
     revision = None
     for split, limit in row_limits(task).items():
-        rows[split], revision = _load(task, split, limit, check)
+        rows[split], revision = load_rows(task, split, limit, check)
     return Splits(rows, task.data_dir or task.hub, revision)
 
 
-def load_rows(task: SplitSettings, split: str, limit: int | None, check: Callable[[Row, str], Any]) -> list[Row]:
-    """Returns the rows of a split, at most `limit` of them.
+def load_rows(
+    task: SplitSettings, split: str, limit: int | None, check: Callable[[Row, str], Any]
+) -> tuple[list[Row], str | None]:
+    """Returns the rows of a split, at most `limit` of them, and the commit that they are from; None for a folder.
 
     Args:
         task: where they are.
@@ -65,12 +67,6 @@ def load_rows(task: SplitSettings, split: str, limit: int | None, check: Callabl
     Raises:
         UserError: the split cannot be found or reached, is empty, or one of its rows does not fit.
     """
-    return _load(task, split, limit, check)[0]
-
-
-def _load(
-    task: SplitSettings, split: str, limit: int | None, check: Callable[[Row, str], Any]
-) -> tuple[list[Row], str | None]:
     where, revision = origin(task, split), None
     if task.data_dir is not None:
         rows = [row for _, row in islice(read_file(Path(where), where), limit)]
