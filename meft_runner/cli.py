@@ -12,7 +12,6 @@ from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run.command import guarded
-from meft_runner.run.quiet import silent
 
 _VERBOSE = ("-v", "--verbose")
 
@@ -61,8 +60,7 @@ def _report_memory(arguments: Sequence[str]) -> None:
 
     gc.freeze()
     gc.enable()
-    with silent():
-        report(asked, overrides)
+    report(asked, overrides)
 
 
 def _make_tables(arguments: Sequence[str]) -> None:

@@ -1,8 +1,6 @@
 """The report of `meft-memory`: a table, a curve, a timeline, or what fits."""
 
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.cases import cases
 from meft_runner.memory_report.forms import brief, print_rows, shown
 from meft_runner.memory_report.prediction import rows, trace
+from meft_runner.run.quiet import silent
 
 _COLUMNS = {Sweep.length: "length", Sweep.depth: "depth", Sweep.batch: "batch_size"}
 
@@ -31,9 +30,7 @@ def report(asked: MemorySettings, overrides: Sequence[str]) -> None:
     Raises:
         UserError: a value does not fit, or figures cannot be written.
     """
-    with warnings.catch_warnings():
-        if os.environ.get("MEFT_VERBOSE") != "1":
-            warnings.simplefilter("ignore")
+    with silent():
         _answer(asked, overrides)
 
 
