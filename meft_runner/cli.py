@@ -12,6 +12,7 @@ from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run.command import guarded
+from meft_runner.run.output import open_closed_streams
 
 _VERBOSE = ("-v", "--verbose")
 
@@ -33,6 +34,7 @@ def meft_tables() -> None:
 
 def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None = None) -> None:
     """Ends the process with the exit code of a command; `help_text` is None where Hydra prints it."""
+    open_closed_streams()
     typed = sys.argv[1:]
     arguments = [argument for argument in typed if argument not in _VERBOSE]
     if arguments != typed:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config import MeftSettings, MemorySettings, Reversal, Settings, SplitSettings
 from meft_runner.config.compatibility import check_compatible
-from meft_runner.config.fields import Notes, as_typed, hindrance, settings_of
+from meft_runner.config.fields import Notes, as_typed, expanded, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
 from meft_runner.errors import UserError
 
@@ -32,7 +32,7 @@ def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
             _check_effect(settings, key, value, notes)
         if notes.path and value is not None:
             group, _, name = key.rpartition(".")
-            setattr(getattr(settings, group) if group else settings, name, os.path.expanduser(value))
+            setattr(getattr(settings, group) if group else settings, name, expanded(key, value))
     check(settings)
     return settings
 
@@ -80,6 +80,18 @@ def check_processes(settings: Settings, started: int) -> None:
         raise UserError(
             f"training.processes={expected}: {started} started. It is set by torchrun --nproc_per_node={expected}."
         )
+
+
+def check_environment() -> None:
+    """Makes sure of what the hub's library reads from the environment when it is imported.
+
+    Raises:
+        UserError: it is no number of seconds.
+    """
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        text = os.environ.get(name, "0")
+        if not text.isdecimal():
+            raise UserError(f"{name}={text}: expected whole seconds in the environment, as in {name}=60.")
 
 
 def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> None:

@@ -1,11 +1,10 @@
 """What the commands beside `meft-run` are asked: `meft-tables` and `meft-memory`."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 
-from meft_runner.config.fields import COUNT, setting
+from meft_runner.config.fields import COUNT, expanded, setting
 from meft_runner.config.methods import METHODS
 from meft_runner.config.run import Precision
 from meft_runner.errors import UserError, nearest
@@ -88,7 +87,7 @@ def parse_tables(overrides: Sequence[str]) -> TablesSettings:
         if key == "report" and value not in _SWITCH:
             raise UserError(f"report={value}: expected true or false.")
         given.add(key)
-        setattr(asked, key, _SWITCH[value] if key == "report" else os.path.expanduser(value))
+        setattr(asked, key, _SWITCH[value] if key == "report" else expanded(key, value))
     if asked.report and asked.tables_dir is None:
         asked.tables_dir = "tables"
     return asked

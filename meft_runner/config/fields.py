@@ -1,11 +1,14 @@
 """What is known of a setting beside its type and default: it stands with the setting itself."""
 
+import os
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
+
+from meft_runner.errors import UserError
 
 _T = TypeVar("_T")
 COUNT = (1, 10**9)  # the range of rows, steps and other things that are counted
@@ -82,3 +85,15 @@ def as_typed(value: Any) -> str:
     if isinstance(value, Enum):
         return value.name
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def expanded(key: str, path: str) -> str:
+    """Returns a path with the home folder in place of its ~.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UserError(f"{key}={path}: the system knows no such home folder. A folder of that name here is ./{path}.")
+    return found

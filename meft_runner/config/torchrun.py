@@ -20,6 +20,8 @@ def process_count() -> int:
             f"WORLD_SIZE={count}: {', '.join(missing)} not set beside it in the environment. "
             "Start several processes with torchrun, or unset WORLD_SIZE and LOCAL_RANK."
         )
+    if rank() >= max(count, 1):  # what the first process alone tells and writes would be lost
+        raise UserError(f"RANK={rank()}: expected 0 to {count - 1} with WORLD_SIZE={count}. Unset it without torchrun.")
     return count
 
 

@@ -104,8 +104,12 @@ def _step(folder: Path) -> int | None:
     if match is None or folder.is_symlink() or not (folder / MANIFEST).is_file():
         return None
     try:
-        step = manifest(folder)["step"]
-    except (ValueError, TypeError, KeyError) as error:
+        content = manifest(folder)
+        step, files = content["step"], content["files"]
+        if files is not None and not (isinstance(content["made_from"], dict) and "best_step" in content):
+            raise ValueError("it lacks what whole checkpoints say of themselves")
+        dict(files or {})  # raises where it is none
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{folder}: its {MANIFEST} is damaged. Remove that folder; training goes on from another, or starts anew."
         ) from error

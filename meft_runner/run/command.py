@@ -11,11 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from meft_runner.config import Settings, register
-from meft_runner.config.checks import check_processes, parse
+from meft_runner.config.checks import check_environment, check_processes, parse
 from meft_runner.config.mistakes import explain, naming_paths
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.torchrun import process_count, rank
-from meft_runner.records.record import read_record
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.run import folder
 from meft_runner.run.earlier import repeated
@@ -65,12 +64,14 @@ def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """Returns the checked settings of a run, from what Hydra composed and what was typed for it.
 
     Raises:
-        UserError: a value does not fit, or torchrun has started another number of processes.
+        UserError: a value does not fit, torchrun has started another number of processes, or the
+            environment does not fit.
     """
     register()  # in the process of a launcher nobody has yet
     of_experiment = HydraConfig.get().sweeper.params or {}
     settings = repeated(parse(config, typed_keys(overrides, of_experiment)), overrides)
     check_processes(settings, process_count())
+    check_environment()
     return settings
 
 
@@ -91,7 +92,7 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
         reason = folder.why_not_to_run(settings, in_sweep)
     if reason is not None:
         print(f"{directory.name} {reason}")
-        record = None if in_sweep else read_record(directory)
+        record = None if in_sweep else folder.record_of(settings)
     else:
         record = _train(settings)
     if isinstance(record, CompleteRecord) and rank() == 0:

@@ -16,7 +16,7 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
     """Returns the settings of the run that `from_record` names, with the seed of `settings`; else `settings`.
 
     Raises:
-        UserError: there is no such run, or something else was asked for beside it.
+        UserError: there is no such run, its folder holds another one, or something else was asked for beside it.
     """
     if settings.from_record is None:
         return settings
@@ -29,10 +29,15 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
     names = (path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}")))
     found = next((path for path in names if path.name.endswith(f"-{settings.from_record}")), None)
     record = None if found is None else read_record(found)
-    if record is None:
+    if found is None or record is None:
         raise UserError(
             f"from_record={settings.from_record}: no run in {folder} has this identity. Give the last part of the "
             "name of a run's folder."
+        )
+    if not found.name.endswith(f"-{record.identity}"):
+        raise UserError(
+            f"from_record={settings.from_record}: {found} holds the record of another run, {record.identity}. "
+            "Give that folder its own name back."
         )
     kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
     try:

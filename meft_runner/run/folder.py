@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from meft_runner.config import Settings, identity
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_record
-from meft_runner.records.schema import CompleteRecord
+from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.reuse import check_complete
 
 LOCKS = ".locks"  # the folder of them, beside the runs
@@ -27,6 +27,22 @@ def run_directory(settings: Settings) -> Path:
     return Path(settings.output_dir) / name
 
 
+def record_of(settings: Settings) -> Record | None:
+    """Returns the record in a run's folder, None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is that of another run, as in a folder that was copied or renamed.
+    """
+    directory = run_directory(settings)
+    record = read_record(directory)
+    if record is not None and record.identity != identity(settings):
+        raise UserError(
+            f"{directory}: holds the record of another run, {record.identity}. Give that folder its own name back, or "
+            "move it elsewhere."
+        )
+    return record
+
+
 def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     """Returns in words why there is nothing to do, None where there is something.
 
@@ -34,9 +50,10 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     set.
 
     Raises:
-        UserError: it is complete, but was made from other rows or weights than are there now.
+        UserError: it is complete, but was made from other rows or weights than are there now, or its folder holds
+            another run.
     """
-    record = read_record(run_directory(settings))
+    record = record_of(settings)
     if record is None:
         return None
     if isinstance(record, CompleteRecord):

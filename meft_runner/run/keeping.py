@@ -8,7 +8,7 @@ from typing import Any
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
-from meft_runner.errors import writing
+from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
 from meft_runner.run import processes
@@ -26,9 +26,9 @@ def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any])
     Weights of an earlier attempt at the same run are replaced; everything else that is there stays.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: they cannot be written, or there is a link to another folder.
     """
-    final = directory / ADAPTER
+    final = _own_folder(directory, ADAPTER)
     with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
         temporary = Path(tempfile.mkdtemp(prefix=f"{ADAPTER}.", suffix=".tmp", dir=directory))
         try:
@@ -51,4 +51,12 @@ def keep_answers(trainer: MeftTrainer, data: TaskData, directory: Path) -> None:
         text = file.text(trainer.predict(file.rows).predictions)  # by all processes together
         if processes.is_main():
             with writing(file.name, directory.parent):
-                write_whole(directory / PREDICTIONS / file.name, text)
+                write_whole(_own_folder(directory, PREDICTIONS) / file.name, text)
+
+
+def _own_folder(directory: Path, name: str) -> Path:
+    """Returns a folder in that of a run, where files may take the place of earlier ones."""
+    folder = directory / name
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link, and files elsewhere would be replaced. Move it elsewhere.")
+    return folder

@@ -11,7 +11,7 @@ from meft_runner.config import Settings, Study, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
 from meft_runner.methods.meft import reversible_stacks
-from meft_runner.records.record import completed, finish, new_record, read_record, write_record
+from meft_runner.records.record import completed, finish, new_record, write_record
 from meft_runner.records.schema import CompleteRecord, LayerGradient, Record
 from meft_runner.run import checkpoints, processes
 from meft_runner.run.announcement import show_memory, show_run
@@ -19,7 +19,7 @@ from meft_runner.run.arguments import adapter_description, build_trainer
 from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.display import Screen
 from meft_runner.run.failures import explained
-from meft_runner.run.folder import claimed, run_directory
+from meft_runner.run.folder import claimed, record_of, run_directory
 from meft_runner.run.gradient_study import gradient_errors
 from meft_runner.run.interruption import Interruption
 from meft_runner.run.keeping import keep_adapter, keep_answers
@@ -122,7 +122,7 @@ def _study_gradients(settings: Settings, opened: Opened, device: torch.device, r
 
 def _complete(settings: Settings, directory: Path) -> CompleteRecord | None:
     """Returns the record of a complete run, if it was made from what is there now."""
-    earlier = read_record(directory)
+    earlier = record_of(settings)
     if not isinstance(earlier, CompleteRecord):
         return None
     check_complete(settings, directory, earlier)

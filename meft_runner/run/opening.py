@@ -12,7 +12,7 @@ from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source, weights_of
-from meft_runner.config import Head, Precision, Settings
+from meft_runner.config import Head, Precision, Settings, identity
 from meft_runner.errors import UserError
 from meft_runner.methods.prepare import prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
@@ -75,6 +75,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
     show_model(record.parameters, device, screen)
     made_from = {
+        "identity": identity(settings),
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},
         "version": record.data.version,
         "weights": record.weights.sha256 or record.weights.revision,

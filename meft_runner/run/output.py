@@ -9,6 +9,19 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 
+def open_closed_streams() -> None:
+    """Lets what is printed go nowhere where a process was started without standard output or standard error.
+
+    Their descriptors are taken too, so that no file gets what a library prints.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 class LastingOutput(io.TextIOBase):
     """Hands on what is printed, and keeps the first error instead of raising it.
 
@@ -41,10 +54,12 @@ class LastingOutput(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Prints a text, if that is still possible."""
+        """Prints a text, if that is still possible; characters that the stream has not, by their numbers."""
         if self.error is None:
             try:
-                return self.stream.write(text)
+                self.stream.write(text)
+            except UnicodeEncodeError as error:
+                self.stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
             except OSError as error:
                 self.error = error
         return len(text)

@@ -65,8 +65,8 @@ def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], dire
     """Makes sure that training may go on from a checkpoint.
 
     Args:
-        made_from: what it says of itself: the fingerprints of its `rows` by split, the task's `version` and the digest
-            of the backbone's `weights`.
+        made_from: what it says of itself: the `identity` of its run, the fingerprints of its `rows` by split, the
+            task's `version` and the digest of the backbone's `weights`.
         now: the same of what is there now.
         directory: of the run.
 
@@ -78,7 +78,8 @@ def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], dire
         if then_rows.get(split) != rows.get(split):
             change = f"{split}: fingerprint {then_rows.get(split)} then, {rows.get(split)} now"
             raise _other_sources(directory, "rows", change, "to train on the present rows")
-    for key, what in (("version", "prompts or preprocessing"), ("weights", "weights")):
+    differing = {"identity": "settings", "version": "prompts or preprocessing", "weights": "weights"}
+    for key, what in differing.items():
         if made_from.get(key) != now.get(key):
             change = f"{key} {made_from.get(key)} then, {now.get(key)} now"
             raise _other_sources(directory, what, change, "to train with the present ones")

@@ -1,12 +1,13 @@
 """What a command line asks for as a whole: its settings before anything is swept over, and whether it is a sweep."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
@@ -15,6 +16,7 @@ from meft_runner.config.overrides import GROUPS, check_level, check_overrides, c
 from meft_runner.errors import UserError
 
 _OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
+_MOST_RUNS = 10_000
 _INFORMATION = ("help", "hydra_help", "cfg", "info", "shell_completion")
 
 
@@ -60,7 +62,32 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
     overrides = read_overrides(flags.overrides)
     if not flags.shell_completion:
         check_overrides(overrides)
+        _check_size(overrides)
     return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))
+
+
+def _check_size(overrides: Sequence[Override]) -> None:
+    """Makes sure that a sweep can be composed, which is done as a whole before its first run.
+
+    Raises:
+        UserError: it has too many runs.
+    """
+    runs = math.prod(map(_count, overrides))
+    if runs > _MOST_RUNS:
+        largest = max(overrides, key=_count).input_line
+        raise UserError(f"{largest}: makes a sweep of {runs:,} runs, expected at most {_MOST_RUNS:,}. Sweep in parts.")
+
+
+def _count(override: Override) -> int:
+    """Returns how many values an override has, of which there may be more than the memory holds."""
+    match override.value():
+        case RangeSweep(start=float() | int() as start, stop=float() | int() as stop, step=step):
+            if not step:
+                raise UserError(f"{override.input_line}: a step of 0 comes to no end. Give another one.")
+            return max(1, int(min((stop - start) / step, 1e18)))
+        case ChoiceSweep(list=values):
+            return len(values)
+    return 1
 
 
 def whole(line: CommandLine) -> DictConfig:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from meft_runner.config.torchrun import rank
 from meft_runner.run.command import report_error, run_one, settings_of
 from meft_runner.run.folder import BusyError, run_directory
+from meft_runner.run.output import lasting_output
 from meft_runner.sweeps.outcomes import Outcome, note
 
 
@@ -18,7 +19,8 @@ def run_cell(config: DictConfig) -> None:
     try:
         settings = settings_of(config, job.overrides.task)
         outcome.folder = str(run_directory(settings))
-        run_one(settings, in_sweep=True)
+        with lasting_output():  # in a launcher's process nobody has seen to it yet
+            run_one(settings, in_sweep=True)
     except BusyError as error:
         print(error)
     except Exception as error:

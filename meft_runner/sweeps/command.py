@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from meft_runner.config.directory import config_directory
+from meft_runner.config.fields import expanded
 from meft_runner.config.torchrun import process_count, rank
 from meft_runner.errors import UserError, first_line
 from meft_runner.run.command import guarded, run_one, settings_of
@@ -56,7 +57,7 @@ def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
         raise UserError(
             "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
         )
-    output_dir = Path(config.output_dir).expanduser()
+    output_dir = Path(expanded("output_dir", config.output_dir))
     code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
     if not config.seeds or rank() != 0 or not ended:
         return code

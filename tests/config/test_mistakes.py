@@ -148,6 +148,11 @@ MISTAKES = [
     ("--info x", "--info/-i: invalid choice"),
     ("--cfg x", "--cfg/-c: invalid choice"),
     ("--foo", "--foo: no such option"),
+    ("-m seed=range(1,1000000000)", "seed=range(1,1000000000): makes a sweep of 999,999,999 runs, expected at most"),
+    ("-m seed=sort(range(1,1000)) method.chunks=range(1,1e300)", "method.chunks=range(1,1e300): makes a sweep of"),
+    ("-m seed=range(1,10,0)", "seed=range(1,10,0): a step of 0 comes to no end"),
+    ("-m output_dir='~nosuch/x'", "output_dir=~nosuch/x: the system knows no such home folder"),
+    ("output_dir='~nosuch/x'", "output_dir=~nosuch/x: the system knows no such home folder"),
 ]
 
 
@@ -171,7 +176,9 @@ def test_a_mistake_is_a_line(typed, message, tmp_path, monkeypatch):
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: expected a number"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE=: expected a number"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"RANK": "1"}, "RANK=1: expected 0 to 0 with WORLD_SIZE=1"),
         ({"LOCAL_RANK": "0"}, "WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"HF_HUB_DOWNLOAD_TIMEOUT": "60s"}, "HF_HUB_DOWNLOAD_TIMEOUT=60s: expected whole seconds"),
         ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: expected a number"),
     ],
 )

@@ -146,3 +146,17 @@ def test_the_manifest_says_what_a_checkpoint_was_made_from(tmp_path):
     made_from = {"rows": {"train": "a1"}, "version": 1, "weights": None}
     folder = make(tmp_path, 5, made_from=made_from)
     assert json.loads((folder / checkpoints.MANIFEST).read_text())["made_from"] == made_from
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"step": 5}, {"step": 5, "files": 5}, {"step": 5, "files": {}}, {"step": 5, "files": [1], "best_step": 5},
+        {"step": 5, "files": {}, "best_step": 5, "made_from": 3}, [], None, "x", "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_damaged(content, tmp_path):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (make(tmp_path, 5) / checkpoints.MANIFEST).write_text(text)
+    with pytest.raises(UserError, match=r"checkpoint-5: its manifest.json is damaged"):
+        checkpoints.last_whole(tmp_path)

@@ -1,5 +1,6 @@
 """What becomes of a command's errors, and of a standard output that breaks."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from meft_runner.config import identity
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
 from meft_runner.run.command import guarded, report_error, run_one
 from meft_runner.run.folder import run_directory
+from meft_runner.run.output import LastingOutput
 from tests.helpers import records as made
 from tests.helpers.composed import settings
 
@@ -78,7 +81,7 @@ def test_a_full_standard_output_is_one_line(runs, tmp_path):
 
 def test_a_complete_run_is_shown_at_once_with_what_may_be_typed_next(tmp_path, monkeypatch, capsys):
     chosen = settings(f"output_dir={tmp_path}")
-    write_record(made.record(0.625), run_directory(chosen))
+    write_record(made.changed(made.record(0.625), identity=identity(chosen)), run_directory(chosen))
     monkeypatch.setitem(sys.modules, "meft_runner.run.lifecycle", None)  # nothing trains
     run_one(chosen, in_sweep=False)
     printed = capsys.readouterr().out
@@ -87,3 +90,19 @@ def test_a_complete_run_is_shown_at_once_with_what_may_be_typed_next(tmp_path, m
     assert f"meft-tables output_dir={tmp_path}" in printed
     run_one(chosen, in_sweep=True)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_closed_standard_output_stops_no_command(closed, runs, tmp_path):
+    command = ["bash", "-c", '"$@" ' + " ".join(f"{number}>&-" for number in closed), "-", *TABLES]
+    result = subprocess.run([*command, runs, f"tables_dir={tmp_path / 'tables'}"], timeout=120, check=False)
+    assert result.returncode == 0
+    assert (tmp_path / "tables" / "scores.md").is_file()
+
+
+def test_characters_that_standard_output_has_not_are_printed_by_their_numbers():
+    printed = io.TextIOWrapper(io.BytesIO(), "ascii")
+    output = LastingOutput(printed)
+    assert output.write("schl\xe9cht") == 8
+    output.flush()
+    assert printed.buffer.getvalue() == rb"schl\xe9cht"

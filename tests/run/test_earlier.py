@@ -4,6 +4,7 @@ from meft_runner.config import METHODS, from_plain, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.records.record import new_record, write_record
 from meft_runner.run.earlier import repeated
+from meft_runner.run.folder import run_directory
 from tests.helpers.composed import settings
 from tests.helpers.records import write_run
 
@@ -62,3 +63,11 @@ def test_an_identity_is_a_name_and_no_pattern(tmp_path):
     for pattern in ("*", "?????", "[0-9a-f]*", "/"):
         with pytest.raises(UserError, match="no run in"):
             repeated(settings(f"output_dir={tmp_path}", f"from_record='{pattern}'"), [])
+
+
+def test_a_folder_that_was_renamed_is_not_taken_for_another_run(tmp_path):
+    earlier = settings(f"output_dir={tmp_path}", "method=lora")
+    write_run(earlier)
+    run_directory(earlier).rename(tmp_path / "minilm-demo-lora-s1-0123456789")
+    with pytest.raises(UserError, match=rf"holds the record of another run, {identity(earlier)}\. "):
+        repeated(settings(f"output_dir={tmp_path}", "from_record='0123456789'"), [])

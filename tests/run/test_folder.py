@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from meft_runner.config import identity
 from meft_runner.errors import UserError
 from meft_runner.run import folder as runs
 from tests.helpers.composed import settings
@@ -65,3 +66,12 @@ def test_a_lock_that_cannot_be_made(tmp_path):
         runs.claimed(tmp_path / "file" / "x"),
     ):
         pass
+
+
+@pytest.mark.parametrize("status", ["complete", "failed", "running"])
+def test_a_folder_that_was_copied_is_not_taken_for_another_run(status, tmp_path):
+    other, chosen = settings(f"output_dir={tmp_path}", "seed=2"), settings(f"output_dir={tmp_path}")
+    write_run(other, status, "no rows" if status == "failed" else None)
+    runs.run_directory(other).rename(runs.run_directory(chosen))
+    with pytest.raises(UserError, match=rf"holds the record of another run, {identity(other)}\. "):
+        runs.why_not_to_run(chosen, in_sweep=True)

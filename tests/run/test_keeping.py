@@ -57,3 +57,12 @@ def test_a_whole_run_leaves_everything_of_the_users(rte_folder, tmp_path):
     own = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "record.json"}
     left = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     assert left == own | {name for name in users if ".." not in name}
+
+
+def test_a_link_named_adapter_is_in_the_way(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_model.safetensors").write_text("mine")
+    (tmp_path / "adapter").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"adapter: is a link, and files elsewhere would be replaced"):
+        keep_adapter(prepared(meft_settings()), tmp_path, {})
+    assert files(tmp_path / "mine") == {"adapter_model.safetensors": "mine"}

@@ -161,7 +161,7 @@ def test_records_that_do_not_know_their_files_are_believed(made):
     check_complete(made[0], made[1], changed(made[2], files=None))
 
 
-NOW = {"rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3"}
+NOW = {"identity": "d4", "rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,7 @@ NOW = {"rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3
         ({"rows": {"train": "a0", "validation": "b2"}}, r"other rows \(train: fingerprint a0 then, a1 now\)"),
         ({"rows": {"train": "a1"}}, r"other rows \(validation: fingerprint None then, b2 now\)"),
         ({"version": 0}, r"other prompts or preprocessing \(version 0 then, 1 now\)"),
+        ({"identity": "d3"}, r"other settings \(identity d3 then, d4 now\)"),
         ({"weights": "c2"}, r"other weights \(weights c2 then, c3 now\)"),
     ],
 )
