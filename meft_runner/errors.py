@@ -36,6 +36,11 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
+def in_brief(error: BaseException) -> str:
+    """Returns an error's type and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as "did you mean 'bert'? " or an empty string where nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -31,7 +31,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meft_runner.config import Precision
-from meft_runner.memory import AUTOCAST
+from meft_runner.errors import in_brief
+from meft_runner.files import write_whole
+from meft_runner.memory import AUTOCAST, TrainingStep, training_step
 from meft_runner.memory_report import prediction
 from meft_runner.memory_report.case import Case
 from meft_runner.methods.meft import reversible_stacks
@@ -110,13 +112,18 @@ def case_of(shape: Shape, precision: str, method: str, *overrides: str) -> Case:
     return Case(run.backbone, run.method, shape.batch_size, shape.length, Precision[precision])
 
 
-def build(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Returns a model with the attention that training uses, torch's fused kernels, and the Trainer's optimizer."""
+def build(case: Case) -> nn.Module:
+    """Returns a model with the attention that training uses, torch's fused kernels."""
     release()
     with device():  # large models take long to initialise elsewhere
         model = prediction.build(case).train()
     model.set_attn_implementation("sdpa")
-    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    return model
+
+
+def step_of(case: Case, model: nn.Module, padded: bool = False) -> TrainingStep:
+    """Returns the Trainer's step on a new batch."""
+    return training_step(model, batch_of(case, padded), AUTOCAST[case.precision.name], learning_rate=1e-5)
 
 
 def batch_of(case: Case, padded: bool = False) -> dict[str, Tensor]:
@@ -129,18 +136,11 @@ def batch_of(case: Case, padded: bool = False) -> dict[str, Tensor]:
     return batch
 
 
-def loss_of(model: nn.Module, batch: dict[str, Tensor], precision: Precision) -> Tensor:
-    """Runs the model forward under the precision's autocast."""
-    dtype = AUTOCAST[precision.name]
-    with torch.autocast(device().type, dtype=dtype, enabled=dtype is not None):
-        return model(**batch).loss
-
-
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, case: Case, batch: dict[str, Tensor]) -> None:
+def run_step(step: TrainingStep) -> None:
     """Runs one step of training."""
-    loss_of(model, batch, case.precision).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    step.forward().backward()
+    step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
 
 
 def release() -> None:
@@ -159,7 +159,7 @@ def exactness(shape: Shape, precision: str, kernel: str, padding: bool) -> list[
         try:
             stored_loss, stored, _ = run("stored")
         except RuntimeError as error:  # nothing is reversed here, so it is the kernel that the device refuses
-            return [{"note": f"not available, {first_line(error)}"}]
+            return [{"note": f"not available, {in_brief(error)}"}]
         loss, gradients, row[f"{method} mismatches"] = run("exact")
         equal.append(loss == stored_loss)
         errors += [(gradients[layer] - stored[layer]).norm() / stored[layer].norm() for layer in stored]
@@ -173,9 +173,9 @@ def one_pass(
     """Returns loss, gradients by layer and mismatches; weights, inputs and dropout are always the same."""
     case = case_of(shape, precision, method, f"method.reversal={reversal}", "method.strict=false")
     torch.manual_seed(0)
-    model, _ = build(case)
+    model = build(case)
     with sdpa_kernel(kernel):  # in backward too, where reversal computes the layers once more
-        loss = loss_of(model, batch_of(case, padded), case.precision)
+        loss = step_of(case, model, padded).forward()
         (LOSS_SCALE * loss).backward()
     gradients: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -225,10 +225,10 @@ def step_seconds(case: Case) -> list[float]:
     """Returns the seconds of a few steps of a new model, the only one on the device; none where it does not fit."""
     seconds = []
     try:
-        (model, optimizer), batch = build(case), batch_of(case)
+        step = step_of(case, build(case))
         for _ in range(WARM_UP + STEPS):
             started = synchronized_time()
-            train_step(model, optimizer, case, batch)
+            run_step(step)
             seconds.append(synchronized_time() - started)
     except torch.OutOfMemoryError:
         return []
@@ -250,8 +250,8 @@ def capacity(shape: Shape, method: str) -> list[Row]:
     share = CAPACITY_GIB * 2**30 / torch.cuda.get_device_properties().total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, share))
     try:
-        model, optimizer = build(case)
-        fitted, failed = largest_batch(lambda rows: fits(model, optimizer, replace(case, batch_size=rows)))
+        step = step_of(case, build(case))
+        fitted, failed = largest_batch(lambda rows: fits(step, replace(case, batch_size=rows)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     return [{"largest batch": fitted, "did not fit": failed}]
@@ -270,14 +270,14 @@ def largest_batch(fits: Callable[[int], bool]) -> tuple[int, int | None]:
     return fitted, failed
 
 
-def fits(model: nn.Module, optimizer: torch.optim.Optimizer, case: Case) -> bool:
-    """Tells whether a device has room for a training step."""
+def fits(step: TrainingStep, case: Case) -> bool:
+    """Tells whether a device has room for a step on a case's batch, with the model and optimizer of `step`."""
     fitted = True
     try:
-        train_step(model, optimizer, case, batch_of(case))
+        run_step(step._replace(forward=step_of(case, step.model).forward))
     except torch.OutOfMemoryError:
         fitted = False
-    optimizer.zero_grad(set_to_none=True)
+    step.optimizer.zero_grad(set_to_none=True)
     release()  # not in the handler: the error refers to the step's tensors
     return fitted
 
@@ -295,17 +295,12 @@ def rows_of(function: Callable[..., list[Row]], unit: dict[str, Any], deadline: 
     try:
         found = function(**unit) if time.monotonic() < deadline else [{"note": "left out for lack of time"}]
     except torch.OutOfMemoryError as error:
-        found = [{"note": f"does not fit, {first_line(error)}"}]
+        found = [{"note": f"does not fit, {in_brief(error)}"}]
     except Exception as error:  # one that fails must not cost the others
         traceback.print_exc()
-        found = [{"note": f"failed, {first_line(error)}"}]
+        found = [{"note": f"failed, {in_brief(error)}"}]
     name = {key: str(value) for key, value in unit.items()}
     return [{**name, **{key: None if pd.isna(value) else value for key, value in row.items()}} for row in found]
-
-
-def first_line(error: Exception) -> str:
-    """Returns an error's kind and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def table_of(part: dict[str, Any]) -> pd.DataFrame:
@@ -323,13 +318,9 @@ def section(part: dict[str, Any]) -> str:
 
 
 def write(path: Path, parts: dict[str, dict[str, Any]]) -> None:
-    """Writes both files to temporary names and renames them, so that a crash leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    texts = {".json": json.dumps(parts, indent=2) + "\n", ".md": "\n".join(map(section, parts.values()))}
-    for suffix, text in texts.items():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path.with_suffix(suffix))
+    """Writes the parts as JSON and as Markdown."""
+    write_whole(path, json.dumps(parts, indent=2) + "\n")
+    write_whole(path.with_suffix(".md"), "\n".join(map(section, parts.values())))
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:

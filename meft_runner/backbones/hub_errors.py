@@ -22,6 +22,8 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import httpx, parse_ratelimit_headers
 from pyarrow import ArrowException
 
+from meft_runner.errors import in_brief
+
 HUB_ERRORS = (
     OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL, EntryNotFoundError, RevisionResolutionError,
 )  # fmt: skip
@@ -94,12 +96,7 @@ def explain(source: HubSource, error: BaseException, trouble: BaseException | No
         for classes, explanation in _EXPLANATIONS:
             if isinstance(known, classes) and (found := explanation(source, known)) is not None:
                 return source.line(*found)
-    return source.line(f"it cannot be loaded ({first_line(error)})", f"Look at {source.page}")
-
-
-def first_line(error: BaseException) -> str:
-    """Returns an error's class and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+    return source.line(f"it cannot be loaded ({in_brief(error)})", f"Look at {source.page}")
 
 
 def retry_seconds(response: httpx.Response) -> int | None:
@@ -192,11 +189,17 @@ def _not_written(_: HubSource, error: OSError) -> _Found:
 def _storage(_: HubSource, error: RuntimeError) -> _Found:
     if "CAS" not in str(error):  # what hf_xet, which raises no class of its own, calls the hub's store of large files
         return None
-    return f"the hub's store of files cannot be read ({first_line(error)})", "Set HF_HUB_DISABLE_XET=1 for plain HTTP"
+    return (
+        f"the hub's store of files cannot be read ({in_brief(error)})",
+        "Set HF_HUB_DISABLE_XET=1 for plain HTTP",
+    )
 
 
 def _damaged(source: HubSource, error: Exception) -> _Found:
-    return f"a file in the cache is damaged ({first_line(error)})", f"Remove {source.cached_in} to make it anew"
+    return (
+        f"a file in the cache is damaged ({in_brief(error)})",
+        f"Remove {source.cached_in} to make it anew",
+    )
 
 
 # From what says most to what says least; a function that returns None passes on.

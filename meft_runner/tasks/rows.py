@@ -12,9 +12,9 @@ from datasets.exceptions import DatasetsError
 from pyarrow import ArrowException
 
 from meft_runner.backbones.hub import commit_of, explained, lacking, unreadable
-from meft_runner.backbones.hub_errors import HubSource, first_line
+from meft_runner.backbones.hub_errors import HubSource
 from meft_runner.config import SplitSettings
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, in_brief
 from meft_runner.tasks.data import Row, row_limits
 from meft_runner.tasks.files import read_file
 
@@ -136,7 +136,7 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> tuple[
     try:
         rows = builder.as_dataset(split)
     except (OSError, ValueError, ArrowException) as error:
-        raise UserError(unreadable(source, f"split '{split}'", first_line(error), builder.cache_dir)) from error
+        raise UserError(unreadable(source, f"split '{split}'", in_brief(error), builder.cache_dir)) from error
     return rows.select(range(min(limit or len(rows), len(rows)))), commit
 
 
