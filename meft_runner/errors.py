@@ -48,5 +48,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns the first names of a list, as many as a message has room for."""
-    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+    """Returns the first names of a list, as many as a message has room for, without what a terminal would obey."""
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown + (", ..." if len(names) > _SHOWN_NAMES else "")

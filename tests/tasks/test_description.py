@@ -86,3 +86,7 @@ def test_classes_without_rows_to_score_are_told(classes, labels, said, caplog):
 def test_two_spellings_of_a_class_are_told(names, caplog):
     check_training_labels(TASK, names, rows(0, 1), "file")
     assert f"classes '{names[0]}' and '{names[1]}' differ only in spelling, and count as two" in caplog.text
+
+
+def test_names_of_classes_say_nothing_to_a_terminal():
+    assert labels_text(["a\x1b[31m", "schön"], []) == r"classes a\x1b[31m, schön"
