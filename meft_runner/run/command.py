@@ -41,7 +41,7 @@ def _guarded(main: Callable[[], int | None]) -> int:
     except Exception as error:
         return report_error(error)[0]
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("interrupted: the same command goes on from the last checkpoint, if there is one yet.", file=sys.stderr)
         return 1
 
 

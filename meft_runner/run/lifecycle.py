@@ -27,7 +27,7 @@ from meft_runner.run.measuring import first_batch, measure_memory
 from meft_runner.run.opening import Opened, open_run
 from meft_runner.run.quiet import quiet
 from meft_runner.run.results import reversal_figures, scores_of, timing_of
-from meft_runner.run.reuse import check_complete, check_interrupted, stamps_of_adapter
+from meft_runner.run.reuse import check_complete, check_interrupted, check_unrecorded, stamps_of_adapter
 from meft_runner.run.trackers import Tracker, tracking
 
 
@@ -77,6 +77,8 @@ def _run(
         _study_gradients(settings, opened, device, record)
         return
     checkpoint = processes.by_main(lambda: _last_checkpoint(directory, opened))
+    if checkpoint is not None:
+        screen.line("goes on", f"from {checkpoint.name}, which an earlier call has left")
     record.memory = measure_memory(settings, opened.model, opened.data, opened.plan.batch_size)
     show_memory(record.memory, screen)
     _write(record, directory)
@@ -123,6 +125,8 @@ def _study_gradients(settings: Settings, opened: Opened, device: torch.device, r
 def _complete(settings: Settings, directory: Path) -> CompleteRecord | None:
     """Returns the record of a complete run, if it was made from what is there now."""
     earlier = record_of(settings)
+    if earlier is None:
+        check_unrecorded(directory)
     if not isinstance(earlier, CompleteRecord):
         return None
     check_complete(settings, directory, earlier)

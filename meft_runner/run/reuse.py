@@ -61,6 +61,18 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
             raise _other_sources(directory, what, change, "to use them")
 
 
+def check_unrecorded(directory: Path) -> None:
+    """Makes sure that a run without a record has no trained weights, which would be replaced.
+
+    Raises:
+        UserError: it has.
+    """
+    if any(path.suffix == ".safetensors" for _, path in _adapter_files(directory)):
+        raise UserError(
+            f"{directory}: has trained weights in {ADAPTER}/, but no record.json. {_anew(directory, 'to train again')}"
+        )
+
+
 def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
     """Makes sure that training may go on from a checkpoint.
 

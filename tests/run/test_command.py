@@ -32,7 +32,11 @@ def raising(error):
     [
         (UserError("seed=x: expected a number."), 2, ["error: seed=x: expected a number."]),
         (FileNotFoundError(2, "No such file or directory", "rows.csv"), 2, None),
-        (KeyboardInterrupt(), 1, ["interrupted: the same command goes on from the last checkpoint."]),
+        (
+            KeyboardInterrupt(),
+            1,
+            ["interrupted: the same command goes on from the last checkpoint, if there is one yet."],
+        ),
     ],
 )
 def test_the_exit_code_says_whose_error_it_is(error, code, lines, capsys):

@@ -93,7 +93,7 @@ def test_a_complete_run_is_not_run_again(rte_folder, tmp_path, monkeypatch):
     assert experiment.run(chosen) == record
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, monkeypatch, capsys):
     whole = experiment.run(tiny(rte_folder, tmp_path / "whole", "training.epochs=2"))
     chosen = tiny(rte_folder, tmp_path / "cut", "training.epochs=2")
     save = MeftTrainer._save_checkpoint
@@ -110,7 +110,9 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(rte_folder, tmp_path, mo
     assert list(directory.glob("checkpoint-5/adapter_model.safetensors"))
 
     monkeypatch.setattr(MeftTrainer, "_save_checkpoint", save)
+    capsys.readouterr()
     resumed = experiment.run(chosen)
+    assert "from checkpoint-5, which an earlier call has left" in capsys.readouterr().out
     assert resumed.scores == whole.scores
     assert resumed.reversal.checked_steps == 5  # the second epoch only
 

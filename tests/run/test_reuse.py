@@ -156,6 +156,14 @@ def test_weights_that_are_gone_or_damaged_are_told(damage, name, made):
         check_complete(*made)
 
 
+def test_weights_without_a_record_are_not_trained_over(made):
+    chosen, directory, _ = made
+    with pytest.raises(UserError, match=r"trained weights in adapter/, but no record\.json\. Remove that folder"):
+        lifecycle.run(chosen)
+    assert (directory / "adapter" / WEIGHTS).read_text() == WEIGHTS
+    assert not (directory / "record.json").exists()
+
+
 def test_records_that_do_not_know_their_files_are_believed(made):
     shutil.rmtree(made[1] / "adapter")
     check_complete(made[0], made[1], changed(made[2], files=None))
