@@ -94,7 +94,7 @@ def _json_rows(path: Path, where: str) -> Iterator[tuple[str, Row]]:
 def _parquet_rows(path: Path, where: str) -> Iterator[tuple[str, Row]]:
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
             _check_unique(file.schema_arrow.names, where)
             for batch in file.iter_batches(_PARQUET_ROWS):
                 for row in batch.to_pylist():

@@ -35,6 +35,7 @@ def check_exactness(part):
     assert all(row["note"].startswith("not available, ") for row in part["rows"] if row not in compared)
 
 
+@pytest.mark.slow
 def test_every_part_on_cpu(script, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert script.main(["--output", str(tmp_path)]) == 0
