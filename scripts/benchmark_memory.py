@@ -33,7 +33,7 @@ SHAPES = {
     "opt-32x128": ("opt", 32, 128),
     "opt_6b7-8x512": ("opt_6b7", 8, 512),
     "opt_6b7-32x128": ("opt_6b7", 32, 128),
-    "vit-64": ("vit", 64, 128),
+    "vit-64": ("vit", 64, None),  # images have a length of their own
 }
 MACHINES = ((Precision.fp32, Kernel.materialised), (Precision.bf16, Kernel.flash))
 
@@ -52,7 +52,8 @@ def shape_table(name: str, methods: list[str] | None = None) -> list[dict[str, A
     backbone, batch, length = SHAPES[name]
     made = []
     for precision, kernel in MACHINES:
-        asked = MemorySettings([backbone], checkpointing=[False, True], batch=[batch], length=[length])
+        lengths = None if length is None else [length]
+        asked = MemorySettings([backbone], checkpointing=[False, True], batch=[batch], length=lengths)
         asked = replace(asked, precision=[precision], attention=[kernel], method=methods or asked.method)
         made += predicted(asked)
     return made
