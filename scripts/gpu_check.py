@@ -36,7 +36,7 @@ from meft_runner.files import write_whole
 from meft_runner.memory import AUTOCAST, TrainingStep, training_step
 from meft_runner.memory_report import prediction
 from meft_runner.memory_report.case import Case
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.records.environment import environment, now
 from meft_runner.run.composing import composed
 from meft_runner.run.console import print_table

@@ -110,12 +110,16 @@ class StackLayer(nn.Module):
     Args:
         stack: the reversible blocks.
         block_inputs: the family's reader of a layer's arguments.
+        replaced: the layers in whose place it stands.
     """
 
-    def __init__(self, stack: ReversibleStack, block_inputs: Callable[..., BlockInputs]) -> None:
+    def __init__(
+        self, stack: ReversibleStack, block_inputs: Callable[..., BlockInputs], replaced: Iterable[nn.Module]
+    ) -> None:
         super().__init__()
         self.stack = stack
         self.block_inputs = block_inputs
+        self.replaced = tuple(replaced)  # no submodules: the stack's blocks have them
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Runs the stack.

@@ -8,13 +8,17 @@ from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
 from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
 from meft_runner.config.methods import (
+    LEARNED,
     METHODS,
     FullSettings,
     Ia3Settings,
     LoraSettings,
     MeftSettings,
     MethodSettings,
+    PeftReversal,
+    PeftSettings,
     Reversal,
+    VeraSettings,
 )
 from meft_runner.config.run import (
     BESIDE_THE_RESULT,
@@ -46,10 +50,10 @@ from meft_runner.config.tasks import (
 )
 
 __all__ = [
-    "BESIDE_THE_RESULT", "DEPTH_NAMES", "METHODS", "TASKS", "Attention", "BackboneSettings", "ChoiceSettings",
-    "DemoSettings", "Format", "FullSettings", "GlueSettings", "Head", "Ia3Settings", "ImageSettings", "Kernel",
-    "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "Precision",
-    "Reversal", "Settings", "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings",
-    "TextSettings", "TrainingSettings", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain",
-    "register", "resolvers", "result_settings",
+    "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "TASKS", "Attention", "BackboneSettings",
+    "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings", "Head", "Ia3Settings",
+    "ImageSettings", "Kernel", "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric",
+    "Norm", "PeftReversal", "PeftSettings", "Precision", "Reversal", "Settings", "SplitSettings", "SquadSettings",
+    "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TrainingSettings", "VeraSettings",
+    "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings",
 ]  # fmt: skip

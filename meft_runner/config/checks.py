@@ -1,12 +1,11 @@
 """Checks of settings that types alone cannot make: ranges, and values that must go together."""
 
-import math
 import os
 from collections.abc import Collection
 
 from omegaconf import DictConfig, OmegaConf
 
-from meft_runner.config import MeftSettings, MemorySettings, Reversal, Settings, SplitSettings
+from meft_runner.config import MeftSettings, MemorySettings, PeftReversal, PeftSettings, Settings, SplitSettings, Study
 from meft_runner.config.compatibility import check_compatible
 from meft_runner.config.fields import Notes, as_typed, expanded, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
@@ -49,10 +48,17 @@ def check(settings: Settings) -> None:
     check_ranges(settings)
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)
-    if isinstance(settings.method, MeftSettings):
-        _check_meft(settings.method)
-    elif settings.study is not None:
-        raise UserError(f"study={settings.study.name}: looks at a reversal, method={settings.method.name} has none.")
+    method = settings.method
+    reversal = getattr(method, "reversal", None)
+    if isinstance(method, MeftSettings | PeftSettings) and reversal is not PeftReversal.off:
+        _check_coupling(method)
+    elif settings.study is Study.gradients:
+        fix = "Add method.reversal=exact, or take" if reversal else "Take"
+        raise UserError(
+            f"study={settings.study.name}: looks at a reversal, method={method.name} has none. {fix} method=meft1."
+        )
+    if isinstance(method, MeftSettings):
+        _ = method.merge_weights
 
 
 def check_ranges(settings: Settings | MemorySettings) -> None:
@@ -114,14 +120,18 @@ def _check_splits(task: SplitSettings) -> None:
         )
 
 
-def _check_meft(method: MeftSettings) -> None:
-    for name, scale in zip(("scale_1", "scale_2"), method.scales, strict=True):
+def _check_coupling(method: MeftSettings | PeftSettings) -> None:
+    """Makes sure that the arithmetic of a reversal can express its coupling."""
+    for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
-        if method.reversal is not Reversal.float and not unit:
+        if method.reversal.name != "float" and not unit:
             near = max(1, min(_LARGEST_DENOMINATOR, round(1 / scale)))
             raise UserError(
                 f"method.{name}={getattr(method, name)}: reversal={method.reversal.name} divides integers: "
                 f"expected 1/n, n up to {_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
             )
-    if len(method.merge) != 2 or not all(math.isfinite(weight) for weight in method.merge):
-        raise UserError(f"method.merge={method.merge}: expected two weights, for instance [0.5,0.5].")
+        if isinstance(method, PeftSettings) and scale >= 1:
+            raise UserError(
+                f"method.{name}={getattr(method, name)}: expected a number below 1, the part of the layer before that "
+                "goes into a layer's output. Take for instance 1/256."
+            )

@@ -25,6 +25,8 @@ class Notes:
         fixed: it says what the name of its group stands for, so it cannot be set; this sentence says what to do.
         beside: it does not change a run's result, or its effect is part of another setting.
         path: it is a file or folder.
+        later: it came later; at its default a run is what it was before, and keeps its identity.
+        default: its default.
     """
 
     within: tuple[float, float] | None = None
@@ -32,6 +34,8 @@ class Notes:
     fixed: str | None = None
     beside: bool = False
     path: bool = False
+    later: bool = False
+    default: Any = None
 
 
 def setting(
@@ -41,12 +45,13 @@ def setting(
     fixed: str | None = None,
     beside: bool = False,
     path: bool = False,
+    later: bool = False,
 ) -> _T:
     """Declares a field of a settings class, as `dataclasses.field` does, with its `Notes`.
 
     The declared type is the default's, since that is what the field will hold. Lists and dictionaries are copied.
     """
-    metadata = {"notes": Notes(within, only or {}, fixed, beside, path)}
+    metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, default)}
     made: Any = (
         field(default_factory=partial(deepcopy, default), metadata=metadata)
         if isinstance(default, list | dict)

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from meft_runner.config.fields import hindrance, settings_of
-from meft_runner.config.methods import METHODS, MeftSettings
+from meft_runner.config.methods import LEARNED, METHODS, MeftSettings
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
@@ -23,21 +23,33 @@ def identity(settings: Settings) -> str:
 def meaning(settings: Settings) -> dict[str, Any]:
     """Returns what can change a run's result, key by key, each value in one form.
 
-    Left out is what does not change it, has no effect beside the other settings, or is None: so a new optional
-    setting leaves earlier runs their identity.
+    Left out is what does not change it, has no effect beside the other settings, is None, or came later and stands at
+    its default: so a new setting leaves earlier runs their identity.
     """
     content: dict[str, Any] = {}
     for key, value, notes in settings_of(settings):
         if value is None or notes.beside or hindrance(settings, notes) is not None:
             continue
+        if notes.later and value == notes.default:
+            continue
         written = value.name if isinstance(value, Enum) else value
         content[key] = os.path.realpath(os.path.expanduser(written)) if notes.path else written
-    if isinstance(settings.method, MeftSettings):
-        scale_1, scale_2 = map(str, settings.method.scales)
-        content |= {"method.scale_1": scale_1, "method.scale_2": scale_2}
+    if "method.scale_1" in content:
+        content.pop("method.mu", None)
+        content |= _coupling(settings.method)
     if settings.training.processes == 1:
         del content["training.processes"]
     return content
+
+
+def _coupling(method: Any) -> dict[str, Any]:
+    """Returns how the streams are tied, each value in one form."""
+    scales, mus = zip(*method.halves, strict=True)
+    content: dict[str, Any] = {f"method.scale_{place}": str(scale) for place, scale in enumerate(scales, start=1)}
+    if isinstance(method, MeftSettings):
+        weights = method.merge_weights
+        content["method.merge"] = LEARNED if weights is None else list(weights)
+    return content | ({} if isinstance(method, MeftSettings) and set(mus) == {1.0} else {"method.mu": list(mus)})
 
 
 def result_settings(content: dict[str, Any]) -> dict[str, Any]:

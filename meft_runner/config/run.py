@@ -15,7 +15,7 @@ Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])
 Norm = Enum("Norm", ["post", "pre"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
-Study = Enum("Study", ["gradients"])
+Study = Enum("Study", ["gradients", "start"])
 DEPTH_NAMES = ("num_hidden_layers", "encoder_layers", "decoder_layers")  # of layers, in a config.json
 
 
@@ -104,7 +104,8 @@ class Settings:
         training: the optimisation.
         seed: fixes everything random.
         level: what an experiment sweeps over; its file says what follows from it.
-        study: what is done instead of training; `gradients` compares those of a reversal with the stored ones.
+        study: what is done instead of training; `gradients` compares those of a reversal with the stored ones,
+            `start` measures how far from pre-training a method starts, and its memory.
         output_dir: receives a folder for each run.
         logger: a tracker that follows the training.
         retry_failed: a sweep runs those again that failed before.

@@ -7,14 +7,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family
-from meft_runner.config import BackboneSettings, FullSettings, Ia3Settings, LoraSettings, MeftSettings, MethodSettings
-from meft_runner.methods.baselines import prepare_full, prepare_ia3, prepare_lora
+from meft_runner.config import BackboneSettings, FullSettings, MeftSettings, MethodSettings, PeftSettings
+from meft_runner.methods.adapter import Adapter
+from meft_runner.methods.full import prepare_full
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.meft import prepare_meft
+from meft_runner.methods.peft_methods import prepare_peft
 
 _PREPARE: dict[type[MethodSettings], Callable[[PreTrainedModel, Family, BackboneSettings, Any], nn.Module]] = {
     FullSettings: prepare_full,
-    LoraSettings: prepare_lora,
-    Ia3Settings: prepare_ia3,
+    PeftSettings: prepare_peft,
     MeftSettings: prepare_meft,
 }
 
@@ -38,13 +40,24 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     # accept any keyword and would be mistaken for models that do.
     attributes: Any = model  # torch types each of them as a tensor or a module
     attributes.accepts_loss_kwargs = False
-    return _PREPARE[type(method)](model, family, backbone, method)
+    kind = next(kind for kind in type(method).__mro__ if kind in _PREPARE)
+    return _PREPARE[kind](model, family, backbone, method)
 
 
-def may_start_without_gradient(name: str) -> bool:
-    """Tells whether a parameter's first gradient may be zero by design.
+def may_start_without_gradient(model: nn.Module) -> set[str]:
+    """Returns the names of parameters whose first gradient may be zero by design.
 
-    LoRA starts its second matrix at zero, so nothing reaches the first one in the first step. The keys'
+    Where a second factor starts at zero (LoRA, VeRA, an adapter with `zero_start`), nothing reaches the first one in
+    the first step. Learned merge weights start at the output stream alone, which the last G may not reach. The keys'
     bias moves all scores of a query alike, which the softmax cancels: only rounding is left.
     """
-    return "lora_A" in name or name.endswith(("key.bias", "k_proj.bias"))
+    waiting = {id(p) for adapter in model.modules() if isinstance(adapter, Adapter) for p in adapter.waiting()}
+    for stack in reversible_stacks(model):
+        last = stack.plan.blocks[-1]
+        if stack.learned_merge is not None and last.g is not None:
+            waiting |= {id(parameter) for parameter in last.g.parameters()}
+    parts = ("lora_A", "vera_lambda_d", "key.bias", "k_proj.bias")
+    return {
+        name for name, parameter in model.named_parameters()
+        if id(parameter) in waiting or any(part in name for part in parts)
+    }  # fmt: skip

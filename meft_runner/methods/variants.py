@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from meft_runner.config import Norm
+from meft_runner.config import MeftSettings, Norm
 
 # What stands in F or in G; the order is that in which a layer's adapters are drawn.
 Branch = Enum("Branch", ["layer", "adapter", "attention", "mlp"])
@@ -33,6 +33,12 @@ class Variant:
     swap: bool
     merge: Mapping[Norm, tuple[float, float]]
 
+    @property
+    def output(self) -> tuple[float, float]:
+        """The merge weights that take the last output of the pre-trained layers alone, which stands in one stream."""
+        first_stream = (self.g is Branch.adapter) != self.swap
+        return (1.0, 0.0) if first_stream else (0.0, 1.0)
+
 
 # As in the released code: encoders weigh the streams alike, in OPT the one that carries the layers' output weighs 1.
 _FIRST_SMALL = {Norm.post: (0.5, 0.5), Norm.pre: (0.1, 1.0)}
@@ -43,3 +49,8 @@ VARIANTS = {
     "meft2": Variant(Branch.adapter, Branch.layer, "1", "1/10", swap=True, merge=_SECOND_SMALL),
     "meft3": Variant(Branch.attention, Branch.mlp, "1/10", "1/10", swap=False, merge=_FIRST_SMALL),
 }
+
+
+def variant_of(method: MeftSettings) -> Variant:
+    """Returns the variant that a method is, or is a preset of."""
+    return VARIANTS[method.variant or method.name]

@@ -1,6 +1,7 @@
 """Trained weights in peft's file form: adapter_config.json and adapter_model.safetensors."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from meft_runner.errors import UserError, first_line
+from meft_runner.methods.layers import plain_layers
 
 WEIGHT_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch's writer says RuntimeError of a full disk
 
@@ -25,7 +27,8 @@ def save_trained(model: nn.Module, directory: Path, description: dict[str, Any])
     """
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(directory))
+        with plain_layers(model):  # the names that peft itself knows
+            model.save_pretrained(str(directory))
         return
     weights = {name: weight.contiguous() for name, weight in _trained(model).items()}
     save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -45,6 +48,11 @@ def load_trained(model: nn.Module, directory: Path) -> None:
         raise UserError(
             f"{file}: cannot be read ({first_line(error)}). Remove the folder {directory} to train again."
         ) from error
+    with plain_layers(model) if isinstance(model, PeftModel) else nullcontext():
+        _load(model, directory, weights)
+
+
+def _load(model: nn.Module, directory: Path, weights: dict[str, Tensor]) -> None:
     saved = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
     wrong = sorted(
         name for name in weights.keys() | saved.keys()

@@ -92,9 +92,29 @@ class Parameters(Part):
 
 
 class Start(Part):
-    """How far the first outputs are from those of the pre-trained model, relative to them; None: not finite."""
+    """How far the first outputs are from those of the pre-trained model, relative to them; None: not finite.
+
+    Attributes:
+        output_distance: of what the head returns.
+        hidden_distance: of the last hidden states.
+    """
 
     output_distance: Number | None
+    hidden_distance: Number | None = None
+
+
+class Plain(Part):
+    """The trained weights in the plain model, whose layers run one after the other, on the development rows.
+
+    Attributes:
+        output_distance: of the coupled model's outputs from the plain one's, relative to them; None: not finite.
+        score: of the plain model, as a fraction, None where it is not defined.
+        coupled_score: likewise of the model that was trained.
+    """
+
+    output_distance: Number | None
+    score: Share | None
+    coupled_score: Share | None
 
 
 class Memory(Part):
@@ -180,6 +200,7 @@ class Record(Part):
     timing: Timing | None
     reversal: Reversal | None
     gradients: list[LayerGradient] | None = None
+    plain_model: Plain | None = None
     weights: Weights | None = None
     files: dict[str, File] | None = None
 

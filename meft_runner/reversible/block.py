@@ -74,20 +74,20 @@ class Composed(nn.Module):
 class ReversibleBlock(nn.Module):
     """The two functions of a block, one for each of its two halves.
 
-    The first half changes the first stream, y1 = scale_1 * x1 + F(x2); the second half, from its result, the second
-    stream, y2 = scale_2 * x2 + G(y1). Backward undoes the second half before the first.
+    The first half changes the first stream, y1 = scale_1 * x1 + mu_1 * F(x2); the second half, from its result, the
+    second stream, y2 = scale_2 * x2 + mu_2 * G(y1). Backward undoes the second half before the first.
 
     Args:
         f: module called as f(x, inputs) -> increment, all (B, S, H).
-        g: likewise.
+        g: likewise; None for a second half that leaves its stream alone.
         name: how errors call the block, for instance "layer 3".
     """
 
     f: nn.Module
-    g: nn.Module
+    g: nn.Module | None
     name: str
 
-    def __init__(self, f: nn.Module, g: nn.Module, name: str) -> None:
+    def __init__(self, f: nn.Module, g: nn.Module | None, name: str) -> None:
         super().__init__()
         self.f = f
         self.g = g

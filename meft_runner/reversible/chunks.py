@@ -7,13 +7,13 @@ draws and the last bits of a matrix product depend on the chunk.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, Composed, TokenwiseModule, rows_of
+from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.streams import ExactStreams, FloatStreams
 
 _USUAL_TOKENS = 1024
@@ -65,10 +65,14 @@ class Gradients:
         for rows in read:
             self._add_rows(rows, found.pop(0))
         for parameter, gradient in zip(parameters, found, strict=True):
-            total = self.sums.get(id(parameter))
             if gradient is not None:
-                self.sums[id(parameter)] = gradient if total is None else total + gradient
+                self.add(parameter, gradient)
         return torch.zeros_like(x) if x.requires_grad and grad_x is None else grad_x
+
+    def add(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Adds a gradient to a tensor's sum."""
+        total = self.sums.get(id(tensor))
+        self.sums[id(tensor)] = gradient if total is None else total + gradient
 
     def _trained_by(self, function: nn.Module) -> list[nn.Parameter]:
         """Returns a function's trainable parameters; to look for them costs as much time as a small chunk."""
@@ -90,23 +94,23 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Addition:
-    """A stream with an increment added to it: result = scale * x + increment.
+    """A stream with an increment added to it: result = scale * x + mu * increment.
 
     Attributes:
         streams: the arithmetic.
-        scale: lambda or beta.
+        weights: scale and mu.
         result: (B, S, H), becomes x.
         kept: what the inverse needs besides, None for nothing.
     """
 
     streams: FloatStreams | ExactStreams
-    scale: Fraction
+    weights: Weights
     result: Tensor
     kept: Tensor | None
 
     def undo_(self, increment: Tensor) -> None:
         """Takes the increment out again, in place."""
-        self.streams.revert_(self.result, self.scale, increment, self.kept)
+        self.streams.revert_(self.result, self.weights, increment, self.kept)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class ReversibleFunction(Function):
         """Returns the gradients of forward's arguments, in their order."""
         plan = ctx.plan
         arguments, (x1, x2, *left) = ctx.saved_tensors[: ctx.arguments], ctx.saved_tensors[ctx.arguments :]
-        trace = Trace.from_tensors(tuple(left), ctx.checksums, halves=2 * len(plan.blocks))
+        trace = Trace.from_tensors(tuple(left), ctx.checksums, functions=plan.functions)
         reverse = ReversePass(plan, BlockInputs(*arguments[:_INPUTS]), trace, ctx.dtype)
         with random_state_kept(x1.device), ctx.autocast.entered():
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
+
+from meft_runner.reversible.coupling import Coupling
 
 
 class ReversalError(RuntimeError):
@@ -36,19 +37,16 @@ class ReversalMonitor:
         """Forgets what was found so far."""
         self.checked_steps, self.mismatches, self.max_error = 0, 0, 0.0
 
-    def check_peaks(
-        self, names: list[str], peaks: Tensor, scales: tuple[Fraction, Fraction], swap: bool, limit: float
-    ) -> None:
+    def check_peaks(self, names: list[str], peaks: Tensor, coupling: Coupling, limit: float) -> None:
         """Bounds the streams block by block from the largest increments, and stops where a bound is too large.
 
-        |y| <= scale * |x| + |increment|, so the recurrence of the block, run on magnitudes, bounds
+        |y| <= scale * |x| + mu * |increment|, so the recurrence of the block, run on magnitudes, bounds
         every stream with one reduction an increment and one transfer a forward pass.
 
         Args:
             names: the blocks' names.
             peaks: largest magnitudes: of the first stream, then of each block's two increments, (1 + 2 L).
-            scales: lambda and beta.
-            swap: whether the streams change places after each block.
+            coupling: how the streams are tied.
             limit: the magnitude that the streams must stay below.
 
         Raises:
@@ -57,11 +55,12 @@ class ReversalMonitor:
         first, *increments = peaks.tolist()
         _require_below(limit, first, "the input of the first reversible layer")
         bound_1 = bound_2 = first
+        half_1, half_2 = coupling.halves
         for name, peak_1, peak_2 in zip(names, increments[::2], increments[1::2], strict=True):
-            bound_1 = float(scales[0]) * bound_1 + peak_1
-            bound_2 = float(scales[1]) * bound_2 + peak_2
+            bound_1 = float(half_1.scale) * bound_1 + half_1.mu * peak_1
+            bound_2 = float(half_2.scale) * bound_2 + half_2.mu * peak_2
             _require_below(limit, max(bound_1, bound_2, key=_nan_largest), name)
-            if swap:
+            if coupling.swap:
                 bound_1, bound_2 = bound_2, bound_1
 
     def check_rebuilt(self, names: list[str], distance: Tensor, drifts: Tensor | None) -> None:

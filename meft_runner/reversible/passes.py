@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs
 from meft_runner.reversible.chunks import Addition, Chunks, Gradients
+from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
@@ -20,12 +20,12 @@ from meft_runner.reversible.streams import ExactStreams, StoredStreams
 class Trace:
     """What a forward pass leaves for its backward pass, beside the last two streams.
 
-    The halves of a block are those that `ReversibleBlock` describes: the one of F, then the one of G.
+    The functions of a block are those that `ReversibleBlock` describes: F, then G where there is one.
 
     Attributes:
         checksums: for each block, an int64 sum over its input streams; empty where not exact.
-        kept: for each half, what the inverse of its addition needs; None for nothing.
-        random_states: for each half, the generator states before its function ran.
+        kept: for each function, what the inverse of its addition needs; None for nothing.
+        random_states: for each function, the generator states before it ran.
     """
 
     checksums: list[Tensor] = field(default_factory=list)
@@ -37,11 +37,11 @@ class Trace:
         return (*self.checksums, *self.kept, *(state for states in self.random_states for state in states))
 
     @classmethod
-    def from_tensors(cls, tensors: tuple[Tensor, ...], checksums: int, halves: int) -> Trace:
-        """Undoes `tensors`, given how many checksums and halves there are."""
-        kept, states = tensors[checksums : checksums + halves], tensors[checksums + halves :]
-        each = len(states) // halves
-        return cls(list(tensors[:checksums]), list(kept), [states[i * each : (i + 1) * each] for i in range(halves)])
+    def from_tensors(cls, tensors: tuple[Tensor, ...], checksums: int, functions: int) -> Trace:
+        """Undoes `tensors`, given how many checksums and functions there are."""
+        kept, states = tensors[checksums : checksums + functions], tensors[checksums + functions :]
+        each = len(states) // functions
+        return cls(list(tensors[:checksums]), list(kept), [states[i * each : (i + 1) * each] for i in range(functions)])
 
 
 class ForwardPass:
@@ -65,7 +65,8 @@ class ForwardPass:
         Raises:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
-        plan, coupling = self.plan, self.plan.coupling
+        plan = self.plan
+        first, second = plan.coupling.halves
         hidden = hidden.contiguous()  # chunks of tokens are views
         self.peaks.append(_peak(hidden))
         x1: Any = plan.streams.start(hidden)
@@ -73,23 +74,24 @@ class ForwardPass:
         for block in plan.blocks:
             if self.trace and isinstance(plan.streams, ExactStreams):
                 self.trace.checksums.append(_checksum(x1, x2))
-            x1 = self._half(block.f, x2, x1, coupling.scale_1, hidden.dtype)
-            x2 = self._half(block.g, x1, x2, coupling.scale_2, hidden.dtype)
-            if coupling.swap:
+            x1 = self._half(block.f, x2, x1, first, hidden.dtype)
+            x2 = self._half(block.g, x1, x2, second, hidden.dtype)
+            if plan.coupling.swap:
                 x1, x2 = x2, x1
-        plan.monitor.check_peaks(
-            plan.names, torch.stack(self.peaks), coupling.scales, coupling.swap, plan.streams.limit
-        )
+        plan.monitor.check_peaks(plan.names, torch.stack(self.peaks), plan.coupling, plan.streams.limit)
         return x1, x2
 
-    def _half(self, function: nn.Module, reads: Any, stream: Any, scale: Fraction, dtype: torch.dtype) -> Any:
-        """Returns scale * stream + function(reads)."""
+    def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, dtype: torch.dtype) -> Any:
+        """Returns scale * stream + mu * function(reads); without a function the stream itself."""
+        if function is None:
+            self.peaks.append(torch.zeros_like(self.peaks[0]))
+            return stream
         value = self.plan.streams.value(reads, dtype)
         if self.trace:
             self.trace.random_states.append(random_state(value.device))
         increment = Chunks.of(value.shape, self.plan.chunks).evaluate(function, value, self.inputs)
         self.peaks.append(_peak(increment))
-        result, kept = self.plan.streams.advance(stream, scale, increment)
+        result, kept = self.plan.streams.advance(stream, weights, increment)
         if self.trace:
             self.trace.kept.append(kept)
         return result
@@ -132,47 +134,62 @@ class ReversePass:
         Raises:
             ReversalError: in strict mode, when an exact stream came back different.
         """
-        coupling = self.plan.coupling
-        scale_1, scale_2 = (float(scale) for scale in coupling.scales)
-        grad_1, grad_2 = ((weight * grad).contiguous() for weight in coupling.merge)
+        first, second = self.plan.coupling.halves
+        grad_1, grad_2 = self._merge_gradients(x1, x2, grad)
         drifts = []
         for index, block in reversed(list(enumerate(self.plan.blocks))):
-            if coupling.swap:
+            if self.plan.coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
             # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
-            self._undo(block.g, x1, x2, coupling.scale_2, 2 * index + 1, grad_2, grad_1)
-            grad_2.mul_(scale_2)
-            wants_x2 = wants_hidden or index > 0
-            self._undo(block.f, x2, x1, coupling.scale_1, 2 * index, grad_1, grad_2 if wants_x2 else None)
-            grad_1.mul_(scale_1)
+            self._undo(block.g, x1, x2, second, grad_2, grad_1)
+            self._undo(block.f, x2, x1, first, grad_1, grad_2 if wants_hidden or index > 0 else None)
             if self.trace.checksums:
                 drifts.append(_checksum(x1, x2) - self.trace.checksums[index])
         distance = self.streams.value(x1 - x2, torch.float32)
         self.plan.monitor.check_rebuilt(self.plan.names[::-1], distance, torch.stack(drifts) if drifts else None)
         return grad_1 + grad_2 if wants_hidden else None
 
+    def _merge_gradients(self, x1: Tensor, x2: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the gradients of the last two streams, (B, S, H) each; learned merge weights get theirs."""
+        learned = self.plan.learned_merge
+        if learned is None:
+            w1, w2 = self.plan.coupling.merge
+            return (w1 * grad).contiguous(), (w2 * grad).contiguous()
+        values = (self.streams.value(stream, self.dtype) for stream in (x1, x2))
+        self.gradients.add(learned, torch.stack([(grad * value).sum().to(learned.dtype) for value in values]))
+        w1, w2 = learned.detach().to(grad.dtype)
+        return (w1 * grad).contiguous(), (w2 * grad).contiguous()
+
     def _undo(
         self,
-        function: nn.Module,
+        function: nn.Module | None,
         reads: Tensor,
         result: Tensor,
-        scale: Fraction,
-        half: int,
+        weights: Weights,
         grad: Tensor,
         grad_reads: Tensor | None,
     ) -> None:
-        """Undoes result = scale * x + function(reads): `result` becomes x, and `grad_reads` gets its share added."""
-        set_random_state(self.trace.random_states[half], reads.device)
+        """Undoes result = scale * x + mu * function(reads), in place.
+
+        `result` becomes x and `grad` its gradient; `grad_reads` gets its share added. Functions are undone from the
+        last one on, so that the end of the trace is theirs.
+        """
+        if function is None:
+            return
+        set_random_state(self.trace.random_states.pop(), reads.device)
         chunks = Chunks.of(reads.shape, self.plan.chunks)
-        tensors = (reads, result, grad, grad_reads, self.trace.kept[half])
+        tensors = (reads, result, grad, grad_reads, self.trace.kept.pop())
         for place, (reads_chunk, result_chunk, grad_chunk, grad_reads_chunk, kept) in chunks.cut(function, *tensors):
             value = self.streams.value(reads_chunk, self.dtype)
-            addition = Addition(self.streams, scale, result_chunk, kept)
+            addition = Addition(self.streams, weights, result_chunk, kept)
+            grad_increment = grad_chunk if weights.mu == 1 else grad_chunk * weights.mu
             through = chunks.differentiate(
-                function, value, self.inputs, place, grad_chunk, addition, self.gradients, grad_reads is not None
+                function, value, self.inputs, place, grad_increment, addition, self.gradients, grad_reads is not None
             )
             if grad_reads_chunk is not None:
                 grad_reads_chunk.add_(through)
+        if weights.scale != 1:
+            grad.mul_(float(weights.scale))
 
 
 def _checksum(x1: Tensor, x2: Tensor) -> Tensor:

@@ -2,37 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import ReversibleBlock
+from meft_runner.reversible.coupling import Coupling
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.streams import Streams
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """How the two streams of a block are tied (arXiv 2306.00477).
-
-    Attributes:
-        scale_1: lambda, the factor of x1.
-        scale_2: beta, the factor of x2.
-        swap: whether the outputs change places before the next block.
-        merge: weights (w1, w2) of the two streams in the stack's output.
-    """
-
-    scale_1: Fraction
-    scale_2: Fraction
-    swap: bool
-    merge: tuple[float, float] = (0.5, 0.5)
-
-    @property
-    def scales(self) -> tuple[Fraction, Fraction]:
-        """Lambda and beta."""
-        return self.scale_1, self.scale_2
 
 
 @dataclass(frozen=True)
@@ -42,6 +20,7 @@ class Plan:
     Attributes:
         blocks: the blocks, bottom first.
         coupling: scales, swap and merge weights.
+        learned_merge: (2,), the merge weights where they are learned, in place of the coupling's.
         streams: the arithmetic.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         monitor: receives what the checks find.
@@ -49,6 +28,7 @@ class Plan:
 
     blocks: Sequence[ReversibleBlock]
     coupling: Coupling
+    learned_merge: nn.Parameter | None
     streams: Streams
     chunks: int | None
     monitor: ReversalMonitor
@@ -60,9 +40,23 @@ class Plan:
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that require gradient, each once."""
-        return [parameter for parameter in nn.ModuleList(self.blocks).parameters() if parameter.requires_grad]
+        merge = [] if self.learned_merge is None else [self.learned_merge]
+        parameters = [*merge, *nn.ModuleList(self.blocks).parameters()]
+        return [parameter for parameter in parameters if parameter.requires_grad]
+
+    @property
+    def functions(self) -> int:
+        """How many functions the blocks have, all together."""
+        return sum(function is not None for block in self.blocks for function in (block.f, block.g))
 
     def merged(self, x1: Any, x2: Any, dtype: torch.dtype) -> Tensor:
         """Returns w1 * x1 + w2 * x2, (B, S, H)."""
-        w1, w2 = self.coupling.merge
-        return w1 * self.streams.value(x1, dtype) + w2 * self.streams.value(x2, dtype)
+        if self.learned_merge is not None:
+            w1, w2 = self.learned_merge.to(dtype)
+            return w1 * self.streams.value(x1, dtype) + w2 * self.streams.value(x2, dtype)
+        parts = [
+            weight * self.streams.value(stream, dtype)
+            for weight, stream in zip(self.coupling.merge, (x1, x2), strict=True)
+            if weight
+        ]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.coupling import Coupling
 from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.passes import ForwardPass
-from meft_runner.reversible.plan import Coupling, Plan
+from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import AutocastState
 from meft_runner.reversible.streams import make_streams
 
@@ -25,6 +26,7 @@ class ReversibleStack(nn.Module):
         grid_bits: the integer grid's step is 2^-grid_bits.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         strict: whether a stream that comes back different stops the run.
+        learn_merge: whether the merge weights train, from those of the coupling on.
 
     Raises:
         ValueError: unknown mode, or a scale that the mode cannot invert.
@@ -38,11 +40,13 @@ class ReversibleStack(nn.Module):
         grid_bits: int = 16,
         chunks: int | None = None,
         strict: bool = True,
+        learn_merge: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.mode = mode
         self.coupling = coupling
+        self.learned_merge = nn.Parameter(torch.tensor(coupling.merge)) if learn_merge else None
         self.streams = make_streams(mode, coupling.scales, grid_bits)
         self.chunks = chunks
         self.monitor = ReversalMonitor(strict=strict)
@@ -51,7 +55,7 @@ class ReversibleStack(nn.Module):
     def plan(self) -> Plan:
         """What a pass needs to know of the stack as it is now."""
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
-        return Plan(blocks, self.coupling, self.streams, self.chunks, self.monitor)
+        return Plan(blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.monitor)
 
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:
         """Runs the blocks.

@@ -1,4 +1,4 @@
-"""The arithmetic of one stream: y = scale * x + increment, and its inverse.
+"""The arithmetic of one stream: y = scale * x + mu * increment, and its inverse.
 
 Three kinds share `start`, `value`, `advance` and `limit`, so that the code that runs a block does not know
 which one it uses; the first two also have `revert_`:
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.packing import bits_needed, pack, unpack
 
 MODES = ("exact", "float", "stored")
@@ -34,18 +35,18 @@ class FloatStreams:
         """Returns the stream in `dtype`."""
         return stream.to(dtype)
 
-    def advance(self, stream: Tensor, scale: Fraction, increment: Tensor) -> tuple[Tensor, None]:
-        """Returns scale * stream + increment; nothing is kept for the inverse."""
-        return stream * float(scale) + increment, None
+    def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, None]:
+        """Returns scale * stream + mu * increment; nothing is kept for the inverse."""
+        return torch.add(stream * float(weights.scale), increment, alpha=weights.mu), None
 
-    def revert_(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> None:
-        """Turns the stream into (stream - increment) / scale, in place."""
-        stream.sub_(increment).div_(float(scale))
+    def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
+        """Turns the stream into (stream - mu * increment) / scale, in place."""
+        stream.sub_(increment, alpha=weights.mu).div_(float(weights.scale))
 
 
 @dataclass(frozen=True)
 class ExactStreams:
-    """Integer streams: J = I div n + q(increment), undone by I = (J - q(increment)) * n + I mod n.
+    """Integer streams: J = I div n + q(mu * increment), undone by I = (J - q(mu * increment)) * n + I mod n.
 
     Args:
         bits: the grid's step is 2^-bits; 16 covers +-32768 at 1.5e-5.
@@ -71,32 +72,33 @@ class ExactStreams:
 
     def start(self, hidden: Tensor) -> Tensor:
         """Returns `hidden` rounded to the grid, int32."""
-        return self._quantise(hidden)
+        return self._quantise(hidden, 1.0)
 
     def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the integers as floating point in `dtype`, through float32 at the least."""
         wide = torch.promote_types(dtype, torch.float32)
         return stream.to(wide).mul_(2.0**-self.bits).to(dtype)
 
-    def advance(self, stream: Tensor, scale: Fraction, increment: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns I div n + q(increment) and the packed I mod n (nothing for n = 1)."""
-        n = scale.denominator
-        step = self._quantise(increment)
+    def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns I div n + q(mu * increment) and the packed I mod n (nothing for n = 1)."""
+        n = weights.scale.denominator
+        step = self._quantise(increment, weights.mu)
         if n == 1:
             return step.add_(stream), None
         quotient = torch.div(stream, n, rounding_mode="floor")
         remainder = pack(torch.sub(stream, quotient, alpha=n), n)
         return step.add_(quotient), remainder
 
-    def revert_(self, stream: Tensor, scale: Fraction, increment: Tensor, kept: Tensor | None) -> None:
+    def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
         """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""
-        stream.sub_(self._quantise(increment))
+        n = weights.scale.denominator
+        stream.sub_(self._quantise(increment, weights.mu))
         if kept is not None:
-            stream.mul_(scale.denominator).add_(unpack(kept, scale.denominator, stream.shape[-1]))
+            stream.mul_(n).add_(unpack(kept, n, stream.shape[-1]))
 
-    def _quantise(self, values: Tensor) -> Tensor:
+    def _quantise(self, values: Tensor, mu: float) -> Tensor:
         wide = torch.promote_types(values.dtype, torch.float32)
-        scaled = values.to(wide).mul(2.0**self.bits).round_()
+        scaled = values.to(wide).mul(mu * 2.0**self.bits).round_()
         if scaled.dtype != torch.float32:
             return scaled.to(torch.int32)
         return scaled.view(torch.int32).copy_(scaled)  # each integer takes the place of its float
@@ -124,35 +126,36 @@ class StoredStreams:
         """Returns the stream that begins at `hidden`."""
         integers = self.exact.start(hidden.detach())
         value = self.exact.value(integers, hidden.dtype)
-        return StoredStream(integers, _StraightThrough.apply(value, 1.0, hidden, None))
+        return StoredStream(integers, _StraightThrough.apply(value, hidden, None, Weights(Fraction(1))))
 
     def value(self, stream: StoredStream, dtype: torch.dtype) -> Tensor:
         """Returns the stream's value, connected to the graph."""
         return stream.value.to(dtype)
 
-    def advance(self, stream: StoredStream, scale: Fraction, increment: Tensor) -> tuple[StoredStream, None]:
-        """Returns what `ExactStreams.advance` computes, with the gradient of scale * x + increment."""
-        integers, _ = self.exact.advance(stream.integers, scale, increment.detach())
+    def advance(self, stream: StoredStream, weights: Weights, increment: Tensor) -> tuple[StoredStream, None]:
+        """Returns what `ExactStreams.advance` computes, with the gradient of scale * x + mu * increment."""
+        integers, _ = self.exact.advance(stream.integers, weights, increment.detach())
         value = self.exact.value(integers, stream.value.dtype)
-        return StoredStream(integers, _StraightThrough.apply(value, float(scale), stream.value, increment)), None
+        return StoredStream(integers, _StraightThrough.apply(value, stream.value, increment, weights)), None
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: `result` as it was computed. Backward: as if it were scale * carried + increment."""
+    """Forward: `result` as it was computed. Backward: as if it were scale * carried + mu * increment."""
 
     @staticmethod
-    def forward(ctx: Any, result: Tensor, scale: float, carried: Tensor, increment: Tensor | None) -> Tensor:
+    def forward(ctx: Any, result: Tensor, carried: Tensor, increment: Tensor | None, weights: Weights) -> Tensor:
         """Returns `result`, (B, S, H), as a tensor of its own in the graph."""
-        ctx.scale = scale
+        ctx.weights = weights
         ctx.increment_dtype = None if increment is None else increment.dtype
         return result.view_as(result)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
         """Returns the gradients of `carried` and `increment`."""
         (grad,) = grads
-        increment = None if ctx.increment_dtype is None else grad.to(ctx.increment_dtype)
-        return None, None, grad * ctx.scale, increment
+        weights: Weights = ctx.weights
+        increment = None if ctx.increment_dtype is None else (grad * weights.mu).to(ctx.increment_dtype)
+        return None, grad * float(weights.scale), increment, None
 
 
 Streams = FloatStreams | ExactStreams | StoredStreams

@@ -87,7 +87,7 @@ def check_gradients(model: nn.Module) -> None:
         NotFiniteError: names one that is not finite.
         GradientError: names those that are missing or zero.
     """
-    bad = []
+    bad, waiting = [], may_start_without_gradient(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -98,7 +98,7 @@ def check_gradients(model: nn.Module) -> None:
                 f"the gradient of {name} is not finite in the first step. Try training.precision=fp32, and "
                 "method.reversal=exact where the method is reversible."
             )
-        elif not parameter.grad.any() and not may_start_without_gradient(name):
+        elif not parameter.grad.any() and name not in waiting:
             bad.append(f"{name} (zero)")
     if bad:
         raise GradientError(f"{len(bad)} trainable parameters have no usable gradient after one step: {', '.join(bad)}")

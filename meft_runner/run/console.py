@@ -35,6 +35,12 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
         rows["error at the bottom layer"] = _finite(record.gradients[0].error)
         rows["largest error of a layer"] = _worst([layer.error for layer in record.gradients], max)
         rows["smallest cosine of a layer"] = _worst([layer.cosine for layer in record.gradients], min)
+    if record.plain_model is not None:
+        rows["best score in the plain model (%)"] = percent(record.plain_model.score)
+        rows["plain and coupled outputs apart"] = _finite(record.plain_model.output_distance)
+    if record.scores is None and record.start is not None:
+        rows["outputs apart from pre-training"] = _finite(record.start.output_distance)
+        rows["hidden states apart"] = _finite(record.start.hidden_distance)
     rows["reversal check"] = _reversal_text(record.reversal)
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
 

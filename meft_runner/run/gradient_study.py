@@ -1,41 +1,16 @@
-"""What is measured beside scores: how far from pre-training a method starts, how true a reversal's gradients are."""
+"""How true a reversal's gradients are, layer by layer."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.reversible import ExactStreams, ReversibleStack
 from meft_runner.reversible.replay import random_state_kept
 from meft_runner.reversible.streams import StoredStreams
-
-# What the heads return for their rows: classes or grades, the two ends of a span, the likelihoods of answers.
-_OUTPUTS = ("logits", "start_logits", "end_logits", "log_likelihoods")
-
-
-@torch.no_grad()
-def first_outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Returns the outputs of a model for some rows, without dropout; nothing is drawn and nothing is changed.
-
-    Args:
-        model: before or after it was prepared for training.
-        batch: inputs with labels, on any device.
-
-    Returns:
-        All outputs of its head in one vector, (N,), float64, on the CPU.
-    """
-    device = next(model.parameters()).device
-    with _mode(model, training=False):
-        outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-    return torch.cat([outputs[name].flatten() for name in _OUTPUTS if name in outputs]).cpu().double()
-
-
-def relative_distance(found: Tensor, reference: Tensor) -> float | None:
-    """Returns |found - reference| / |reference| of two (N,) vectors, None where that is no finite number."""
-    return _finite((found - reference).norm() / reference.norm())
+from meft_runner.run.distances import finite, mode, relative_distance
 
 
 def gradient_errors(
@@ -61,7 +36,7 @@ def gradient_errors(
         StreamOverflowError: the forward pass itself is not finite or leaves the grid.
         ReversalError: in strict mode, when exact streams differ.
     """
-    with _mode(model, training=True):
+    with mode(model, training=True):
         found = _layer_gradients(model, batch, autocast_dtype)
         with _activations_stored(reversible_stacks(model)):
             expected = _layer_gradients(model, batch, autocast_dtype)
@@ -69,7 +44,7 @@ def gradient_errors(
         {
             "layer": name,
             "error": relative_distance(gradient, expected[name]),
-            "cosine": _finite(gradient @ expected[name] / (gradient.norm() * expected[name].norm())),
+            "cosine": finite(gradient @ expected[name] / (gradient.norm() * expected[name].norm())),
         }
         for name, gradient in found.items()
     ]
@@ -103,19 +78,3 @@ def _activations_stored(stacks: list[ReversibleStack]) -> Iterator[None]:
     finally:
         for stack, (mode, streams) in zip(stacks, before, strict=True):
             stack.mode, stack.streams = mode, streams
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Puts a model into training or evaluation mode, and back."""
-    before = model.training
-    model.train(training)
-    try:
-        yield
-    finally:
-        model.train(before)
-
-
-def _finite(value: Tensor) -> float | None:
-    number = value.item()
-    return number if math.isfinite(number) else None

@@ -5,12 +5,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback
 
 from meft_runner.config import Settings, Study, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.records.record import completed, finish, new_record, write_record
 from meft_runner.records.schema import CompleteRecord, LayerGradient, Record
 from meft_runner.run import checkpoints, processes
@@ -18,6 +19,7 @@ from meft_runner.run.announcement import show_memory, show_run
 from meft_runner.run.arguments import adapter_description, build_trainer
 from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.display import Screen
+from meft_runner.run.distances import compare_with_plain
 from meft_runner.run.failures import explained
 from meft_runner.run.folder import claimed, record_of, run_directory
 from meft_runner.run.gradient_study import gradient_errors
@@ -76,12 +78,14 @@ def _run(
     if settings.study is Study.gradients:
         _study_gradients(settings, opened, device, record)
         return
-    checkpoint = processes.by_main(lambda: _last_checkpoint(directory, opened))
-    if checkpoint is not None:
-        screen.line("goes on", f"from {checkpoint.name}, which an earlier call has left")
     record.memory = measure_memory(settings, opened.model, opened.data, opened.plan.batch_size)
     show_memory(record.memory, screen)
     _write(record, directory)
+    if settings.study is Study.start:
+        return
+    checkpoint = processes.by_main(lambda: _last_checkpoint(directory, opened))
+    if checkpoint is not None:
+        screen.line("goes on", f"from {checkpoint.name}, which an earlier call has left")
     callbacks = [interruption, *tracker(opened.data.evaluation)]
     _train(settings, opened, directory, checkpoint, record, screen, callbacks)
 
@@ -105,6 +109,8 @@ def _train(
     record.scores = scores_of(trainer.state.log_history, data)
     record.timing = timing_of(times, trainer.state)
     record.reversal = reversal_figures(reversible_stacks(model))
+    if isinstance(model, PeftModel) and reversible_stacks(model):
+        record.plain_model = compare_with_plain(trainer, data)
     if record.scores.best is None:
         screen.line("note", f"{data.metric} was not defined after any epoch: the weights of the last one are kept")
 

@@ -19,7 +19,7 @@ from meft_runner.records.schema import Data, Record, Start, Weights
 from meft_runner.run.announcement import show_model, show_rows, show_training
 from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.display import Screen
-from meft_runner.run.gradient_study import first_outputs, relative_distance
+from meft_runner.run.distances import first_outputs, relative_distance
 from meft_runner.run.measuring import first_batch
 from meft_runner.run.results import parameter_counts
 from meft_runner.run.reuse import stamps_of_sources
@@ -72,7 +72,11 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     pretrained = first_outputs(loaded, batch)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
     record.parameters = parameter_counts(model, layers)
-    record.start = Start(output_distance=relative_distance(first_outputs(model, batch), pretrained))
+    started = first_outputs(model, batch)
+    record.start = Start(
+        output_distance=relative_distance(started.head, pretrained.head),
+        hidden_distance=relative_distance(started.hidden, pretrained.hidden),
+    )
     show_model(record.parameters, device, screen)
     made_from = {
         "identity": identity(settings),

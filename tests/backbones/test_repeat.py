@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from meft_runner.backbones.repeat import repeat_layers
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from tests.helpers.models import KINDS, batch, family_of, meft_settings, prepared, tiny_model
 
 

@@ -5,7 +5,7 @@ import torch
 
 from meft_runner.backbones import task_head
 from meft_runner.errors import UserError
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.run.callbacks import check_gradients
 from tests.helpers.models import KINDS, VARIANTS, batch, family_of, gradients, meft_settings, prepared, tiny_model
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.reversible.streams import ExactStreams
 from tests.helpers.exactness import BOUNDS, PRECISIONS, relative_errors, train_once
 from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prepared

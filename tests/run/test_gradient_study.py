@@ -10,7 +10,7 @@ from meft_runner.backbones.processors import load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source
 from meft_runner.config import Head, LoraSettings
-from meft_runner.methods.meft import reversible_stacks
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.prepare import prepare
 from meft_runner.reversible import ExactStreams, ReversibleStack
 from meft_runner.run.gradient_study import first_outputs, gradient_errors, relative_distance

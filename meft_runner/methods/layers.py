@@ -1,0 +1,122 @@
+"""A pre-trained layer as the functions of a reversible block, and a model's layers exchanged for a stack of blocks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from meft_runner.backbones import Family, LayerView, StackLayer
+from meft_runner.config import BackboneSettings
+from meft_runner.errors import UserError
+from meft_runner.reversible import BlockInputs, Composed, ReversibleStack, TokenwiseModule
+
+
+class AttentionBlock(nn.Module):
+    """A layer's attention block, with an adapter after the output projection where one is given.
+
+    Args:
+        view: the layer as two functions.
+        layer: the pre-trained layer.
+        adapter: the adapter, or None.
+    """
+
+    def __init__(self, view: LayerView, layer: nn.Module, adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        self.view = view
+        self.layer = layer
+        self.adapter = adapter
+
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the attention block's output, (B, S, H)."""
+        return self.view.attention_block(self.layer, x, inputs, self.adapter)
+
+
+class MlpBlock(TokenwiseModule):
+    """A layer's MLP block, with an adapter beside it where one is given.
+
+    Args:
+        view: the layer as two functions.
+        layer: the pre-trained layer.
+        adapter: the adapter, or None.
+    """
+
+    def __init__(self, view: LayerView, layer: nn.Module, adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        self.view = view
+        self.layer = layer
+        self.adapter = adapter
+
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the MLP block's output, of the shape of x."""
+        return self.view.mlp_block(self.layer, x, inputs, self.adapter)
+
+
+def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> Composed:
+    """Returns a layer as one function, with an adapter beside its MLP where one is given."""
+    return Composed(AttentionBlock(view, layer), MlpBlock(view, layer, mlp_adapter))
+
+
+def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: str) -> None:
+    """Makes sure that a model runs all its layers in every pass.
+
+    Raises:
+        UserError: it leaves out layers at random.
+    """
+    for name in family.layer_drop:
+        if getattr(model.config, name) > 0:
+            raise UserError(
+                f"{method}: {backbone.name} has {name}={getattr(model.config, name)}, and a reversible "
+                f"stack cannot leave out layers. Set {name} to 0 in the config.json of a local copy (backbone.path)."
+            )
+
+
+def stack_layers(
+    model: PreTrainedModel,
+    family: Family,
+    frozen: int,
+    stacked: Callable[[LayerView, Sequence[nn.Module], Sequence[str]], ReversibleStack],
+) -> None:
+    """Exchanges a model's layers for reversible stacks, in place.
+
+    Args:
+        model: the backbone.
+        family: its architecture.
+        frozen: layers that stay plain, counted from the bottom of the first of its layer lists.
+        stacked: makes a stack of layers, given how to run them, and their names for errors.
+    """
+    for view in family.views:
+        layers = list(view.layers(model))
+        plain, reversible = layers[:frozen], layers[frozen:]
+        if reversible:
+            part = "" if len(family.views) == 1 else view.path.split(".")[0] + " "
+            names = [f"{part}layer {index}" for index in range(len(plain), len(layers))]
+            stack = stacked(view, reversible, names)
+            view.replace_layers(model, [*plain, StackLayer(stack, view.block_inputs, reversible)])
+        frozen -= len(plain)
+
+
+def reversible_stacks(model: nn.Module) -> list[ReversibleStack]:
+    """Returns the reversible stacks inside a model."""
+    return [module for module in model.modules() if isinstance(module, ReversibleStack)]
+
+
+@contextmanager
+def plain_layers(model: nn.Module) -> Iterator[None]:
+    """Gives a model its own layers back for a while, under their own names and run one after the other.
+
+    They are those that the stacks run, as a method of peft left them and as training changed them; what stands beside
+    them in the blocks, such as MEFT's adapters, is left out.
+    """
+    lists = {
+        name: module for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and any(isinstance(layer, StackLayer) for layer in module)
+    }  # fmt: skip
+    try:
+        for name, stacked in lists.items():
+            parts = ([layer] if not isinstance(layer, StackLayer) else layer.replaced for layer in stacked)
+            model.set_submodule(name, nn.ModuleList(layer for part in parts for layer in part))
+        yield
+    finally:
+        for name, stacked in lists.items():
+            model.set_submodule(name, stacked)
