@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from meft_runner.config import METHODS, MeftSettings
-from meft_runner.methods.meft import AttentionBlock, MlpBlock, reversible_stacks
+from meft_runner.config import METHODS
+from meft_runner.methods.layers import AttentionBlock, MlpBlock, reversible_stacks
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.reports.labels import method_label
 from meft_runner.reversible import Composed
@@ -46,10 +46,17 @@ def test_what_stands_in_f_and_g(name, kinds, swap):
 
 def test_a_merge_of_ones_own_is_named_in_tables():
     assert method_label(record(0.5, "method=meft1")) == "meft1"
-    assert method_label(record(0.5, "method=meft1", "method.merge=[0.1,1]")) == "meft1 (merge=[0.1, 1.0])"
+    assert method_label(record(0.5, "method=meft1", "method.merge=[0.1,1]")) == "meft1 (merge=[0.1, 1])"
 
 
 def test_every_variant_can_be_typed_and_every_method_is_prepared():
-    assert set(VARIANTS) == {name for name, schema in METHODS.items() if schema is MeftSettings}
-    for name in METHODS:
-        assert isinstance(prepared(settings(f"method={name}").method), torch.nn.Module)
+    composed = {name: settings(f"method={name}").method for name in METHODS}
+    assert set(VARIANTS) == {name for name, method in composed.items() if getattr(method, "variant", name) is None}
+    for method in composed.values():
+        assert isinstance(prepared(method), torch.nn.Module)
+
+
+def test_a_preset_is_the_variant_that_it_names():
+    stack = reversible_stacks(prepared(settings("method=meft3_start").method))[0]
+    assert isinstance(stack.blocks[0].f, AttentionBlock)
+    assert not stack.coupling.swap

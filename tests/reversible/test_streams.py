@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.streams import ExactStreams, make_streams
 
 
@@ -12,24 +13,25 @@ from meft_runner.reversible.streams import ExactStreams, make_streams
     n=st.integers(1, 256),
     bits=st.integers(4, 24),
     magnitude=st.floats(1e-3, 50.0),
+    mu=st.floats(1e-3, 10.0),
     seed=st.integers(0, 2**31),
 )
-def test_exact_revert_undoes_advance(n, bits, magnitude, seed):
-    streams = ExactStreams(bits)
+def test_exact_revert_undoes_advance(n, bits, magnitude, mu, seed):
+    streams, weights = ExactStreams(bits), Weights(Fraction(1, n), mu)
     generator = torch.Generator().manual_seed(seed)
     start = streams.start(torch.randn(3, 5, 7, generator=generator) * magnitude)
     increment = torch.randn(3, 5, 7, generator=generator) * magnitude
-    advanced, kept = streams.advance(start, Fraction(1, n), increment)
-    streams.revert_(advanced, Fraction(1, n), increment, kept)
+    advanced, kept = streams.advance(start, weights, increment)
+    streams.revert_(advanced, weights, increment, kept)
     assert torch.equal(advanced, start)
     assert (kept is None) == (n == 1)
 
 
-@given(n=st.integers(1, 256), x=st.floats(-100, 100), t=st.floats(-100, 100))
-def test_exact_advance_is_the_formula_up_to_the_grid(n, x, t):
+@given(n=st.integers(1, 256), mu=st.floats(0.01, 2), x=st.floats(-100, 100), t=st.floats(-100, 100))
+def test_exact_advance_is_the_formula_up_to_the_grid(n, mu, x, t):
     streams = ExactStreams(16)
-    advanced, _ = streams.advance(streams.start(torch.tensor([x])), Fraction(1, n), torch.tensor([t]))
-    assert streams.value(advanced, torch.float64).item() == pytest.approx(x / n + t, abs=2.0**-14)
+    advanced, _ = streams.advance(streams.start(torch.tensor([x])), Weights(Fraction(1, n), mu), torch.tensor([t]))
+    assert streams.value(advanced, torch.float64).item() == pytest.approx(x / n + mu * t, abs=2.0**-14)
 
 
 def test_value_keeps_the_dtype_and_double_precision():
