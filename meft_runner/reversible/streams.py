@@ -129,8 +129,11 @@ class StoredStreams:
         return StoredStream(integers, _StraightThrough.apply(value, hidden, None, Weights(Fraction(1))))
 
     def value(self, stream: StoredStream, dtype: torch.dtype) -> Tensor:
-        """Returns the stream's value, connected to the graph."""
-        return stream.value.to(dtype)
+        """Returns the stream's value, connected to the graph by a node of its own.
+
+        So what a function passes back is summed before it is added to the stream's gradient, as a reversal does it.
+        """
+        return stream.value.view_as(stream.value).to(dtype)
 
     def advance(self, stream: StoredStream, weights: Weights, increment: Tensor) -> tuple[StoredStream, None]:
         """Returns what `ExactStreams.advance` computes, with the gradient of scale * x + mu * increment."""

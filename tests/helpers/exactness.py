@@ -5,17 +5,37 @@ import re
 import pytest
 import torch
 
-from tests.helpers.models import batch, gradients, meft_settings, prepared
+from meft_runner.methods.layers import reversible_stacks
+from meft_runner.reversible import ExactStreams
+from tests.helpers.models import PEFT_METHODS, batch, gradients, meft_settings, move_away, peft_settings, prepared
 
 BOUNDS = {None: 5e-6, torch.bfloat16: 5e-6}
 PRECISIONS = pytest.mark.parametrize("precision", BOUNDS, ids=["fp32", "bf16"])
 
 
 def train_once(
-    variant, reversal, layers, precision, device="cpu", kind="bert", padding="right", rows=4, dropout=0.1, **kwargs
+    name,
+    reversal,
+    layers,
+    precision,
+    device="cpu",
+    kind="bert",
+    padding="right",
+    rows=4,
+    dropout=0.1,
+    update_dropout=None,
+    **kwargs,
 ):
-    """Returns loss, gradients by layer and the model after one forward and backward pass."""
-    model = prepared(meft_settings(variant, reversal, **kwargs), kind, layers=layers, dropout=dropout).to(device)
+    """Returns loss, gradients by layer and the model after one forward and backward pass.
+
+    `name` is that of a variant of MEFT, or of a method of peft, what it trains moved away from its start;
+    `update_dropout` is LoRA's own, `dropout` the model's.
+    """
+    peft = name in PEFT_METHODS
+    kwargs |= {} if update_dropout is None else {"dropout": update_dropout}
+    method = (peft_settings if peft else meft_settings)(name, reversal, **kwargs)
+    model = prepared(method, kind, layers=layers, dropout=dropout)
+    model = (move_away(model) if peft else model).to(device)
     inputs = {name: tensor.to(device) for name, tensor in batch(kind, rows=rows, padding=padding).items()}
     torch.manual_seed(3)
     with torch.autocast(device, dtype=precision or torch.bfloat16, enabled=precision is not None):
@@ -30,3 +50,36 @@ def train_once(
 
 def relative_errors(gradients, reference):
     return {layer: ((g - reference[layer]).norm() / reference[layer].norm()).item() for layer, g in gradients.items()}
+
+
+def check_exactness(name, layers, precision, monkeypatch, **kwargs):
+    """Compares exact reversal with stored activations, bit for bit: every stream, the loss, every layer's gradient."""
+    before, after = [], []
+    advance, revert = ExactStreams.advance, ExactStreams.revert_
+
+    def recording_advance(self, stream, *args):
+        before.append(stream.clone())
+        return advance(self, stream, *args)
+
+    def recording_revert(self, stream, *args):
+        revert(self, stream, *args)
+        after.append(stream.clone())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactStreams, "advance", recording_advance)
+        patch.setattr(ExactStreams, "revert_", recording_revert)
+        loss, found, model = train_once(name, "exact", layers, precision, **kwargs)
+    check_equal_to_stored(loss, found, model, name, layers, precision, **kwargs)
+    assert len(before) == len(after) == sum(stack.plan.functions for stack in reversible_stacks(model))
+    assert all(torch.equal(old.flatten(), new.flatten()) for old, new in zip(before, reversed(after), strict=True))
+    return found
+
+
+def check_equal_to_stored(loss, found, model, name, layers, precision, **kwargs):
+    """Holds what `train_once` returned of exact reversal against stored activations, bit for bit."""
+    reference_loss, reference, _ = train_once(name, "stored", layers, precision, **kwargs)
+    assert loss == reference_loss
+    assert found.keys() == reference.keys()
+    assert all(torch.equal(gradient, reference[layer]) for layer, gradient in found.items())
+    monitors = [stack.monitor for stack in reversible_stacks(model)]
+    assert all((m.checked_steps, m.mismatches, m.max_error) == (1, 0, 0.0) for m in monitors)

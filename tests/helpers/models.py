@@ -21,11 +21,21 @@ from transformers import (
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.backbones.families.opt import OPTForAnswers
-from meft_runner.config import BackboneSettings, MeftSettings, Reversal
+from meft_runner.config import (
+    BackboneSettings,
+    Ia3Settings,
+    LoraSettings,
+    MeftSettings,
+    PeftReversal,
+    PeftSettings,
+    Reversal,
+    VeraSettings,
+)
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.variants import VARIANTS as TABLE
 
 VARIANTS = tuple(TABLE)
+PEFT_METHODS = {"lora": LoraSettings, "dora": LoraSettings, "ia3": Ia3Settings, "vera": VeraSettings}
 VOCABULARY = 100
 MAX_POSITIONS = 66
 
@@ -95,6 +105,20 @@ def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
         **{"name": variant, "learning_rate": 1e-3, "merge": [0.5, 0.5]} | scales | kwargs,
         reversal=Reversal[reversal],
     )
+
+
+def peft_settings(name="lora", reversal="exact", **kwargs) -> PeftSettings:
+    own = {"dora": {"decomposed": True}, "vera": {"rank": 8}}.get(name, {})
+    return PEFT_METHODS[name](name=name, learning_rate=1e-3, reversal=PeftReversal[reversal], **own | kwargs)
+
+
+def move_away(model, size=0.1, seed=8):
+    """Moves what trains away from where it starts, where a factor at zero hides the other one's gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += size * torch.randn(parameter.shape, generator=generator)
+    return model
 
 
 def prepared(method, kind="bert", model=None, **kwargs):

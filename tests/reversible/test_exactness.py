@@ -4,36 +4,8 @@ import pytest
 import torch
 
 from meft_runner.methods.layers import reversible_stacks
-from meft_runner.reversible.streams import ExactStreams
-from tests.helpers.exactness import BOUNDS, PRECISIONS, relative_errors, train_once
+from tests.helpers.exactness import BOUNDS, PRECISIONS, check_exactness, relative_errors, train_once
 from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prepared
-
-
-def check_exactness(variant, layers, precision, monkeypatch, **kwargs):
-    """Compares exact reversal with stored activations: every stream, the loss, every layer's gradient."""
-    before, after = [], []
-    advance, revert = ExactStreams.advance, ExactStreams.revert_
-
-    def recording_advance(self, stream, *args):
-        before.append(stream.clone())
-        return advance(self, stream, *args)
-
-    def recording_revert(self, stream, *args):
-        revert(self, stream, *args)
-        after.append(stream.clone())
-
-    reference_loss, reference, _ = train_once(variant, "stored", layers, precision, **kwargs)
-    monkeypatch.setattr(ExactStreams, "advance", recording_advance)
-    monkeypatch.setattr(ExactStreams, "revert_", recording_revert)
-    loss, found, model = train_once(variant, "exact", layers, precision, **kwargs)
-
-    stacks = reversible_stacks(model)
-    assert len(before) == len(after) == 2 * layers * len(stacks)
-    assert all(torch.equal(old.flatten(), new.flatten()) for old, new in zip(before, reversed(after), strict=True))
-    assert loss == reference_loss
-    assert max(relative_errors(found, reference).values()) <= BOUNDS[precision]
-    assert all((s.monitor.checked_steps, s.monitor.mismatches, s.monitor.max_error) == (1, 0, 0.0) for s in stacks)
-    return found
 
 
 @PRECISIONS
@@ -73,6 +45,22 @@ def test_float_reversal_fails_the_same_bound(variant):
     _, found, model = train_once(variant, "float", 12, None)
     assert max(relative_errors(found, reference).values()) > 100 * BOUNDS[None]
     assert reversible_stacks(model)[0].monitor.max_error > 1e-3
+
+
+@pytest.mark.parametrize("settings", [
+    {"mu": "1-scale"}, {"mu": "0.7"}, {"scale_1": "1/256", "scale_2": "1/16", "mu": "1-scale"},
+    {"adapter_factor": 4.0}, {"zero_start": True}, {"merge": "learned"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_setting_is_exact(variant, precision, settings, monkeypatch):
+    check_exactness(variant, 6, precision, monkeypatch, **settings)
+
+
+@pytest.mark.parametrize("merge", [[0.0, 1.0], [1.0, 0.0]], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stream_that_is_not_read(variant, merge, monkeypatch):
+    check_exactness(variant, 3, None, monkeypatch, merge=merge)
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3)])
