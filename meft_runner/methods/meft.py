@@ -38,7 +38,7 @@ def prepare_meft(
         return ReversibleStack(
             blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
             learn_merge=method.merge_weights is None,
-        )  # fmt: skip
+        ).to(model.device)  # fmt: skip
 
     stack_layers(model, family, method.frozen_layers, stacked)
     for name in task_head(model):

@@ -48,16 +48,24 @@ def may_start_without_gradient(model: nn.Module) -> set[str]:
     """Returns the names of parameters whose first gradient may be zero by design.
 
     Where a second factor starts at zero (LoRA, VeRA, an adapter with `zero_start`), nothing reaches the first one in
-    the first step. Learned merge weights start at the output stream alone, which the last G may not reach. The keys'
-    bias moves all scores of a query alike, which the softmax cancels: only rounding is left.
+    the first step, nor what the output reads through it alone. Learned merge weights start at the output stream, which
+    the last G may not reach. The keys' bias moves all scores of a query alike, which the softmax cancels: only
+    rounding is left.
     """
-    waiting = {id(p) for adapter in model.modules() if isinstance(adapter, Adapter) for p in adapter.waiting()}
+    waiting = _first_factors(model)
     for stack in reversible_stacks(model):
-        last = stack.plan.blocks[-1]
+        last, coupling = stack.plan.blocks[-1], stack.coupling
         if stack.learned_merge is not None and last.g is not None:
             waiting |= {id(parameter) for parameter in last.g.parameters()}
+        elif isinstance(last.g, Adapter) and last.g.waiting() and coupling.merge[1 if coupling.swap else 0] == 0:
+            waiting |= {id(p) for p in stack.parameters()} - {id(p) for p in last.g.up.parameters()}
     parts = ("lora_A", "vera_lambda_d", "key.bias", "k_proj.bias")
     return {
         name for name, parameter in model.named_parameters()
         if id(parameter) in waiting or any(part in name for part in parts)
     }  # fmt: skip
+
+
+def _first_factors(model: nn.Module) -> set[int]:
+    """Returns the ids of the parameters before an adapter's second matrix, where that is zero."""
+    return {id(p) for adapter in model.modules() if isinstance(adapter, Adapter) for p in adapter.waiting()}

@@ -26,7 +26,8 @@ class ReversibleFunction(Function):
     def forward(ctx: Any, plan: Plan, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
         """Runs the blocks and returns the merged streams, (B, S, H)."""
         trace = Trace()
-        ctx.plan, ctx.dtype, ctx.arguments = plan, hidden.dtype, len(tensors)
+        ctx.plan, ctx.dtype = plan, hidden.dtype
+        ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
         with ctx.autocast.entered():
             streams = ForwardPass(plan, BlockInputs(*tensors[:_INPUTS]), trace).run(hidden)
@@ -39,11 +40,11 @@ class ReversibleFunction(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of forward's arguments, in their order."""
-        plan = ctx.plan
-        arguments, (x1, x2, *left) = ctx.saved_tensors[: ctx.arguments], ctx.saved_tensors[ctx.arguments :]
+        plan, saved = ctx.plan, ctx.saved_tensors
+        x1, x2, *left = saved[_INPUTS + len(ctx.parameters) :]
         trace = Trace.from_tensors(tuple(left), ctx.checksums, functions=plan.functions)
-        reverse = ReversePass(plan, BlockInputs(*arguments[:_INPUTS]), trace, ctx.dtype)
+        reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype)
         with random_state_kept(x1.device), ctx.autocast.entered():
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
-        leaves = (*reverse.inputs.tensors(), *plan.trainable_parameters())
+        leaves = (*reverse.inputs.tensors(), *ctx.parameters)
         return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

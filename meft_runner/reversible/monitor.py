@@ -1,11 +1,13 @@
 """What the engine knows about its own exactness: overflow, NaN, and streams that came back changed."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from meft_runner.reversible.block import ReversibleBlock
 from meft_runner.reversible.coupling import Coupling
 
 
@@ -37,15 +39,15 @@ class ReversalMonitor:
         """Forgets what was found so far."""
         self.checked_steps, self.mismatches, self.max_error = 0, 0, 0.0
 
-    def check_peaks(self, names: list[str], peaks: Tensor, coupling: Coupling, limit: float) -> None:
+    def check_peaks(self, blocks: Sequence[ReversibleBlock], peaks: Tensor, coupling: Coupling, limit: float) -> None:
         """Bounds the streams block by block from the largest increments, and stops where a bound is too large.
 
         |y| <= scale * |x| + mu * |increment|, so the recurrence of the block, run on magnitudes, bounds
         every stream with one reduction an increment and one transfer a forward pass.
 
         Args:
-            names: the blocks' names.
-            peaks: largest magnitudes: of the first stream, then of each block's two increments, (1 + 2 L).
+            blocks: the blocks, bottom first.
+            peaks: largest magnitudes: of the first stream, then of each function's increment, (1 + functions).
             coupling: how the streams are tied.
             limit: the magnitude that the streams must stay below.
 
@@ -56,10 +58,12 @@ class ReversalMonitor:
         _require_below(limit, first, "the input of the first reversible layer")
         bound_1 = bound_2 = first
         half_1, half_2 = coupling.halves
-        for name, peak_1, peak_2 in zip(names, increments[::2], increments[1::2], strict=True):
-            bound_1 = float(half_1.scale) * bound_1 + half_1.mu * peak_1
-            bound_2 = float(half_2.scale) * bound_2 + half_2.mu * peak_2
-            _require_below(limit, max(bound_1, bound_2, key=_nan_largest), name)
+        each = iter(increments)
+        for block in blocks:
+            bound_1 = float(half_1.scale) * bound_1 + half_1.mu * next(each)
+            if block.g is not None:
+                bound_2 = float(half_2.scale) * bound_2 + half_2.mu * next(each)
+            _require_below(limit, max(bound_1, bound_2, key=_nan_largest), block.name)
             if coupling.swap:
                 bound_1, bound_2 = bound_2, bound_1
 

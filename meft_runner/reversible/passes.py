@@ -78,13 +78,12 @@ class ForwardPass:
             x2 = self._half(block.g, x1, x2, second, hidden.dtype)
             if plan.coupling.swap:
                 x1, x2 = x2, x1
-        plan.monitor.check_peaks(plan.names, torch.stack(self.peaks), plan.coupling, plan.streams.limit)
+        plan.monitor.check_peaks(plan.blocks, torch.stack(self.peaks), plan.coupling, plan.streams.limit)
         return x1, x2
 
     def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, dtype: torch.dtype) -> Any:
         """Returns scale * stream + mu * function(reads); without a function the stream itself."""
         if function is None:
-            self.peaks.append(torch.zeros_like(self.peaks[0]))
             return stream
         value = self.plan.streams.value(reads, dtype)
         if self.trace:

@@ -26,8 +26,8 @@ class Mix(nn.Module):
         return self.norm(x + y)
 
 
-def coupling(scale_1="1/10", scale_2="1", swap=True, merge=(0.5, 0.5)):
-    return Coupling(Fraction(scale_1), Fraction(scale_2), swap, merge)
+def coupling(scale_1="1/10", scale_2="1", swap=True, merge=(0.5, 0.5), **mus):
+    return Coupling(Fraction(scale_1), Fraction(scale_2), swap, merge, **mus)
 
 
 def stack(mode="exact", layers=4, hidden=8, dropout=0.1, seed=0, tie=None, **kwargs):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,3 +91,58 @@ def test_a_model_that_leaves_out_layers_is_refused():
     model.config.decoder_layerdrop = 0.1
     with pytest.raises(UserError, match=r"tiny has decoder_layerdrop=0.1, .* Set decoder_layerdrop to 0"):
         prepared(meft_settings(), "bart", model=model)
+
+
+def train(model, inputs, steps=3):
+    """Takes some steps with AdamW; returns the names of the parameters whose gradient was zero in every one."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    seen = set()
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(**inputs).loss.backward()
+        if step == 0:
+            check_gradients(model)
+        seen |= {name for name, gradient in gradients(model).items() if gradient.any()}
+        optimizer.step()
+    return gradients(model).keys() - seen
+
+
+@pytest.mark.parametrize("zero_start", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "bart"])
+@pytest.mark.parametrize("merge", [[0, 1], [1, 0], "learned"], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_learns_with_any_merge(variant, merge, kind, zero_start):
+    model = prepared(meft_settings(variant, merge=merge, zero_start=zero_start), kind)
+    assert not train(model, batch(kind))
+    assert all(stack.monitor.mismatches == 0 for stack in reversible_stacks(model))
+
+
+@pytest.mark.parametrize(("variant", "merge"), [("meft1", [0, 1]), ("meft2", [0, 1]), ("meft3", [1, 0])])
+def test_what_is_left_out_is_what_cannot_learn(variant, merge):
+    """With these weights, the last G is all that ordinary autograd finds no gradient for."""
+    left_out = prepared(meft_settings(variant, "stored", merge=merge))
+    whole = prepared(meft_settings(variant, "stored"))
+    (stack,) = reversible_stacks(whole)
+    stack.coupling = replace(stack.coupling, merge=tuple(map(float, merge)))
+    whole(**batch()).loss.backward()
+    idle = {name for name, p in whole.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    trained = {name for name, p in whole.named_parameters() if p.requires_grad}
+    assert idle
+    assert all(".blocks.1.g." in name for name in idle)
+    assert {name for name, p in left_out.named_parameters() if p.requires_grad} == trained - idle
+    torch.manual_seed(3)
+    with torch.no_grad():
+        assert torch.equal(left_out.eval()(**batch()).logits, whole.eval()(**batch()).logits)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_streams_read_leave_nothing_out(variant):
+    for merge in ([0.1, 1], "learned"):
+        (stack,) = reversible_stacks(prepared(meft_settings(variant, merge=merge)))
+        assert all(block.g is not None for block in stack.plan.blocks)
+
+
+def test_learned_merge_weights_stand_where_the_model_does():
+    model = tiny_model().to("meta")
+    (stack,) = reversible_stacks(prepared(meft_settings(merge="learned"), model=model))
+    assert stack.learned_merge.is_meta

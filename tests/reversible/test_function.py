@@ -148,6 +148,25 @@ def test_everything_kept_is_visible_to_saved_tensor_hooks():
     assert len(packed) == 4  # one scaled stream a layer, four bits an element
 
 
+def test_saved_tensors_are_unpacked_once():
+    packed, unpacked = [], []
+    module = stack()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(1) or t, lambda t: unpacked.append(1) or t):
+        loss_of(module, hidden_states()).backward()
+    assert len(unpacked) == len(packed)
+
+
+def test_a_parameter_frozen_between_the_passes_hands_its_gradient_to_no_other():
+    module = stack()
+    torch.manual_seed(5)
+    loss = loss_of(module, hidden_states())
+    frozen = module.blocks[1].f.inner.weight.requires_grad_(False)
+    loss.backward()
+    expected = dict(zip(module.parameters(), stored_gradients(hidden_states()), strict=True))
+    del expected[frozen]
+    assert_close([parameter.grad for parameter in expected], expected.values())
+
+
 def test_saved_tensors_moved_elsewhere_still_work():
     module = stack()
     torch.manual_seed(5)

@@ -59,6 +59,19 @@ def test_overflow_names_the_layer_and_the_value(mode):
         module(hidden_states())
 
 
+def test_a_half_that_leaves_its_stream_alone_does_not_lower_the_bound():
+    blocks = [ReversibleBlock(Constant(2e4), None, f"layer {i}") for i in range(3)]
+    module = ReversibleStack(blocks, coupling("1", "1/10"))
+    with pytest.raises(StreamOverflowError, match=r"4000\d.* at layer 2"):
+        module(hidden_states())
+
+
+def test_the_bound_counts_what_is_taken_of_an_increment():
+    tie = coupling("1/10", "1", mu_1=3.0)
+    with pytest.raises(StreamOverflowError, match=r"3000\d.* at layer 0, .* below 2048"):
+        ReversibleStack([ReversibleBlock(Constant(1e4), None, "layer 0")], tie, grid_bits=20)(hidden_states())
+
+
 def test_a_wider_grid_holds_the_same_stream():
     blocks = [ReversibleBlock(Mix(8), Constant(4e4), "layer 0")]
     ReversibleStack(blocks, coupling(), grid_bits=12)(hidden_states()).sum().backward()
