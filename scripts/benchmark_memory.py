@@ -19,7 +19,7 @@ import transformers
 
 from meft_runner.config import Kernel, MemorySettings, Precision, Sweep
 from meft_runner.memory_report.cases import cases
-from meft_runner.memory_report.forms import shown
+from meft_runner.memory_report.forms import method_labels, shown
 from meft_runner.memory_report.prediction import rows
 from meft_runner.reports.figures import memory_curve, save_figure
 
@@ -35,6 +35,7 @@ SHAPES = {
     "opt_6b7-32x128": ("opt_6b7", 32, 128),
     "vit-64": ("vit", 64, None),  # images have a length of their own
 }
+PUBLISHED = ["full", "lora", "ia3", "meft1", "meft2", "meft3"]
 MACHINES = ((Precision.fp32, Kernel.materialised), (Precision.bf16, Kernel.flash))
 
 
@@ -54,7 +55,7 @@ def shape_table(name: str, methods: list[str] | None = None) -> list[dict[str, A
     for precision, kernel in MACHINES:
         lengths = None if length is None else [length]
         asked = MemorySettings([backbone], checkpointing=[False, True], batch=[batch], length=lengths)
-        asked = replace(asked, precision=[precision], attention=[kernel], method=methods or asked.method)
+        asked = replace(asked, precision=[precision], attention=[kernel], method=methods or PUBLISHED)
         made += predicted(asked)
     return made
 
@@ -70,7 +71,7 @@ def in_flight_table() -> list[dict[str, Any]]:
     """Returns every method at the same rows in flight: a batch accumulated in parts, and single long rows."""
     long = {"precision": [Precision.bf16], "attention": [Kernel.flash]}
     asked = [
-        MemorySettings(["roberta"], checkpointing=[False, True], batch=[8], accumulating=True),
+        MemorySettings(["roberta"], PUBLISHED, [False, True], batch=[8], accumulating=True),
         *(
             MemorySettings([opt], ["lora", "meft1", "meft2", "meft3"], [False, True], [1], [2048], **long)
             for opt in ("opt", "opt_6b7")
@@ -114,9 +115,9 @@ def main() -> None:
         made = jobs[name]()
         write(name, made)
         if name == "depth":
-            save_figure(
-                memory_curve(pd.DataFrame(made), "depth", "BERT-base's layers, 32 x 128, fp32, predicted"), FOLDER, name
-            )
+            table = pd.DataFrame(made)
+            table["label"] = method_labels(table)
+            save_figure(memory_curve(table, "depth", "BERT-base's layers, 32 x 128, fp32, predicted"), FOLDER, name)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ from transformers import AutoConfig, PreTrainedConfig
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.loading import load_config
 from meft_runner.backbones.repeat import multiply_depth
-from meft_runner.config import DEPTH_NAMES, BackboneSettings, Kernel, MeftSettings, MethodSettings, Precision
+from meft_runner.config import (
+    DEPTH_NAMES,
+    METHODS,
+    BackboneSettings,
+    Kernel,
+    MeftSettings,
+    MethodSettings,
+    PeftSettings,
+    Precision,
+)
 from meft_runner.config.fields import COUNT
 from meft_runner.errors import UserError
 
@@ -49,13 +58,19 @@ class Case:
 
     @property
     def checkpointing(self) -> bool:
-        """Whether the method recomputes each layer's activations; MEFT has no such setting."""
+        """Whether the method recomputes each layer's activations; reversible layers keep none."""
         return getattr(self.method, "checkpointing", False)
+
+    @property
+    def reversal(self) -> str | None:
+        """How activations come back in backward; None of a method that is never reversible."""
+        mode = getattr(self.method, "reversal", None)
+        return None if mode is None else str(mode.name)
 
     @property
     def method_label(self) -> str:
         """What tables and figures call the method."""
-        return f"{self.method.name} + checkpointing" if self.checkpointing else self.method.name
+        return method_label(self.method.name, self.checkpointing, self.reversal)
 
     def config(self) -> PreTrainedConfig:
         """Returns the model's configuration.
@@ -81,13 +96,20 @@ class Case:
 
     def _check_chunks(self, layers: int, tokens: int) -> None:
         chunks = 1
-        if isinstance(self.method, MeftSettings):
+        if isinstance(self.method, MeftSettings | PeftSettings) and self.method.reverses:
             chunks = min(self.method.chunks or -(-tokens // _USUAL_CHUNK), tokens)
         if layers * chunks > _MOST_LAYER_CHUNKS:
             raise UserError(
                 f"batch={self.batch_size}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "
                 "Take a smaller batch, with which memory grows evenly, or fewer method.chunks or layers."
             )
+
+
+def method_label(name: str, checkpointing: bool, reversal: str | None) -> str:
+    """Returns a method's name with what sets it apart from its default: `lora (reversal=exact)`."""
+    usual = getattr(METHODS[name], "reversal", None)
+    marked = name if usual is None or reversal == usual.name else f"{name} (reversal={reversal})"
+    return f"{marked} + checkpointing" if checkpointing else marked
 
 
 def model_config(backbone: BackboneSettings) -> PreTrainedConfig:

@@ -8,8 +8,19 @@ from itertools import product
 from transformers import AutoConfig
 
 from meft_runner.backbones import positions
-from meft_runner.config import METHODS, Head, MemorySettings, Settings, Sweep
+from meft_runner.config import (
+    METHODS,
+    FullSettings,
+    Head,
+    MemorySettings,
+    MethodSettings,
+    PeftSettings,
+    Settings,
+    Sweep,
+)
+from meft_runner.config.checks import refusal
 from meft_runner.config.compatibility import services
+from meft_runner.config.fields import settings_of
 from meft_runner.errors import UserError, nearest
 from meft_runner.memory_report.case import Case, model_config
 from meft_runner.run.composing import composed
@@ -32,14 +43,16 @@ def cases(asked: MemorySettings, overrides: Sequence[str] = ()) -> list[Case]:
         UserError: a setting does not fit, or would have no effect.
     """
     _check_sizes(asked.backbone, overrides)
+    runs = [_composed(backbone, method, overrides) for backbone, method in product(asked.backbone, asked.method)]
+    _check_effects(runs, asked, overrides)
     found = []
-    for backbone, method in product(asked.backbone, asked.method):
-        for own in _checkpointing(method, asked):
-            run = _composed(backbone, method, [*overrides, *own])
-            lengths = [None] if Head.image in run.backbone.heads else asked.length or _USUAL_LENGTHS
-            for batch, length, precision, attention in product(asked.batch, lengths, asked.precision, asked.attention):
-                case = Case(run.backbone, run.method, batch, length, precision, attention, asked.accumulating)
-                found += _swept(case, asked.sweep)
+    for run in runs:
+        lengths = [None] if Head.image in run.backbone.heads else asked.length or _USUAL_LENGTHS
+        for own, batch, length, precision, attention in product(
+            _with_checkpointing(run.method, asked), asked.batch, lengths, asked.precision, asked.attention
+        ):
+            case = Case(run.backbone, own, batch, length, precision, attention, asked.accumulating)
+            found += _swept(case, asked.sweep)
     if (asked.length is not None or asked.sweep is Sweep.length) and all(case.length is None for case in found):
         raise UserError(f"length: backbone={','.join(asked.backbone)} reads images, which have a length of their own.")
     for case in found:
@@ -47,11 +60,11 @@ def cases(asked: MemorySettings, overrides: Sequence[str] = ()) -> list[Case]:
     return found
 
 
-def _checkpointing(method: str, asked: MemorySettings) -> list[list[str]]:
-    """Returns the overrides of each row that is asked of a method: one without any where it has no checkpointing."""
-    if not hasattr(METHODS[method], "checkpointing"):
-        return [[]]
-    return [[f"method.checkpointing={str(on).lower()}"] for on in asked.checkpointing or [False]]
+def _with_checkpointing(method: MethodSettings, asked: MemorySettings) -> list[MethodSettings]:
+    """Returns a method with and without checkpointing as asked; as it is where it is reversible."""
+    if isinstance(method, FullSettings | PeftSettings) and not method.reverses:
+        return [replace(method, checkpointing=on) for on in asked.checkpointing or [False]]
+    return [method]
 
 
 def _composed(backbone: str, method: str, overrides: Sequence[str]) -> Settings:
@@ -72,6 +85,19 @@ def _applies(override: str, backbone: str, method: str) -> bool:
 def _added(override: str) -> str:
     """Lets sizes be set that are not among those that make the backbone what it is."""
     return f"++{override}" if override.startswith(_OF_CONFIG) else override
+
+
+def _check_effects(runs: Sequence[Settings], asked: MemorySettings, overrides: Sequence[str]) -> None:
+    """Refuses settings of methods that none of the runs reads."""
+    for key in (override.partition("=")[0] for override in overrides):
+        refusals = [refusal(run, *each) for run in runs for each in settings_of(run) if each[0] == key]
+        if key.startswith("method.") and refusals and refusals[0] and all(refusals):
+            raise UserError(refusals[0])
+    if asked.checkpointing is not None and all(run.method.reverses for run in runs):
+        raise UserError(
+            f"checkpointing: the layers of method={','.join(asked.method)} are reversible here, and keep nothing to "
+            "compute again. Leave it out."
+        )
 
 
 def _check_sizes(backbones: Sequence[str], overrides: Sequence[str]) -> None:

@@ -9,8 +9,10 @@ from meft_runner.errors import UserError, nearest
 _OWN = [each.name for each in fields(MemorySettings)]
 _OF_BACKBONES = ("path", "repeat", "config")  # the rest says where weights come from, or has a key of its own here
 _NOT_OF_MEMORY = (  # settings of methods on which no tensor's size depends
-    "name", "learning_rate", "alpha", "init_constant", "init_noise", "merge", "grid_bits", "strict",
+    "name", "learning_rate", "alpha", "init_constant", "init_noise", "mu", "merge", "adapter_factor", "zero_start",
+    "grid_bits", "strict",
 )  # fmt: skip
+_FIXED = ("variant", "decomposed")  # a name of a method stands for it
 _ALONE = {  # an answer, what has no effect beside it, and why
     "fit": (("timeline", "sweep", "measure"), "answers with the largest batch and length alone"),
     "timeline": (("sweep", "measure", "format", "accumulating"), "draws one step and prints no table"),
@@ -49,7 +51,8 @@ def _check_of_methods(name: str, override: str, methods: list[str]) -> None:
         raise UserError(f"{override}: has no effect on memory. Leave it out.")
     if not having:
         known = sorted(
-            {each.name for method in methods for each in fields(METHODS[method])} - {*_NOT_OF_MEMORY, "checkpointing"}
+            {each.name for method in methods for each in fields(METHODS[method])}
+            - {*_NOT_OF_MEMORY, *_FIXED, "checkpointing"}
         )
         raise UserError(f"method.{name}: no such setting, {nearest(name, known)}expected {', '.join(known)}.")
     if not set(having) & set(methods):

@@ -9,6 +9,7 @@ import pandas as pd
 from meft_runner.backbones import positions
 from meft_runner.errors import UserError
 from meft_runner.memory_report.case import Case
+from meft_runner.memory_report.forms import method_labels
 from meft_runner.memory_report.prediction import predict
 
 _GIB = 2**30
@@ -51,14 +52,14 @@ def answers(found: list[Case], budget: int) -> list[dict[str, Any]]:
 def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns answers as a table for readers."""
     table = pd.DataFrame(rows)
-    table["method"] = table["method"].where(~table["checkpointing"], table["method"] + " + checkpointing")
+    table["method"] = method_labels(table)
     for name in ("batch", "length"):
         sources = table.pop(f"largest_{name}_source")
         table[f"largest_{name}"] = [
             None if pd.isna(count) else _WORDS[source].format(int(count))
             for count, source in zip(table[f"largest_{name}"], sources, strict=True)
         ]
-    return table.drop(columns="checkpointing").rename(columns=lambda name: name.replace("_", " "))
+    return table.drop(columns=["reversal", "checkpointing"]).rename(columns=lambda name: name.replace("_", " "))
 
 
 def _answer(case: Case, budget: int) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def _answer(case: Case, budget: int) -> dict[str, Any]:
     return {
         "backbone": case.backbone.name,
         "method": case.method.name,
+        "reversal": case.reversal,
         "checkpointing": case.checkpointing,
         "precision": case.precision.name,
         "attention": case.attention.name,

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from meft_runner.config import Format
+from meft_runner.memory_report.case import method_label
 from meft_runner.reports.memory_tables import OF_FULL, in_unit, percent_of_full
 from meft_runner.reports.tables import markdown
 from meft_runner.run.console import print_table
@@ -38,6 +39,13 @@ def print_rows(rows: list[dict[str, Any]], form: Format, table: pd.DataFrame, sh
             print_table(short, title=title)
 
 
+def method_labels(table: pd.DataFrame) -> list[str]:
+    """Returns what readers see of the methods of rows, with what sets a row apart from others of its method."""
+    return [
+        method_label(*each) for each in zip(table["method"], table["checkpointing"], table["reversal"], strict=True)
+    ]
+
+
 def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns rows as a table in GiB, with activations in percent of full fine-tuning of the same shape."""
     made = pd.DataFrame(rows)
@@ -50,6 +58,5 @@ def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def brief(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of a table that a terminal has room for."""
     table = table.rename(columns={"batch_size": "batch", "retained after forward (GiB)": "retained (GiB)"})
-    label = table["method"].where(~table["checkpointing"], table["method"] + " + checkpointing")
     same = [column for column in _BRIEF[2:8] if table[column].nunique() == 1]
-    return table.assign(method=label)[[column for column in _BRIEF if column not in same]]
+    return table.assign(method=method_labels(table))[[column for column in _BRIEF if column not in same]]

@@ -1,13 +1,17 @@
 """Help texts that are not Hydra's."""
 
-MEMORY_HELP = """\
+from meft_runner.config import METHODS
+
+MEMORY_HELP = f"""\
 meft-memory: what a training step needs, predicted from shapes alone: no weights, no GPU, no network.
 
   meft-memory backbone=roberta method=[full,lora,meft1] checkpointing=[false,true] batch=32 length=128
 
-  backbone=[roberta]   method=[full,lora,ia3,meft1,meft2,meft3]   checkpointing=[false]
+  backbone=[roberta]   method=[{",".join(METHODS)}]
+  checkpointing=[false]      without and with: of methods that have no reversal
   batch=[32]   length=[128]   precision=[fp32]   attention=[materialised]     lists; every combination is a row
   accumulating=true          a step that adds to the gradients of an earlier pass
+  method.reversal=exact      layers of lora, dora, ia3 and vera that keep no activations
   method.chunks=4 ...        settings of meft-run's methods on which memory depends, for every row that has them
   backbone.repeat=2          a deeper model; backbone.config.NAME=SIZE another size of its config.json
   backbone.path=DIR          sizes from a folder's config.json

@@ -108,6 +108,7 @@ def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str,
     return {
         "backbone": case.backbone.name,
         "method": case.method.name,
+        "reversal": case.reversal,
         "checkpointing": case.checkpointing,
         "batch_size": case.batch_size,
         "length": case.length or positions(case.config()),

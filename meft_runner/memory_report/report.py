@@ -13,7 +13,7 @@ from meft_runner.memory_report import fit
 from meft_runner.memory_report.asked import parse_bytes
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.cases import cases
-from meft_runner.memory_report.forms import brief, print_rows, shown
+from meft_runner.memory_report.forms import brief, method_labels, print_rows, shown
 from meft_runner.memory_report.prediction import rows, trace
 from meft_runner.run.quiet import silent
 
@@ -68,7 +68,7 @@ def _draw_curve(made: list[dict[str, Any]], over: str, folder: Path) -> None:
 
     table = pd.DataFrame(made)
     name = table["backbone"].iloc[0]  # a sweep has one
-    predicted = table[table["source"] == "predicted"]
+    predicted = table.assign(label=method_labels(table))[table["source"] == "predicted"]
     figure = memory_curve(predicted, over, f"{name}: activations of a training step, predicted")
     with writing("figures", folder):
         _tell(save_figure(figure, folder, f"{name}_{over.removesuffix('_size')}"))

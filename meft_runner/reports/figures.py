@@ -94,15 +94,14 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
 
 
 def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
-    """Draws the activation memory in rows of `meft-memory` over a column of theirs, a line a method."""
+    """Draws the activation memory in rows of `meft-memory` over a column of theirs, a line a label."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (method, checkpointing), part in table.groupby(["method", "checkpointing"], sort=False):
-        label = f"{method} + checkpointing" if checkpointing else method
+    for (label, checkpointing), part in table.groupby(["label", "checkpointing"], sort=False):
         line = part.sort_values(over)
         axes.plot(
             line[over], line["activations_bytes"] / _GIB, marker="o", markersize=3, label=label,
-            color=_COLOURS[str(method)], linestyle="--" if checkpointing else "-",
+            color=_COLOURS[_method(str(label))], linestyle="--" if checkpointing else "-",
         )  # fmt: skip
     axes.set(xlabel=over.replace("_", " "), ylabel="activations (GiB)", title=title, xscale="log")
     axes.set_yscale("log", base=2)

@@ -22,12 +22,14 @@ SMALL = {
             "image_size": 64},
 }  # fmt: skip
 METHODS = {"full": ["method=full"], "lora + checkpointing": ["method=lora", "method.checkpointing=true"],
-           "meft1": ["method=meft1", "method.chunks=3"]}  # fmt: skip
+           "meft1": ["method=meft1", "method.chunks=3"],
+           "lora reversed": ["method=lora", "method.reversal=exact", "method.chunks=3"]}  # fmt: skip
+INSIDE_LAYERS = {f"{name} reversed": [f"method={name}", "method.reversal=exact"] for name in ("dora", "ia3", "vera")}
 
 
 def case(backbone, method, batch=8, length=64, **kwargs):
     task = ["task=cifar10"] if backbone == "vit" else []
-    chosen = settings(f"backbone={backbone}", *task, *METHODS.get(method, [f"method={method}"]))
+    chosen = settings(f"backbone={backbone}", *task, *(METHODS | INSIDE_LAYERS).get(method, [f"method={method}"]))
     model = replace(chosen.backbone, config=chosen.backbone.config | SMALL[backbone])
     return Case(model, chosen.method, batch, None if backbone == "vit" else length, **kwargs)
 
@@ -42,8 +44,10 @@ def assert_predicted(asked):
     assert (predicted["source"], measured["source"]) == ("predicted", "tracked")
 
 
-QUICK = {("minilm", "meft1"), ("bart_base", "lora + checkpointing"), ("opt_125m", "meft1"), ("vit", "full")}
+QUICK = {("minilm", "meft1"), ("bart_base", "lora + checkpointing"), ("opt_125m", "meft1"), ("vit", "full"),
+         ("minilm", "lora reversed")}  # fmt: skip
 CASES = [(backbone, method) for backbone in SMALL for method in METHODS]
+CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "meft1_start", "meft3_start")]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,34 @@ def test_rows_of_the_contract(monkeypatch, capsys):
         assert sum(row[part] for part in parts) == row["peak_bytes"]
 
 
+REVERSED = ("backbone=minilm", "batch=2", "length=16", "backbone.config.num_hidden_layers=2", "method.reversal=exact")
+
+
+def test_a_reversed_method_is_told_from_a_plain_one(monkeypatch, capsys):
+    asked = (*REVERSED, "method=[full,lora,meft1]")
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "checkpointing=[false,true]", "format=json")
+    assert [(row["method"], row["reversal"], row["checkpointing"]) for row in json.loads(out)] == [
+        ("full", None, False), ("full", None, True), ("lora", "exact", False), ("meft1", "exact", False),
+    ]  # fmt: skip
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *TINY, "format=json")
+    assert [row["reversal"] for row in json.loads(out)] == [None, "off", "exact"]
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "fit=1TiB", "format=markdown")
+    assert "lora (reversal=exact)" in out
+    assert "meft1 (" not in out
+
+
+def test_figures_name_a_reversed_method(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cases, "SWEPT_DEPTHS", (1, 2))
+    asked = (*REVERSED[:3], "method=[lora,meft1]", f"output_dir={tmp_path}")
+    call(monkeypatch, capsys, cli.meft_memory, *asked, "sweep=depth", "method.reversal=float")
+    call(monkeypatch, capsys, cli.meft_memory, *asked, "timeline=true", "method.reversal=exact")
+    curve, timeline = ((tmp_path / f"minilm_{name}.svg").read_text() for name in ("depth", "timeline"))
+    assert "lora (reversal=float)" in curve
+    assert "meft1 (reversal=float)" in curve
+    assert "minilm lora (reversal=exact), 2 x 16, fp32" in timeline
+    assert "minilm meft1, 2 x 16, fp32" in timeline
+
+
 @pytest.mark.parametrize("form", ["table", "csv", "markdown"])
 def test_other_forms(monkeypatch, capsys, form):
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *TINY, f"format={form}")
@@ -131,6 +159,15 @@ def test_the_curve_of_measured_steps_is_the_predicted_one(monkeypatch, capsys, t
         ("method.adapter_dim=x method=meft1", "method.adapter_dim: Value 'x'"),
         ("length=16 backbone=vit", "length: backbone=vit reads images, which have a length of their own"),
         ("sweep=length backbone=vit", "length: backbone=vit reads images"),
+        ("method=lora method.scale_1=1/10", "method.scale_1=1/10: has no effect with method.reversal=off. Add"),
+        ("method=[full,lora] method.chunks=2", "method.chunks=2: has no effect with method.reversal=off. Add"),
+        ("method=lora method.decomposed=true", "method.decomposed: comes from conf/method/lora.yaml alone"),
+        (
+            "method=lora method.reversal=exact checkpointing=[false,true]",
+            "checkpointing: the layers of method=lora are",
+        ),
+        ("method=lora method.reversal=on", "method.reversal: Invalid value 'on', expected one of [off, exact"),
+        ("batch=1000000000 method=lora method.reversal=exact", "125000000 chunks, are too many to predict"),
         ("batch=1000000000 method=meft1", "125000000 chunks, are too many to predict. Take a smaller batch"),
         ("backbone=minilm method=lora batch=1000000 measure=true", "measure=true: a step needs"),
         ("backbone=minilm backbone.config.hidden_sise=8", "minilm has no such size, did you mean 'hidden_size'"),
