@@ -6,9 +6,9 @@ Nothing heavy is imported here: the command line reads this before it knows what
 
 from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
+from meft_runner.config.coupling import LEARNED
 from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
 from meft_runner.config.methods import (
-    LEARNED,
     METHODS,
     FullSettings,
     Ia3Settings,

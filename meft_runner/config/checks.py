@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config import MeftSettings, MemorySettings, PeftReversal, PeftSettings, Settings, SplitSettings, Study
 from meft_runner.config.compatibility import check_compatible
+from meft_runner.config.coupling import parse_merge
 from meft_runner.config.fields import Notes, as_typed, expanded, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
 from meft_runner.errors import UserError
@@ -27,13 +28,28 @@ def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
     for key, value, notes in settings_of(settings):
-        if key in typed or any(name.startswith(f"{key}.") for name in typed):
-            _check_effect(settings, key, value, notes)
+        is_typed = key in typed or any(name.startswith(f"{key}.") for name in typed)
+        if is_typed and (message := refusal(settings, key, value, notes)) is not None:
+            raise UserError(message)
         if notes.path and value is not None:
             group, _, name = key.rpartition(".")
             setattr(getattr(settings, group) if group else settings, name, expanded(key, value))
     check(settings)
     return settings
+
+
+def refusal(settings: Settings, key: str, value: object, notes: Notes) -> str | None:
+    """Returns what to say of a setting that was given although it cannot be, or although nothing reads it."""
+    group = key.partition(".")[0]
+    if notes.fixed is not None:
+        name = getattr(settings, group).name
+        return f"{key}: comes from conf/{group}/{name}.yaml alone. {notes.fixed}"
+    against = hindrance(settings, notes)
+    if against is None or value is None:
+        return None
+    off = against == f"method.reversal={PeftReversal.off.name}"
+    fix = "Add method.reversal=exact, or leave it out." if off else "Leave out one of them."
+    return f"{key}={as_typed(value)}: has no effect with {against}. {fix}"
 
 
 def check(settings: Settings) -> None:
@@ -49,16 +65,11 @@ def check(settings: Settings) -> None:
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)
     method = settings.method
-    reversal = getattr(method, "reversal", None)
-    if isinstance(method, MeftSettings | PeftSettings) and reversal is not PeftReversal.off:
-        _check_coupling(method)
+    if isinstance(method, MeftSettings | PeftSettings) and method.reverses:
+        _check_reversal(method)
     elif settings.study is Study.gradients:
-        fix = "Add method.reversal=exact, or take" if reversal else "Take"
-        raise UserError(
-            f"study={settings.study.name}: looks at a reversal, method={method.name} has none. {fix} method=meft1."
-        )
-    if isinstance(method, MeftSettings):
-        _ = method.merge_weights
+        fix = "Add method.reversal=exact, or take" if isinstance(method, PeftSettings) else "Take"
+        raise UserError(f"study=gradients: looks at a reversal, method={method.name} has none. {fix} method=meft1.")
 
 
 def check_ranges(settings: Settings | MemorySettings) -> None:
@@ -100,17 +111,6 @@ def check_environment() -> None:
             raise UserError(f"{name}={text}: expected whole seconds in the environment, as in {name}=60.")
 
 
-def _check_effect(settings: Settings, key: str, value: object, notes: Notes) -> None:
-    """Refuses a setting that was given although it cannot be, or although nothing reads it."""
-    group = key.partition(".")[0]
-    if notes.fixed is not None:
-        name = getattr(settings, group).name
-        raise UserError(f"{key}: comes from conf/{group}/{name}.yaml alone. {notes.fixed}")
-    against = hindrance(settings, notes)
-    if against is not None and value is not None:
-        raise UserError(f"{key}={as_typed(value)}: has no effect with {against}. Leave out one of them.")
-
-
 def _check_splits(task: SplitSettings) -> None:
     splits = [task.train_split, *task.eval_splits]
     if not task.eval_splits or len(set(splits)) < len(splits):
@@ -120,18 +120,21 @@ def _check_splits(task: SplitSettings) -> None:
         )
 
 
-def _check_coupling(method: MeftSettings | PeftSettings) -> None:
-    """Makes sure that the arithmetic of a reversal can express its coupling."""
+def _check_reversal(method: MeftSettings | PeftSettings) -> None:
+    """Makes sure that the streams can be tied as asked, by the arithmetic of the reversal."""
+    if isinstance(method, MeftSettings):
+        parse_merge(method.merge)
+    elif method.checkpointing:
+        raise UserError(
+            f"method.checkpointing=true: with method.reversal={method.reversal.name} layers keep nothing to compute "
+            "again. Leave out one of them."
+        )
     for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
         if method.reversal.name != "float" and not unit:
-            near = max(1, min(_LARGEST_DENOMINATOR, round(1 / scale)))
+            least = 1 if isinstance(method, MeftSettings) else 2
+            near = max(least, min(_LARGEST_DENOMINATOR, round(1 / scale)))
             raise UserError(
                 f"method.{name}={getattr(method, name)}: reversal={method.reversal.name} divides integers: "
                 f"expected 1/n, n up to {_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
-            )
-        if isinstance(method, PeftSettings) and scale >= 1:
-            raise UserError(
-                f"method.{name}={getattr(method, name)}: expected a number below 1, the part of the layer before that "
-                "goes into a layer's output. Take for instance 1/256."
             )

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from meft_runner.config.coupling import LEARNED
 from meft_runner.config.fields import hindrance, settings_of
-from meft_runner.config.methods import LEARNED, METHODS, MeftSettings
+from meft_runner.config.methods import METHODS, MeftSettings
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
@@ -30,9 +31,9 @@ def meaning(settings: Settings) -> dict[str, Any]:
     for key, value, notes in settings_of(settings):
         if value is None or notes.beside or hindrance(settings, notes) is not None:
             continue
-        if notes.later and value == notes.default:
+        written = _written(value)
+        if notes.later and written == _written(notes.default):
             continue
-        written = value.name if isinstance(value, Enum) else value
         content[key] = os.path.realpath(os.path.expanduser(written)) if notes.path else written
     if "method.scale_1" in content:
         content.pop("method.mu", None)
@@ -40,6 +41,10 @@ def meaning(settings: Settings) -> dict[str, Any]:
     if settings.training.processes == 1:
         del content["training.processes"]
     return content
+
+
+def _written(value: Any) -> Any:
+    return value.name if isinstance(value, Enum) else value
 
 
 def _coupling(method: Any) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Methods: ways of fine-tuning."""
 
-import math
+import re
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
 from typing import Any
 
 from omegaconf import MISSING
 
+from meft_runner.config.coupling import KEEPS_MEAN, Half, parse_half, parse_merge, parse_scale
 from meft_runner.config.directory import read_group
 from meft_runner.config.fields import COUNT, setting
 from meft_runner.errors import UserError
@@ -17,10 +17,6 @@ PeftReversal = Enum("PeftReversal", ["off", "exact", "float", "stored"])
 _REVERSED = {"method.reversal": ("exact", "float", "stored")}
 _ON_THE_GRID = {"method.reversal": ("exact", "stored")}
 _CHECKED = {"method.reversal": ("exact",)}
-KEEPS_MEAN = "1-scale"  # the mu with which a stream's next state is a weighted mean
-LEARNED = "learned"
-_LARGEST_MU = 100
-Half = tuple[Fraction, float]  # scale and mu of what is added to a stream
 
 
 @dataclass
@@ -34,6 +30,11 @@ class MethodSettings:
 
     name: str = setting(MISSING, fixed="Choose one with method=NAME.")
     learning_rate: float = setting(MISSING, (1e-12, 1e3), fixed="Set training.learning_rate.", beside=True)
+
+    @property
+    def reverses(self) -> bool:
+        """Whether layers are reversible, so that their activations need not be kept."""
+        return False
 
 
 @dataclass
@@ -73,13 +74,23 @@ class PeftSettings(MethodSettings):
     strict: bool = setting(True, only=_CHECKED)
 
     @property
+    def reverses(self) -> bool:
+        """Whether the layers are reversible."""
+        return self.reversal is not PeftReversal.off
+
+    @property
     def halves(self) -> tuple[Half, ...]:
         """Scale and mu of the only half of a delay coupling that changes a stream.
 
         Raises:
-            UserError: one of them is no number above 0.
+            UserError: one of them is no number above 0, or the scale is not below 1.
         """
-        return (_parse_half("method.scale_1", self.scale_1, self.mu),)
+        if parse_scale("method.scale_1", self.scale_1) >= 1:
+            raise UserError(
+                f"method.scale_1={self.scale_1}: expected a number below 1, the part of the layer before that goes "
+                "into a layer's output. Take for instance 1/256."
+            )
+        return (parse_half("method.scale_1", self.scale_1, self.mu),)
 
 
 @dataclass
@@ -164,6 +175,11 @@ class MeftSettings(MethodSettings):
     strict: bool = setting(True, only=_CHECKED)
 
     @property
+    def reverses(self) -> bool:
+        """Whether layers are reversible: they always are."""
+        return True
+
+    @property
     def halves(self) -> tuple[Half, ...]:
         """Scale and mu of the first and of the second half of a block.
 
@@ -171,7 +187,7 @@ class MeftSettings(MethodSettings):
             UserError: one of them is no number above 0.
         """
         scales = {"method.scale_1": self.scale_1, "method.scale_2": self.scale_2}
-        return tuple(_parse_half(key, scale, self.mu) for key, scale in scales.items())
+        return tuple(parse_half(key, scale, self.mu) for key, scale in scales.items())
 
     @property
     def merge_weights(self) -> tuple[float, float] | None:
@@ -180,50 +196,7 @@ class MeftSettings(MethodSettings):
         Raises:
             UserError: they are not two numbers, or both are zero.
         """
-        if self.merge == LEARNED:
-            return None
-        given = self.merge if isinstance(self.merge, list) else [self.merge]
-        weights = [float(each) if isinstance(each, int | float) else each for each in given]
-        if len(weights) != 2 or not all(isinstance(w, float) and math.isfinite(w) for w in weights) or not any(weights):
-            raise UserError(
-                f"method.merge={weights}: expected two weights, not both 0, for instance [0.5,0.5], or {LEARNED}."
-            )
-        return weights[0], weights[1]
-
-
-def parse_scale(key: str, text: str) -> Fraction:
-    """Reads a scale such as "1/10" or "0.1".
-
-    Raises:
-        UserError: it is no number above 0.
-    """
-    scale = _number(text)
-    if scale <= 0:
-        raise UserError(f"{key}={text}: expected a number above 0, written as 1/10 or 0.1.")
-    return scale
-
-
-def _parse_half(key: str, scale_text: str, mu_text: str) -> Half:
-    """Reads the scale of a half and its mu, which is 1 where the stream goes on whole."""
-    scale, word = parse_scale(key, scale_text), mu_text.replace(" ", "") == KEEPS_MEAN
-    mu = 1 - scale if word else _number(mu_text)
-    if scale == 1 and (word or mu > 0):
-        return scale, 1.0
-    if not 0 < mu <= _LARGEST_MU:
-        where = f" with {key}={scale_text}" if word else ""
-        raise UserError(
-            f"method.mu={mu_text}{where}: expected a number above 0, at most {_LARGEST_MU}, as 255/256 or 0.99, "
-            f"or {KEEPS_MEAN} where scales are below 1."
-        )
-    return scale, float(mu)
-
-
-def _number(text: str) -> Fraction:
-    """Returns a fraction or decimal number, 0 for what is none."""
-    try:
-        return Fraction(text.replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        return Fraction(0)
+        return parse_merge(self.merge)
 
 
 METHOD_KINDS: dict[str, type[MethodSettings]] = {
@@ -234,6 +207,11 @@ METHOD_KINDS: dict[str, type[MethodSettings]] = {
     "meft": MeftSettings,
 }  # a file of conf/method begins with `_<kind>_schema`
 
+_ADDING_TOKENS = re.compile(
+    r"(soft|multitask)?(prompt|prefix)s?(tuning)?|ptuningv?|adaptionprompt|cpt|cartridge"
+)  # peft's
+
+
 # What can be typed as `method=`, and its settings: the files of conf/method in the order of their kinds.
 METHODS: dict[str, type[MethodSettings]] = {
     name: METHOD_KINDS[content["kind"]]
@@ -241,3 +219,8 @@ METHODS: dict[str, type[MethodSettings]] = {
         read_group("method").items(), key=lambda item: (list(METHOD_KINDS).index(item[1]["kind"]), item[0])
     )
 }
+
+
+def adds_tokens(name: str) -> bool:
+    """Tells whether a method of peft, however it is spelled, adds positions to the rows: `prompt_tuning`."""
+    return _ADDING_TOKENS.fullmatch(re.sub(r"[^a-z]", "", name.lower())) is not None

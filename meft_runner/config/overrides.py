@@ -4,8 +4,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,14 +22,15 @@ from hydra.core.override_parser.types import (
 from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config.directory import names_of
-from meft_runner.config.fields import Notes, notes_of
-from meft_runner.config.methods import METHODS
+from meft_runner.config.fields import notes_of
+from meft_runner.config.methods import METHODS, adds_tokens
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.tasks import TASKS
 from meft_runner.errors import UserError, nearest
 
 GROUPS = ("backbone", "task", "method")
 OPTIONAL_GROUPS = ("experiment", "scale", "launcher")
+_SECTIONS = (*GROUPS, "training")
 _IMPORTING = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_\s*[=:]")  # Hydra would import or call it
 _ENVIRONMENT = re.compile(r"\$\{.*\boc\.env\b")
 _ADDED = "hydra.launcher.additional_parameters."  # of SLURM, by any name
@@ -110,6 +112,11 @@ def check_name(group: str, name: str) -> None:
         UserError: it has none.
     """
     known = names_of(group)
+    if group == "method" and name not in known and adds_tokens(name):
+        raise UserError(
+            f"method={name}: adds tokens to a row, and a layer must return as many as it gets to be reversible. "
+            f"Expected one that trains inside layers, of {', '.join(known)}."
+        )
     if name not in known:
         raise UserError(f"{group}={name}: there is no such {group}, {nearest(name, known)}expected {', '.join(known)}.")
 
@@ -138,12 +145,15 @@ def check_form(override: Override) -> None:
 
 
 def _check_fixed(override: Override) -> None:
-    key = override.key_or_group
-    declared = ".".join(key.split(".")[:2])  # backbone.config of backbone.config.hidden_size
-    fixed = [notes.fixed for notes in _settings().get(declared, [])]
+    key, settings = override.key_or_group, _settings()
+    beginnings = accumulate(key.split("."), "{}.{}".format)
+    declared = next((part for part in beginnings if part in settings and part not in _SECTIONS), key)
+    fixed = [notes_of(each).fixed for each in settings.get(declared, [])]  # of backbone.config.vocab_size too
     if fixed and all(fixed):
         group = key.partition(".")[0]
         raise UserError(f"{override.input_line}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
+    if declared != key:
+        raise UserError(f"{override.input_line}: {declared} has no parts. Write {declared}=VALUE.")
 
 
 def _check_value(override: Override) -> None:
@@ -157,24 +167,28 @@ def _check_value(override: Override) -> None:
         for each, times in values.items():
             if times > 1:
                 raise UserError(f"{text}: {each} is given {times} times. Give each value once.")
+    given = value.list if isinstance(value, ChoiceSweep) else [value]
+    is_switch = any(each.type is bool for each in _settings().get(override.key_or_group, []))
+    if is_switch and any(type(each) in (int, float) and each not in (0, 1) for each in given):
+        raise UserError(f"{text}: expected true or false.")
     if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
         raise UserError(f"{text}: expected one or more seeds, each once.")
 
 
 @cache
-def _settings() -> dict[str, list[Notes]]:
-    """Returns the keys of all settings that some run has, with what each backbone, task or method knows of it."""
+def _settings() -> dict[str, list[Field[Any]]]:
+    """Returns the keys of all settings that some run has, with the field of each backbone, task or method for it."""
     groups: dict[str, Collection[type[Any]]] = {
         "backbone": [BackboneSettings],
         "task": TASKS.values(),
         "method": METHODS.values(),
         "training": [TrainingSettings],
     }
-    found = {each.name: [notes_of(each)] for each in fields(Settings)}
+    found = {each.name: [each] for each in fields(Settings)}
     for group, kinds in groups.items():
         for kind in kinds:
             for each in fields(kind):
-                found.setdefault(f"{group}.{each.name}", []).append(notes_of(each))
+                found.setdefault(f"{group}.{each.name}", []).append(each)
     return found
 
 

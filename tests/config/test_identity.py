@@ -22,10 +22,59 @@ def of(*overrides):
 @pytest.mark.parametrize(
     "override", ["seed=2", "method.adapter_dim=4", "training.epochs=1", "task=rte", "backbone=bert", "method=lora",
                  "method.scale_1=1/8", "method.merge=[0.1,1]", "method.grid_bits=12", "backbone.path=a",
-                 "training.precision=bf16", "study=gradients", "backbone.revision=abc"],
+                 "training.precision=bf16", "study=gradients", "backbone.revision=abc", "study=start",
+                 "method.mu=1-scale", "method.merge=learned", "method.zero_start=true", "method.adapter_factor=4",
+                 "method=meft1_start"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_result(override):
     assert of() != of(override)
+
+
+@pytest.mark.parametrize(
+    "override", ["method.reversal=float", "method.reversal=stored", "method.scale_1=1/10", "method.mu=1",
+                 "method.chunks=2", "method.grid_bits=12", "method.strict=false", "method.rank=4", "method=dora"],
+)  # fmt: skip
+def test_it_follows_what_changes_a_reversed_lora(override):
+    reversed_lora = ("method=lora", "method.reversal=exact")
+    other = dict(each.split("=", 1) for each in (*reversed_lora, override))
+    assert of(*reversed_lora) != of(*("=".join(each) for each in other.items()))
+
+
+# What runs were called before their methods had the settings that came later.
+EARLIER = {
+    "": "443d1af31f",
+    "method=full": "db54bb493c",
+    "method=full method.checkpointing=true": "3f8e2f165d",
+    "method=lora": "2dddb8940c",
+    "method=lora method.checkpointing=true": "960646ee3a",
+    "method=lora method.rank=4 method.alpha=8 method.dropout=0.1": "e8fcceedab",
+    "method=lora method.init_noise=0.02": "b39cb01f0c",
+    "method=ia3": "09baa604c0",
+    "method=ia3 method.init_noise=0.1 method.init_constant=2": "4e588e7e71",
+    "method=meft1 method.merge=[0,1]": "aff07fec27",
+    "method=meft1 method.scale_1=0.05 method.reversal=stored": "4aaac3dadd",
+    "method=meft2": "67c14dca8e",
+    "method=meft2 method.reversal=float": "8a479dd153",
+    "method=meft3": "52d7f3aae0",
+    "method=meft3 method.scale_1=1/100 method.scale_2=1/100 method.merge=[0,1]": "42075fed50",
+    "backbone=opt task=piqa method=meft2": "917898ab03",
+    "backbone=vit task=svhn method=lora": "eb3d9e173c",
+    "backbone=bart task=squad method=ia3": "669b928581",
+    "study=gradients method=meft3 method.reversal=float": "3d71c7235f",
+}
+LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "decomposed")  # of peft's methods
+LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu")
+
+
+@pytest.mark.parametrize(("typed", "name"), EARLIER.items())
+def test_earlier_runs_keep_their_identity(typed, name):
+    chosen = settings(*typed.split())
+    assert identity(chosen) == name
+    content = plain(chosen)
+    for key in LATER_OF_MEFT if chosen.method.name.startswith("meft") else LATER:
+        content["method"].pop(key, None)
+    assert identity(from_plain(content)) == name
+    assert result_settings(content) == result_settings(plain(chosen))
 
 
 SAME = [
@@ -36,6 +85,20 @@ SAME = [
     ((), ("method.scale_1=1e-1",)),
     ((), ("method.merge=[0.5,0.5]",)),
     (("method.merge=[1,0]",), ("method.merge=[1.0,0.0]",)),
+    (("method.merge=learned",), ('method.merge="learned"',)),
+    ((), ("method.mu=1",)),
+    ((), ("method.mu=1.0",)),
+    ((), ("method.mu=4/4",)),
+    ((), ("method.adapter_factor=1", "method.zero_start=false")),
+    (("method.mu=1-scale",), ("method.mu=0.9",)),
+    (("method.mu=1-scale",), ("method.mu=1\\ -\\ scale",)),
+    (("method=meft3", "method.mu=9/10"), ("method=meft3", "method.mu=1-scale")),
+    (("method=lora",), ("method=lora", "method.reversal=off")),
+    (
+        ("method=lora", "method.reversal=exact"),
+        ("method=lora", "method.reversal=exact", "method.scale_1=0.00390625", "method.mu=255/256"),
+    ),
+    (("method=ia3", "method.reversal=float"), ("method=ia3", "method.reversal=float", "method.mu=1-scale")),
     ((), ("training.learning_rate=1e-3",)),
     (("training.learning_rate=1e-2",), ("training.learning_rate=0.0100",)),
     ((), ("training.processes=1",)),
@@ -112,7 +175,10 @@ def test_scales(n, form):
         {
             "reversal": st.sampled_from(["exact", "float", "stored"]),
             "scale_1": st.integers(1, 256).map("1/{}".format),
-            "merge": st.lists(st.floats(-9, 9), min_size=2, max_size=2),
+            "merge": st.lists(st.floats(-9, 9), min_size=2, max_size=2).filter(any) | st.just("learned"),
+            "mu": st.just("1-scale") | st.floats(1e-3, 9).map(str),
+            "adapter_factor": st.floats(0.5, 9),
+            "zero_start": st.booleans(),
             "chunks": st.none() | st.integers(1, 99),
             "adapter_dropout": st.none() | st.floats(0, 0.9),
             "strict": st.booleans(),
@@ -122,6 +188,39 @@ def test_scales(n, form):
 def test_it_survives_a_record(method):
     content = plain(settings_once())
     content["method"] |= method
+    assert_survives(content)
+
+
+@example_settings(max_examples=25, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "reversal": st.sampled_from(["off", "exact", "float", "stored"]),
+            "scale_1": st.integers(2, 256).map("1/{}".format),
+            "mu": st.just("1-scale") | st.floats(1e-3, 9).map(str),
+            "chunks": st.none() | st.integers(1, 99),
+            "strict": st.booleans(),
+        }
+    )
+)
+def test_that_of_a_reversed_lora_survives_a_record(method):
+    content = plain(lora_once())
+    content["method"] |= method
+    assert_survives(content)
+    if method["reversal"] == "off":
+        assert identity(from_plain(content)) == identity(lora_once())
+
+
+@given(st.integers(2, 256), st.sampled_from(["exact", "float", "stored"]))
+def test_the_mean_of_a_stream_is_kept_however_that_is_written(n, mode):
+    written = [{"scale_1": f"1/{n}", "mu": mu} for mu in ("1-scale", f"{n - 1}/{n}", " 1 - scale")]
+    for base in (settings_once(), lora_once()):
+        kind = type(base.method.reversal)[mode]
+        found = {identity(replace(base, method=replace(base.method, reversal=kind, **each))) for each in written}
+        assert len(found) == 1
+
+
+def assert_survives(content):
     chosen = from_plain(content)
     again = from_plain(plain(chosen))
     assert again == chosen
@@ -132,6 +231,11 @@ def test_it_survives_a_record(method):
 @cache
 def settings_once():
     return settings()
+
+
+@cache
+def lora_once():
+    return settings("method=lora")
 
 
 @pytest.mark.parametrize(("value", "same"), [(None, True), (1, False)])

@@ -28,8 +28,30 @@ MISTAKES = [
     ("-m method=full,meft7", "method=meft7: there is no such method"),
     ("-m method=glob(*)", "method=glob(*): expected names, as in method=A,B"),
     ("-m experiment=init_lora,init_ia3", "expected one experiment at a time"),
+    *(
+        (f"method={name}", f"method={name}: adds tokens to a row, and a layer must return as many as it gets")
+        for name in (
+            "prompt_tuning",
+            "prefix_tuning",
+            "p_tuning",
+            "prompt-tuning",
+            "prefix",
+            "P_TUNING",
+            "PTuning",
+            "multitask_prompt_tuning",
+            "adaption_prompt",
+            "cpt",
+        )
+    ),
+    ("-m method=lora,prompt_tuning", "Expected one that trains inside layers, of dora, full, ia3, lora"),
+    ("method=adalora", "method=adalora: there is no such method, did you mean 'lora'?"),
+    ("method=boft", "method=boft: there is no such method, expected dora, "),
+    ("method=p", "method=p: there is no such method"),
     ("task.name=../../x", "task.name=../../x: comes from the file of conf/task/"),
     ("-m task.name=x,y", "task.name=x,y: comes from the file of conf/task/"),
+    ("method.variant=meft3", "method.variant=meft3: comes from the file of conf/method/"),
+    ("method=meft1_start method.variant=meft3", "Choose one with method=NAME."),
+    ("method=lora method.decomposed=true", "Choose method=lora or method=dora."),
     ("method=lora method.name=meft1", "method.name=meft1: comes from the file of conf/method/"),
     ("backbone.name=x", "backbone.name=x: comes from the file of conf/backbone/"),
     ("backbone.package=os", "backbone.package=os: comes from"),
@@ -45,10 +67,13 @@ MISTAKES = [
     ("method.adpater_dim=4", "method.adpater_dim: no such setting, did you mean 'adapter_dim'?"),
     ("training.bach_size=4", "training.bach_size: no such setting, did you mean 'batch_size'?"),
     ("trainig.epochs=4", "trainig: no such setting, did you mean 'training'?"),
-    ("method.checkpointing=true", "method.checkpointing: method=meft1 has no such setting (full, lora, ia3 have)"),
+    (
+        "method.checkpointing=true",
+        "method.checkpointing: method=meft1 has no such setting (full, dora, lora, ia3, vera have)",
+    ),
     (
         "method=full method.reversal=exact",
-        "method.reversal: method=full has no such setting (meft1, meft2, meft3 have)",
+        "method.reversal: method=full has no such setting (dora, lora, ia3, vera, meft1, meft1_start, meft2, meft3,",
     ),
     ("task/rte=x", "task/rte: no such setting"),
     ("task@x=rte", "task@x=rte: expected key=value"),
@@ -71,6 +96,40 @@ MISTAKES = [
     ("method.adapter_dim=abc", "method.adapter_dim: Value 'abc' of type 'str' could not be converted to Integer"),
     ("training.precision=fp17", "training.precision: Invalid value 'fp17', expected one of [fp32, bf16, fp16]"),
     ("method.reversal=exactly", "method.reversal: Invalid value 'exactly', expected one of [exact, float, stored]"),
+    ("method.reversal=off", "method.reversal: Invalid value 'off', expected one of [exact, float, stored]"),
+    *(
+        (f"method=lora method.reversal={value}", "expected one of [off, exact, float, stored]")
+        for value in ("on", "true", "none", "xyz", "OFF")
+    ),
+    ("method=lora method.reversal=null", "method.reversal: expected a value, not null"),
+    *(
+        (f"method=lora method.reversal=exact method.scale_1={value}", f"method.scale_1={value}: {message}")
+        for value, message in {
+            "0.3": "reversal=exact divides integers: expected 1/n, n up to 256. Take for instance 1/3,",
+            "0.9": "reversal=exact divides integers: expected 1/n, n up to 256. Take for instance 1/2,",
+            "1/300": "reversal=exact divides integers",
+            "1": "expected a number below 1",
+            "2": "expected a number below 1",
+            "0": "expected a number above 0",
+            "-1/10": "expected a number above 0",
+            "abc": "expected a number above 0",
+        }.items()
+    ),
+    ("method=ia3 method.reversal=float method.scale_1=1.5", "method.scale_1=1.5: expected a number below 1"),
+    ("method=lora method.reversal=exact method.mu=0", "method.mu=0: expected a number above 0, at most 100"),
+    ("method=lora method.reversal=exact method.mu=1-lambda", "method.mu=1-lambda: expected a number above 0"),
+    ("method=lora method.reversal=exact method.mu=null", "method.mu: expected a value, not null"),
+    ("method.mu=2e9", "method.mu=2000000000.0: expected a number above 0, at most 100"),
+    ("method.reversal=float method.scale_1=2 method.mu=1-scale", "method.mu=1-scale with method.scale_1=2: expected"),
+    ("method.merge=[0,0]", "method.merge=[0, 0]: expected two weights, not both 0, for instance [0.5,0.5], or learned"),
+    ("method.merge={a:1}", "method.merge={'a': 1}: expected two weights"),
+    ("method.merge=[1e400,1]", "method.merge=[inf, 1]: expected two weights"),
+    ("method.merge=null", "expected two weights"),
+    ("method.merge.a=1", "method.merge.a=1: method.merge has no parts. Write method.merge=VALUE."),
+    ("seeds.a=1", "seeds.a=1: seeds has no parts"),
+    ("method.adapter_factor=0", "method.adapter_factor=0.0: expected 0.001 to"),
+    ("method.zero_start=3", "method.zero_start=3: expected true or false"),
+    ("-m method.zero_start=true,2", "method.zero_start=true,2: expected true or false"),
     ("method.scale_1=0.3", "method.scale_1=0.3: reversal=exact"),
     ("method.scale_1=null", "method.scale_1: expected a value, not null"),
     ("training.epochs=1e400", "training.epochs: Value 'inf'"),
@@ -112,6 +171,18 @@ MISTAKES = [
     ("level=1", "level: has an effect on experiments alone"),
     ("experiment=init_lora level=1", "level=1: the experiment has no levels"),
     ("-m hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: needs launcher="),
+    *(
+        (
+            f"method=lora method.{typed}",
+            f"method.{typed}: has no effect with method.reversal=off. Add method.reversal=exact, or leave it out.",
+        )
+        for typed in ("scale_1=1/10", "mu=1", "grid_bits=12", "chunks=2", "strict=true")
+    ),
+    (
+        "method=lora method.reversal=exact method.checkpointing=true",
+        "method.checkpointing=true: has no effect with method.reversal=exact",
+    ),
+    ("method=ia3 method.reversal=stored method.strict=true", "method.strict=true: has no effect with"),
     ("method.reversal=float method.grid_bits=12", "method.grid_bits=12: has no effect with method.reversal=float"),
     ("method.reversal=stored method.strict=true", "method.strict=true: has no effect with method.reversal=stored"),
     ("training.max_steps=3 training.epochs=3", "training.epochs=3: has no effect with training.max_steps=3"),
@@ -124,7 +195,9 @@ MISTAKES = [
         "training.group_by_length=true: has no effect with task=svhn",
     ),
     ("study=gradients training.patience=3", "training.patience=3: has no effect with study=gradients"),
-    ("study=gradients method=lora", "study=gradients: looks at a reversal"),
+    ("study=gradients method=lora", "study=gradients: looks at a reversal, method=lora has none. Add method.reversal="),
+    ("study=gradients method=full", "study=gradients: looks at a reversal, method=full has none. Take method=meft1."),
+    ("study=start training.epochs=3", "training.epochs=3: has no effect with study=start"),
     # Hydra's own
     ("hydra.sweep.dir=o -m", "hydra.sweep.dir=o: is the program's own"),
     ("hydra.run.dir=o", "hydra.run.dir=o: is the program's own"),
@@ -194,6 +267,10 @@ def test_an_environment_that_no_launcher_makes(environment, message, monkeypatch
 @pytest.mark.parametrize(
     "typed",
     [
+        "method=dora method.reversal=exact method.mu=1", "study=gradients method=vera method.reversal=exact",
+        "study=start method=full", "-m method=meft1,meft1_start,meft3_start", "method.zero_start=yes",
+        "-m method=lora method.reversal=off,exact,float,stored", "-m method=lora,meft1 method.reversal=exact",
+        "-m method=ia3 method.reversal=exact method.scale_1=1/10,1/256 method.mu=1,1-scale",
         "seed=1", "output_dir=runs/${task.name}", "backbone.path=null", "-m method=lora,full",
         "seed=1 -m method=lora method.checkpointing=true,false", "--multirun seed=range(1,3)", "--",
         "task=rte task.data_dir='data/été (1)'", "task=rte task.data_dir=/x/my_target_dir",
