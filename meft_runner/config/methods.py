@@ -221,6 +221,12 @@ METHODS: dict[str, type[MethodSettings]] = {
 }
 
 
+def with_reversal(name: str, reversal: str | None) -> str:
+    """Returns a method's name, with its reversal where that is not the usual one: `lora (reversal=exact)`."""
+    usual = getattr(METHODS[name], "reversal", None)
+    return name if usual is None or reversal == usual.name else f"{name} (reversal={reversal})"
+
+
 def adds_tokens(name: str) -> bool:
     """Tells whether a method of peft, however it is spelled, adds positions to the rows: `prompt_tuning`."""
     return _ADDING_TOKENS.fullmatch(re.sub(r"[^a-z]", "", name.lower())) is not None

@@ -59,8 +59,8 @@ def _message(error: BaseException) -> str | None:
             return f"a file is not UTF-8 text ({error.reason}, byte {error.start + 1}). Save it as UTF-8."
     if isinstance(error, MemoryError) or _is_torch_memory_error(error):
         return (
-            "out of memory. Lower training.batch_size or task.max_length, or take method=meft1; "
-            "meft-memory backbone=... method=... fit=8GiB says what fits."
+            "out of memory. Lower training.batch_size or task.max_length, or take method=lora method.reversal=exact or "
+            "method=meft1; meft-memory backbone=... method=... fit=8GiB says what fits."
         )
     return None
 

@@ -13,7 +13,6 @@ from meft_runner.backbones.loading import load_config
 from meft_runner.backbones.repeat import multiply_depth
 from meft_runner.config import (
     DEPTH_NAMES,
-    METHODS,
     BackboneSettings,
     Kernel,
     MeftSettings,
@@ -22,6 +21,7 @@ from meft_runner.config import (
     Precision,
 )
 from meft_runner.config.fields import COUNT
+from meft_runner.config.methods import with_reversal
 from meft_runner.errors import UserError
 
 _USUAL_CHUNK = 1024  # tokens; see reversible.chunks
@@ -106,10 +106,8 @@ class Case:
 
 
 def method_label(name: str, checkpointing: bool, reversal: str | None) -> str:
-    """Returns a method's name with what sets it apart from its default: `lora (reversal=exact)`."""
-    usual = getattr(METHODS[name], "reversal", None)
-    marked = name if usual is None or reversal == usual.name else f"{name} (reversal={reversal})"
-    return f"{marked} + checkpointing" if checkpointing else marked
+    """Returns what tables and figures call a method: `lora (reversal=exact)`, `lora + checkpointing`."""
+    return with_reversal(name, reversal) + (" + checkpointing" if checkpointing else "")
 
 
 def model_config(backbone: BackboneSettings) -> PreTrainedConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from meft_runner.config import Settings
+from meft_runner.config.methods import with_reversal
 from meft_runner.records.schema import Data, Memory, Parameters
 from meft_runner.run.arguments import Plan
 from meft_runner.run.console import MIB
@@ -14,8 +15,9 @@ from meft_runner.tasks import TaskData
 
 def show_run(settings: Settings, directory: Path, screen: Screen) -> None:
     """Prints what is run and where its files will be."""
-    names = settings.backbone.name, settings.task.name, settings.method.name
-    screen.heading("{} on {} with {}, seed {}".format(*names, settings.seed))
+    reversal = getattr(settings.method, "reversal", None)
+    method = with_reversal(settings.method.name, reversal and reversal.name)
+    screen.heading(f"{settings.backbone.name} on {settings.task.name} with {method}, seed {settings.seed}")
     screen.line("folder", str(directory))
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from meft_runner.config import PeftReversal
 from meft_runner.records.schema import CompleteRecord, Reversal
 
 DASH = "-"
@@ -41,7 +42,11 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
     if record.scores is None and record.start is not None:
         rows["outputs apart from pre-training"] = _finite(record.start.output_distance)
         rows["hidden states apart"] = _finite(record.start.hidden_distance)
-    rows["reversal check"] = _reversal_text(record.reversal)
+    mode = record.config.method.reversal
+    if record.scores is None and record.reversal is None and mode not in (None, PeftReversal.off.name):
+        rows["reversal check"] = f"{mode}: no step was trained"
+    else:
+        rows["reversal check"] = _reversal_text(record.reversal)
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from meft_runner.config import MeftSettings, Settings
+from meft_runner.config import MethodSettings, PeftSettings, Settings
 from meft_runner.errors import UserError
 from meft_runner.reversible.monitor import StreamOverflowError
 
@@ -33,18 +33,28 @@ def explained(settings: Settings, device: torch.device) -> Iterator[None]:
 
 def out_of_memory(settings: Settings, device: torch.device) -> UserError:
     """Returns what to say and to try where a run does not fit into memory."""
-    others = [] if isinstance(settings.method, MeftSettings) else ["method=meft1"]
+    reversible, question = _with_reversal(settings.method)
     batch = settings.training.batch_size
     smaller = [f"training.batch_size={batch // 2}"] if batch > 1 else []
     backbone, method = settings.backbone.name, settings.method.name
+    ways = [*reversible, *smaller] if isinstance(settings.method, PeftSettings) else [*smaller, *reversible]
     on_gpu = device.type == "cuda"
     total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     return UserError(
         f"out of memory: {backbone} with method={method} and training.batch_size={batch} does not fit into this "
         f"{'GPU' if on_gpu else 'machine'}. "
-        f"Try {' or '.join([*smaller, *others]) or 'a smaller model'}; "
-        f"meft-memory backbone={backbone} method=[{method},meft1] fit={total // _GIB}GiB tells what fits."
+        f"Try {' or '.join(ways) or 'a smaller model'}; "
+        f"meft-memory backbone={backbone} {question} fit={total // _GIB}GiB tells what fits."
     )
+
+
+def _with_reversal(method: MethodSettings) -> tuple[list[str], str]:
+    """Returns settings with which layers keep no activations, and how to ask what they need."""
+    if method.reverses:
+        return [], f"method=[{','.join(dict.fromkeys([method.name, 'meft1']))}]"
+    if isinstance(method, PeftSettings):
+        return ["method.reversal=exact", "method=meft1"], f"method=[{method.name},meft1] method.reversal=exact"
+    return ["method=meft1"], f"method=[{method.name},meft1]"
 
 
 def free_memory() -> int:

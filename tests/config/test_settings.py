@@ -138,7 +138,7 @@ def test_a_preset_is_its_variant_but_for_what_its_file_says(backbone, name):
     task = "task=" + {"opt": "piqa", "vit": "svhn"}.get(backbone, "demo")
     chosen, variant = (settings(f"backbone={backbone}", task, f"method={each}").method for each in (name, name[:5]))
     changed = {key for key, value in vars(chosen).items() if value != getattr(variant, key)}
-    assert changed <= {"name", "variant", "scale_1", "scale_2", "mu", "merge", "zero_start"}
+    assert changed <= {"name", "variant", "scale_1", "scale_2", "mu", "merge", "zero_start", "adapter_factor"}
     assert chosen.merge_weights == (0.0, 1.0)
 
 

@@ -39,6 +39,23 @@ def test_every_kind_of_memory_error_is_one_line(fail):
     assert "\n" not in message
 
 
+def test_reversal_is_the_first_advice_to_a_method_that_can_have_it():
+    with pytest.raises(UserError) as caught, explained(settings("method=ia3"), CPU):
+        raise MemoryError
+    message = str(caught.value)
+    assert "Try method.reversal=exact or method=meft1 or training.batch_size=8; meft-memory" in message
+    assert "meft-memory backbone=minilm method=[ia3,meft1] method.reversal=exact fit=" in message
+
+
+@pytest.mark.parametrize("typed", ["method=lora method.reversal=exact", "method=meft1_start"])
+def test_what_is_reversible_is_not_advised_to_be(typed):
+    with (
+        pytest.raises(UserError, match=r"Try training.batch_size=8; meft-memory"),
+        explained(settings(*typed.split()), CPU),
+    ):
+        raise MemoryError
+
+
 def test_what_cannot_be_smaller_is_not_advised():
     chosen = settings("method=meft1", "training.batch_size=1")
     with pytest.raises(UserError, match=r"Try a smaller model; meft-memory"), explained(chosen, CPU):
