@@ -9,28 +9,108 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from meft_runner.config import checks, register, resolvers
+from meft_runner.config import PeftReversal, Reversal, checks, identity, register, resolvers
 from meft_runner.config.directory import config_directory
+from meft_runner.methods.variants import variant_of
+from meft_runner.run import composing  # noqa: F401  # resolvers that conf/ reads
 from tests.helpers import processes as sweeps
+from tests.helpers.commands import ended
 from tests.helpers.folders import make_image_rows, make_model_folder, make_opt_folder, write_lines
 
 FILES = sorted(Path(config_directory(), "experiment").glob("[!_]*.yaml"))
 NAMES = [file.stem for file in FILES]
 OF_THE_ISSUE = {
     "glue_bert_base", "glue_roberta_large", "glue_bart_large", "qa_opt_1b3", "qa_opt_6b7", "image_vit",
-    "init_lora", "init_ia3", "reversal_error", "reversible_layers", "scale_factors",
+    "init_lora", "init_ia3", "reversal_error", "reversible_layers", "scale_factors", "starting_point",
 }  # fmt: skip
+MEFT = ("meft1", "meft2", "meft3", "meft1_start", "meft3_start")
 IMAGES = ("image_vit", "cifar_vit")
 ITS_OWN_MODEL = ("qa_opt_1b3", "qa_opt_6b7", "arc_random_opt", *IMAGES)
 
 
 def cells(arguments):
     """Returns the overrides of some runs of a sweep, spread over all of them so that every value is met."""
+    found = all_cells(arguments)
+    return found[:: max(1, len(found) // 3)] + found[-1:]
+
+
+def all_cells(arguments):
+    """Returns the overrides of each run of a sweep."""
     config = compose("config", overrides=arguments, return_hydra_config=True)
     assert config.hydra.mode.name == "MULTIRUN"
     overrides = [*(f"{key}={value}" for key, value in config.hydra.sweeper.params.items()), *arguments]
     (found,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return found[:: max(1, len(found) // 3)] + found[-1:]
+    return found
+
+
+def settings_of(arguments, *having):
+    """Returns the settings of those runs of a sweep whose overrides have these among them."""
+    register()
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        chosen = [cell for cell in all_cells(arguments) if set(having) <= set(cell)]
+        return [checks.parse(compose("config", overrides=cell)) for cell in chosen]
+
+
+STARTING = ["experiment=starting_point", "study=start"]
+SCALES, MUS = ("1/10", "1/32", "1/100", "1/256"), ("1", "1-scale")
+
+
+def starting_points(scales, mus):
+    return {
+        key for scale in scales for mu in mus
+        for key in (
+            ("lora", scale, mu), ("meft1_start", scale, "1", mu), ("meft2", "1", scale, mu),
+            ("meft3_start", scale, scale, mu),
+        )
+    }  # fmt: skip
+
+
+def met(runs):
+    return {(run.method.name, *(str(scale) for scale, _ in run.method.halves), run.method.mu) for run in runs}
+
+
+def test_starting_points_put_lambda_where_the_coupling_is_scaled():
+    runs = settings_of(STARTING, "method.mu=1-scale", "level=0.00390625")
+    assert met(runs) == starting_points(["1/256"], ["1-scale"])
+    lora, *meft = runs
+    assert lora.method.reversal is PeftReversal.exact
+    for run in meft:
+        assert (run.method.merge_weights, run.method.zero_start) == (variant_of(run.method).output, True)
+
+
+@pytest.mark.slow
+def test_starting_points_are_all_couplings_at_all_scales_with_both_means():
+    runs = settings_of(STARTING)
+    assert met(runs) == starting_points(SCALES, MUS)
+    assert len({identity(run) for run in runs}) == len(runs) == 32
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "length", "epochs", "batch"),
+    [
+        ("cola", 2000, 64, 8, 16), ("sst2", 6000, 64, 3, 32), ("rte", None, 96, 5, 16), ("qqp", 4000, 64, 4, 16),
+        ("mnli", 4000, 64, 4, 16), ("qnli", 4000, 64, 3, 16),
+    ],
+)  # fmt: skip
+def test_scores_are_of_each_task_with_its_own_rows_and_epochs(task, rows, length, epochs, batch, tmp_path):
+    words = ["experiment=scores", "task.data_dir=/rows/${task.name}", f"task={task}", "method=ia3", "seeds=null"]
+    runs = []
+    assert ended([*words, f"output_dir={tmp_path}"], runs) == (0, "")
+    for run in runs:
+        training = run.training
+        assert (run.task.max_train_rows, run.task.max_length, run.task.data_dir) == (rows, length, f"/rows/{task}")
+        assert (training.epochs, training.batch_size, training.precision.name) == (epochs, batch, "bf16")
+    assert [run.training.learning_rate / run.method.learning_rate for run in runs] == [1, 2]
+
+
+@pytest.mark.slow
+def test_scores_are_of_methods_with_and_without_reversal():
+    runs = settings_of(["experiment=scores"], "task=rte", "level=0")
+    assert [(run.method.name, getattr(run.method, "reversal", None)) for run in runs] == [
+        ("full", None), ("lora", PeftReversal.off), ("lora", PeftReversal.exact), ("ia3", PeftReversal.off),
+        ("ia3", PeftReversal.exact), *((name, Reversal.exact) for name in MEFT),
+    ]  # fmt: skip
+    assert len({identity(run) for run in runs}) == len(runs) == 10
 
 
 def test_the_papers_experiments_are_there():

@@ -22,10 +22,11 @@ def read_group(group: str) -> dict[str, dict[str, Any]]:
 
     `kind` is what stands in the name of the schema that they begin with: glue for `_glue_schema`.
     """
-    return {name: _merged(group, name) for name in names_of(group)}
+    return {name: read_choice(group, name) for name in names_of(group)}
 
 
-def _merged(group: str, name: str) -> dict[str, Any]:
+def read_choice(group: str, name: str) -> dict[str, Any]:
+    """Returns one file of a group, as Hydra would merge it with those that it begins with."""
     file = Path(config_directory(), group, f"{name}.yaml")
     if not file.is_file():
         return {"kind": name.removeprefix("_").removesuffix("_schema")}
@@ -33,5 +34,5 @@ def _merged(group: str, name: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for below in content.pop("defaults"):
         if below != "_self_":
-            merged |= _merged(group, below)
+            merged |= read_choice(group, below)
     return merged | content

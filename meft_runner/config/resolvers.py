@@ -33,6 +33,11 @@ def by_size(task: str, small: Any, large: Any) -> Any:
     return small if task in _SMALL else large
 
 
+def by_task(task: str, values: Mapping[str, Any], other: Any) -> Any:
+    """Returns the value that stands beside a task's name, or that for all others."""
+    return values.get(task, other)
+
+
 def processes() -> int | None:
     """Returns how many processes torchrun has started to train together; None for one alone."""
     count = process_count()
@@ -55,3 +60,4 @@ OmegaConf.register_new_resolver("times", times, replace=True)
 OmegaConf.register_new_resolver("pick", pick, replace=True)
 OmegaConf.register_new_resolver("share", share, replace=True)
 OmegaConf.register_new_resolver("by_size", by_size, replace=True)
+OmegaConf.register_new_resolver("by_task", by_task, replace=True)

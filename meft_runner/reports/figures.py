@@ -23,7 +23,8 @@ mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
 _GIB = 2**30
 _PHASES = ("forward", "backward", "optimizer")
 _PALETTE = (
-    "black", "tab:blue", "tab:green", "tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:cyan",
+    "black", "tab:brown", "tab:blue", "tab:green", "tab:cyan", "tab:red", "lightcoral", "tab:orange", "tab:purple",
+    "plum", "tab:olive", "tab:gray",
 )  # fmt: skip
 _COLOURS = dict(zip(METHODS, cycle(_PALETTE), strict=False))
 _LINES = ("-", "--", ":", "-.")

@@ -1,17 +1,22 @@
 """What a run is called in tables and figures: its backbone, task and method, with what sets each apart."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import pandas as pd
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
-from meft_runner.config import DEPTH_NAMES, METHODS, Norm, kind_with
-from meft_runner.methods.variants import VARIANTS
+from meft_runner.config import DEPTH_NAMES, METHODS, kind_with
+from meft_runner.config.fields import Notes, notes_of
+from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.apart import Label, digest, file_name, one_line, told_apart
+from meft_runner.run.composing import method_defaults
+
+_EXACT = 2**53  # integers below it are floating-point numbers
 
 
 def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
@@ -22,8 +27,12 @@ def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     method = record.config.method.plain()
     name = method.pop("name")
     defaults = _defaults(name, record.config.backbone.norm)
-    named = {key: _meaning(key, value) for key, value in method.items() if key not in without}
-    changed = [f"{key}={value}" for key, value in named.items() if defaults.get(key, MISSING) not in (MISSING, value)]
+    meant, usual = _in_one_form(method), _in_one_form(defaults)
+    changed = [
+        f"{key}={meant[key]}" for key in method
+        if key not in without and _has_effect(name, key, defaults | method)
+        and usual.get(key, MISSING) not in (MISSING, meant[key])
+    ]  # fmt: skip
     return str(Label(name, tuple(map(one_line, changed))))
 
 
@@ -129,24 +138,42 @@ def _weights_digest(record: CompleteRecord) -> str:
     return f"weights {digest(_weights(record))}"
 
 
-def _meaning(key: str, value: Any) -> Any:
-    """Returns a setting in the form in which defaults are written: a scale of 0.1 is 1/10."""
-    if key not in ("scale_1", "scale_2"):
-        return value
+def _in_one_form(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a method's settings, equal ones written alike: a scale of 0.1 is 1/10, a mu of 9/10 beside it 1-scale."""
+    named = dict(method)
+    scales = {key: _fraction(method[key]) for key in ("scale_1", "scale_2") if key in method}
+    named |= {key: str(scale) for key, scale in scales.items() if scale is not None}
+    mu = _fraction(method.get("mu"))
+    if mu is not None and abs(mu) < _EXACT:
+        means = {None if scale is None else 1 - scale for scale in scales.values() if scale != 1}
+        named["mu"] = KEEPS_MEAN if means == {mu} else f"{float(mu):.6g}"
+    elif isinstance(method.get("mu"), str):
+        named["mu"] = method["mu"].replace(" ", "")
+    merge = method.get("merge")
+    if isinstance(merge, list) and all(isinstance(weight, int | float) and abs(weight) < _EXACT for weight in merge):
+        named["merge"] = [float(weight) for weight in merge]
+    return named
+
+
+def _fraction(value: Any) -> Fraction | None:
     try:
-        return str(Fraction(value))
+        return Fraction(value)
     except (ValueError, TypeError, ArithmeticError):
-        return value
+        return None
+
+
+def _has_effect(name: str, key: str, method: Mapping[str, Any]) -> bool:
+    """Tells whether a setting changes what a method does, beside its other settings."""
+    notes = _notes(name).get(key)
+    return notes is None or (
+        not notes.beside
+        and all(method.get(other.removeprefix("method.")) in values for other, values in notes.only.items())
+    )
 
 
 @cache
-def _defaults(method: str, norm: str | None) -> dict[str, Any]:
-    """Returns the settings that a method has where none are given, on models with this place of the LayerNorm."""
-    defaults = OmegaConf.to_container(OmegaConf.structured(METHODS[method]), enum_to_str=True)
-    assert isinstance(defaults, dict)
-    named = {str(key): value for key, value in defaults.items()}
-    variant = VARIANTS.get(method)
-    if variant is not None:
-        merge = None if norm is None else list(variant.merge[Norm[norm]])
-        named |= {"scale_1": variant.scale_1, "scale_2": variant.scale_2, "merge": merge}
-    return named
+def _notes(name: str) -> dict[str, Notes]:
+    return {each.name: notes_of(each) for each in fields(METHODS[name])}
+
+
+_defaults = cache(method_defaults)

@@ -12,16 +12,24 @@ from meft_runner.config import TablesSettings
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_folder
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports import ablation_figures, memory_figures, reversal_study, score_figures, score_tables
+from meft_runner.reports import (
+    ablation_figures,
+    memory_figures,
+    memory_tables,
+    reversal_study,
+    score_figures,
+    score_tables,
+    starting_point,
+)
 from meft_runner.reports.figures import FORMATS, save_figure
-from meft_runner.reports.memory_tables import brief, memory_table
 from meft_runner.reports.published import read_published
 from meft_runner.reports.report import ReportFigure, ReportTable, write_report
 from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
 
 _REPORT = "report.html"
-_PRINTED = ("scores", "qa", "memory", "reversal")
+_PRINTED = ("scores", "qa", "memory", "starting_point", "plain_model", "reversal")
+_BRIEF = {"memory": memory_tables.brief, "starting_point": starting_point.brief}
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,8 @@ TABLES = {
         "Best development scores (%)",
         "Best epoch; mean ± standard deviation over n seeds. Of several settings of a method, the one with the most "
         "seeds is shown, and of several such the one with the best mean. The average is over all tasks of a backbone "
-        "whose rows are not made up; a method that lacks one of them has none.",
+        "whose rows are not made up, with the deviation of the seeds' averages; a method that lacks one of them has "
+        "none.",
         score_tables.glue_table,
     ),
     "qa": TablePart(
@@ -70,7 +79,21 @@ TABLES = {
         "Memory of a training step",
         "Measured before training, on rows padded to the length that is given; median of the runs. "
         + read_published().activation_memory.sentence,
-        memory_table,
+        memory_tables.memory_table,
+    ),
+    "starting_point": TablePart(
+        "Where methods start",
+        "How far the first hidden states and outputs are from the pre-trained model's, relative to them; the bits that "
+        "exact reversal keeps for an element of a layer, a stream's remainders below n taking log2 n, rounded up; and "
+        "memory as above. The output distance is that of a task head which is not trained yet. A dash: no coupling, or "
+        "not known.",
+        starting_point.starting_table,
+    ),
+    "plain_model": TablePart(
+        "Trained adapters in the plain model",
+        "Layers were trained in a delay coupling; the same adapters on the model as it was pre-trained, without one: "
+        "scores on the development rows, and how far the outputs are apart, relative to the plain ones.",
+        starting_point.plain_table,
     ),
     "hyperparameters": TablePart(
         "Settings behind the scores",
@@ -92,6 +115,19 @@ TABLES = {
 }
 FIGURES = {
     "score_against_memory": FigurePart("Score against activation memory.", score_figures.score_against_memory),
+    "score_against_distance": FigurePart(
+        "Score against the distance of the first hidden states from those of the pre-trained model; a line is one "
+        "method with several scales.",
+        score_figures.score_against_distance,
+    ),
+    "average_against_memory": FigurePart(
+        "Average score of the tasks against activation memory; a bar is one deviation of the averages of seeds.",
+        score_figures.average_against_memory,
+    ),
+    "average_against_distance": FigurePart(
+        "Average score of the tasks against the same distance.",
+        score_figures.average_against_distance,
+    ),
     "training_loss": FigurePart("Training loss, mean of the seeds.", score_figures.training_loss_curves),
     "score_by_epoch": FigurePart("Development score, mean of the seeds.", score_figures.score_curves),
     "memory_by_depth": FigurePart("Activation memory by depth.", memory_figures.memory_over_depth),
@@ -123,7 +159,8 @@ def make_overview(asked: TablesSettings) -> None:
     tables = make_tables(records)
     for name in _PRINTED:
         if name in tables:
-            print_table(brief(tables[name]) if name == "memory" else tables[name], title=TABLES[name].title)
+            shown = _BRIEF[name](tables[name]) if name in _BRIEF else tables[name]
+            print_table(shown, title=TABLES[name].title)
     if asked.tables_dir is None:
         return
     folder = Path(asked.tables_dir)

@@ -1,5 +1,6 @@
 """Tables of scores, made from records alone: the paper's form, its hyper-parameters, and training losses."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,11 @@ import pandas as pd
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import backbone_labels, in_method_order, method_label, task_kind, task_labels
 from meft_runner.reports.published import published_scores
-from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
+from meft_runner.reports.selection import CELL, averages, chosen_runs, scored_runs
 from meft_runner.run.console import DASH, rounded
 
 _CHOICE = "choice"  # a kind of task
+_DIFFERENCES = {"average - full": "full", "average - lora": "lora"}
 
 
 def glue_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -29,14 +31,15 @@ def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
 
     Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"). The average is
     over all tasks that the backbone was trained on, made-up ones left out, and is there where a method has
-    all of them. Below the methods of a backbone stand published figures of its full fine-tuning.
+    all of them; its deviation is that of the seeds' averages.
+    Below the methods of a backbone stand published figures of its full fine-tuning.
     """
     runs = chosen_runs(scored_runs(records))
     if runs.empty:
         return pd.DataFrame()
     blocks = [_block(str(backbone), part) for backbone, part in runs.groupby("backbone")]
     table = pd.concat(blocks, ignore_index=True)
-    columns = ["backbone", "method", *sorted(runs["task"].unique()), "average", "average - full", "trainable (%)"]
+    columns = ["backbone", "method", *sorted(runs["task"].unique()), "average", *_DIFFERENCES, "trainable (%)"]
     return table[columns].astype(object).fillna(DASH)
 
 
@@ -77,6 +80,12 @@ def loss_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     return in_method_order(pd.DataFrame(rows).fillna(DASH)) if rows else pd.DataFrame()
 
 
+def score_texts(groups: Any) -> pd.Series:
+    """Writes the scores of each group of a column of them: mean, deviation and number."""
+    cells = groups.agg(["mean", "std", "count", "size"])
+    return pd.Series([score_text(cell) for _, cell in cells.iterrows()], index=cells.index, dtype=object)
+
+
 def score_text(cell: pd.Series) -> str:
     """Writes `mean` and `std` of one cell, of whose runs (`size`) so many (`count`) have a score that is defined."""
     defined, seeds = int(cell["count"]), int(cell["size"])
@@ -101,16 +110,19 @@ def _block(backbone: str, runs: pd.DataFrame) -> pd.DataFrame:
 def _summary(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Returns, for each row of one backbone's means, what sums it up."""
     made_up = {run["task"] for run in runs.to_dict("records") if run["record"].data.synthetic}
-    real = [task for task in means if task not in made_up]
-    average = means[real].mean(axis=1, skipna=False)
-    others = means.index.isin(runs["method"]) & (means.index != "full")
-    difference = (average - average.get("full", float("nan")))[others]
+    average = means[[task for task in means if task not in made_up]].mean(axis=1, skipna=False)
+    seeds = score_texts(averages(runs).groupby("method")["score"])
     shares = runs["record"].map(lambda record: 100 * record.parameters.trainable / record.parameters.total)
     trainable = shares.groupby(runs["method"]).median()  # tasks differ in their heads
+    ran = means.index.isin(runs["method"])
+    differences = {
+        column: _formatted((average - average.get(other, math.nan))[ran & (means.index != other)], "{:+.1f}")
+        for column, other in _DIFFERENCES.items()
+    }
     return pd.DataFrame(
         {
-            "average": _formatted(average, "{:.1f}"),
-            "average - full": _formatted(difference, "{:+.1f}"),
+            "average": _formatted(average, "{:.1f}").where(~average.index.isin(seeds.index), seeds),
+            **differences,
             "trainable (%)": _formatted(trainable, "{:.2f}"),
         },
         index=means.index,

@@ -50,6 +50,29 @@ def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[pd.MultiIndex.from_frame(runs[[*CELL, "settings"]]).isin(best.index)]
 
 
+def averages(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the average score over all tasks of a backbone, made-up ones left out, of each method that has them all.
+
+    Args:
+        runs: chosen ones.
+
+    Returns:
+        Columns `backbone`, `method`, `score`; a row a seed where every task has a score of it, otherwise one row, the
+        average of the tasks' means.
+    """
+    made_up = runs.loc[[record.data.synthetic for record in runs["record"]], "task"]
+    real = runs[~runs["task"].isin(made_up)]
+    rows = []
+    for backbone, tasks in real.groupby("backbone"):
+        for method, part in tasks.groupby("method"):
+            seeds = part["record"].map(lambda record: record.config.seed)
+            scores = part["score"].groupby([seeds, part["task"]]).mean().unstack()
+            scores = scores.reindex(columns=tasks["task"].unique())
+            means = [scores.mean().mean(skipna=False)] if scores.isna().any(axis=None) else scores.mean(axis=1)
+            rows += [{"backbone": backbone, "method": method, "score": score} for score in means]
+    return pd.DataFrame(rows, columns=["backbone", "method", "score"]).astype({"score": float}).dropna(subset="score")
+
+
 def one_of_each(records: Sequence[CompleteRecord]) -> list[CompleteRecord]:
     """Returns one record of each setting that stands for a backbone, method and task."""
     return chosen_runs(scored_runs(records)).groupby(CELL, sort=False).head(1)["record"].tolist()

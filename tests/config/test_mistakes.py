@@ -275,7 +275,7 @@ def test_an_environment_that_no_launcher_makes(environment, message, monkeypatch
         "seed=1 -m method=lora method.checkpointing=true,false", "--multirun seed=range(1,3)", "--",
         "task=rte task.data_dir='data/été (1)'", "task=rte task.data_dir=/x/my_target_dir",
         "task=rte task.data_dir=doc.env",
-        "experiment=score_minilm level=1 method=lora", "-m seeds=null seed=1",
+        "experiment=scores level=1 method=lora", "-m seeds=null seed=1",
     ],
 )  # fmt: skip
 def test_what_can_be_meant_starts(typed, tmp_path, monkeypatch):

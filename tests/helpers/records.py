@@ -70,6 +70,13 @@ def study(errors, *overrides, cosines=None, mismatches=0):
     return record(0.0, "study=gradients", *overrides, **nothing, gradients=layers)
 
 
+def started(hidden, output, *overrides, **parts):
+    """Returns the record of a run that measured where it starts and did not train."""
+    distances = {"hidden_distance": hidden, "output_distance": output}
+    nothing = {"scores": None, "timing": None, "reversal": None}
+    return record(0.0, "study=start", *overrides, **nothing, start=distances, **parts)
+
+
 def write_run(chosen, status="complete", error=None):
     """Writes a record into the folder of a run."""
     made = changed(record(), identity=identity(chosen), config=plain(chosen), status=status, error=error)

@@ -12,7 +12,7 @@ from meft_runner.records.record import read_complete_records
 from meft_runner.reports.overview import make_figures, make_tables
 from meft_runner.reports.report import origin
 from meft_runner.reports.tables import latex, markdown
-from tests.helpers.records import record, study
+from tests.helpers.records import record, started, study
 
 WHOLE = [
     record(
@@ -26,8 +26,17 @@ WHOLE = [
     ).plain(),
     record(0.5, "method=ia3", "method.init_noise=0.1", start={"output_distance": 0.5}).plain(),
     study([0.1, None], cosines=[1.0, None]).plain(),
+    started(0.1, None, "method=meft1_start", "method.mu=0.9").plain(),
+    record(
+        0.5, "method=lora", "method.reversal=exact", start={"output_distance": 0.5, "hidden_distance": 0.1},
+        plain_model={"output_distance": 0.1, "score": 0.5, "coupled_score": None},
+    ).plain(),
 ]  # fmt: skip
-BESIDE = [record(0.7, history=[(0.5, 0.5)], start={"output_distance": 0.1}), record(0.4, "method=lora"), study([0.2])]
+BESIDE = [
+    record(0.7, history=[(0.5, 0.5)], start={"output_distance": 0.1, "hidden_distance": 0.1}),
+    record(0.4, "method=lora"), record(0.4, "task=cola", start={"output_distance": 0.1, "hidden_distance": 0.2}),
+    study([0.2]), started(0.1, 0.1),
+]  # fmt: skip
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.sampled_from([10**30, -(10**400), 2**63, 0, -1, 2**63 - 1])
     | st.floats() | st.sampled_from([1e308, -1e308, 5e-324, 1e100, math.inf])

@@ -4,8 +4,15 @@ from meft_runner.config import METHODS
 from meft_runner.reports.ablation_figures import initialisation_study, reversible_layers
 from meft_runner.reports.figures import method_styles, save_figure
 from meft_runner.reports.memory_figures import memory_over_depth, memory_over_length
-from meft_runner.reports.score_figures import score_against_memory, score_curves, training_loss_curves
-from tests.helpers.records import MIB, record, study
+from meft_runner.reports.score_figures import (
+    average_against_distance,
+    average_against_memory,
+    score_against_distance,
+    score_against_memory,
+    score_curves,
+    training_loss_curves,
+)
+from tests.helpers.records import MIB, record, started, study
 
 
 def lines(axes):
@@ -62,6 +69,43 @@ def test_score_against_memory_has_a_panel_a_task_and_bars_for_several_seeds():
     assert lines(cola) == {"meft1": [(1.0, 50.0)]}
     assert lines(rte) == {"meft1": [(3.0, pytest.approx(65.0))], "full": [(9.0, 80.0)]}
     assert {container.get_label(): container.has_yerr for container in rte.containers} == {"meft1": True, "full": False}
+
+
+def at(best, hidden, *overrides, **parts):
+    return record(best, *overrides, start={"output_distance": 9.0, "hidden_distance": hidden}, **parts)
+
+
+def test_score_against_distance_has_a_line_over_scales():
+    reversed_lora = ("method=lora", "method.reversal=exact")
+    made = [
+        at(0.7, 0.0, "method=lora"),
+        at(0.6, 0.01, *reversed_lora, "seed=1"), at(0.8, 0.03, *reversed_lora, "seed=2"),
+        at(0.5, 0.25, *reversed_lora, "method.scale_1=1/10"),
+        at(0.4, None, "method=meft1"), record(0.4, "method=meft3"),
+    ]  # fmt: skip
+    (axes,) = score_against_distance(made).axes
+    assert lines(axes) == {
+        "lora": [(0.0, 70.0)], "lora (reversal=exact)": [(pytest.approx(0.02), pytest.approx(70.0)), (0.25, 50.0)],
+    }  # fmt: skip
+
+
+def test_averages_have_a_point_a_method_over_all_tasks():
+    def of(method, rte, cola, size, hidden):
+        return [
+            at(best, hidden, f"method={method}", f"task={task}", f"seed={seed}", activations=factor * size * MIB)
+            for task, scores, factor in (("rte", rte, 1), ("cola", cola, 3))
+            for seed, best in enumerate(scores, start=1)
+        ]
+
+    made = [*of("full", [0.6, 0.7], [0.2, 0.5], 4, 0.0), *of("meft1", [0.5], [0.3], 1, 0.5)]
+    made += [at(0.9, 0.1, "method=ia3"), at(0.9, 0.1, "task=demo", "method=full")]
+    (axes,) = average_against_memory(made).axes
+    assert axes.get_title() == "minilm: average of 2 tasks"
+    assert lines(axes) == {"full": [(8.0, pytest.approx(50.0))], "meft1": [(2.0, pytest.approx(40.0))]}
+    assert {bar.get_label(): bar.has_yerr for bar in axes.containers} == {"full": True, "meft1": False}
+    (axes,) = average_against_distance(made).axes
+    assert lines(axes) == {"full": [(0.0, pytest.approx(50.0))], "meft1": [(0.5, pytest.approx(40.0))]}
+    assert average_against_memory([one for one in made if one.config.task.name != "cola"]) is None
 
 
 def test_curves_are_the_mean_of_the_seeds_of_the_chosen_setting():
@@ -131,11 +175,12 @@ def test_the_initialisation_study():
 
 @pytest.mark.parametrize(
     "draw",
-    [score_against_memory, training_loss_curves, score_curves, memory_over_depth, memory_over_length,
-     reversible_layers, initialisation_study],
+    [score_against_memory, score_against_distance, average_against_memory, average_against_distance,
+     training_loss_curves, score_curves, memory_over_depth, memory_over_length, reversible_layers,
+     initialisation_study],
 )  # fmt: skip
 def test_nothing_to_draw(draw):
-    assert draw([study([0.1])]) is None
+    assert draw([study([0.1]), started(0.1, 0.1)]) is None
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

@@ -9,7 +9,7 @@ from meft_runner.reports.labels import (
     task_kind,
     task_labels,
 )
-from tests.helpers.records import record
+from tests.helpers.records import changed, record
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,58 @@ from tests.helpers.records import record
         (["method=lora", "method.checkpointing=true"], "lora (checkpointing=True)"),
         (["method=ia3", "training.learning_rate=1"], "ia3"),
         (["method=meft1", "method.chunks=4", "method.adapter_dim=16"], "meft1 (adapter_dim=16, chunks=4)"),
+        (["method=meft1", "method.scale_2=1.0", "method.mu=1.0", "method.merge=[0.5,0.5]"], "meft1"),
+        (["method=meft1", "method.mu=1-scale"], "meft1 (mu=1-scale)"),
+        (["method=meft1", "method.mu=9/10"], "meft1 (mu=1-scale)"),
+        (["method=meft1", "method.mu=0.95"], "meft1 (mu=0.95)"),
+        (["method=meft1", "method.merge=[0.1,1]"], "meft1 (merge=[0.1, 1.0])"),
+        (["method=meft1", "method.merge=learned"], "meft1 (merge=learned)"),
+        (["method=meft1_start"], "meft1_start"),
+        (["method=meft3_start", "method.merge=[0.0,1.0]", "method.mu=255/256"], "meft3_start"),
+        (["method=meft1_start", "method.scale_1=1/10", "method.mu=1"], "meft1_start (scale_1=1/10, mu=1)"),
+        (["method=meft1_start", "method.zero_start=false"], "meft1_start (zero_start=False)"),
+        (["method=dora"], "dora"),
+        (["method=vera"], "vera"),
+        (["method=lora", "method.reversal=exact"], "lora (reversal=exact)"),
+        (["method=lora", "method.reversal=exact", "method.scale_1=0.00390625"], "lora (reversal=exact)"),
+        (
+            ["method=ia3", "method.reversal=float", "method.scale_1=0.1", "method.mu=1"],
+            "ia3 (reversal=float, scale_1=1/10, mu=1)",
+        ),
     ],
 )
 def test_labels_name_what_differs_from_the_defaults(overrides, label):
     assert method_label(record(0.5, *overrides)) == label
+
+
+NEW = ("variant", "adapter_factor", "zero_start", "mu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "content", "label"),
+    [
+        (["method=meft1"], {}, "meft1"),
+        (["method=meft1"], {"merge": [0.1, 1.0]}, "meft1 (merge=[0.1, 1.0])"),
+        (["method=meft2"], {"scale_2": "1/100", "chunks": 1}, "meft2 (scale_2=1/100, chunks=1)"),
+        (["method=lora"], {"rank": 4, "checkpointing": True}, "lora (checkpointing=True, rank=4)"),
+        (["method=lora"], {"learning_rate": 0.5}, "lora"),
+        (["method=lora"], {"scale_1": "1/64", "reversal": "off"}, "lora"),  # nothing reads it
+        (["method=full"], {"checkpointing": True}, "full (checkpointing=True)"),
+        (["method=meft1"], {"of_another_program": 1}, "meft1"),
+    ],
+)
+def test_records_of_earlier_versions_are_called_as_before(overrides, content, label):
+    made = record(0.5, *overrides)
+    config = made.config.plain()
+    later = () if config["method"]["name"].startswith("meft") else ("reversal", "scale_1", "grid_bits", "strict")
+    kept = {key: value for key, value in config["method"].items() if key not in (*NEW, *later)}
+    assert method_label(changed(made, config=config | {"method": kept | content})) == label
+
+
+def test_a_record_that_does_not_say_where_its_layers_have_their_norm():
+    made = record(0.5, "method=meft1")
+    made.config.backbone.norm = None
+    assert method_label(made) == "meft1 (merge=[0.5, 0.5])"
 
 
 def test_a_label_without_what_an_axis_says():

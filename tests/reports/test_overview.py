@@ -9,17 +9,21 @@ from meft_runner.config import TablesSettings
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
 from meft_runner.reports.overview import FIGURES, TABLES, make_figures, make_overview, make_tables
-from tests.helpers.records import record, study
+from tests.helpers.records import record, started, study
+
+TWO = ("rte", "cola")
 
 
 def everything():
-    started = {"start": {"output_distance": 0.5}, "history": [(0.5, 0.5)]}
+    begun = {"start": {"output_distance": 0.5, "hidden_distance": 0.5}, "history": [(0.5, 0.5)]}
+    coupled = {"plain_model": {"output_distance": 0.1, "score": 0.5, "coupled_score": 0.6}}
     long = record(0.5)
     long.memory.length = 512
     return [
         record(0.5, history=[(0.5, 0.5)]), record(0.6, "method.frozen_layers=2"), long,
         record(0.6, "backbone.repeat=2"), record(0.6, "backbone=opt", "task=piqa", metric="acc"),
-        record(0.6, "method=ia3", "method.init_noise=0.1", **started),
+        record(0.6, "method=ia3", "method.init_noise=0.1", **begun),
+        *(record(0.6, "method=lora", "method.reversal=exact", f"task={task}", **begun, **coupled) for task in TWO),
         study([0.1, 0.1]), study([0.1] * 4, "backbone.repeat=2"),
     ]  # fmt: skip
 
@@ -33,6 +37,18 @@ def test_studies_alone_have_no_scores():
     records = [study([0.1])]
     assert list(make_tables(records)) == ["reversal", "gradients_by_layer"]
     assert list(make_figures(records)) == ["reversal_by_layer"]
+
+
+@pytest.mark.parametrize("beside", [[], [record(0.5, history=[(0.5, 0.5)]), study([0.1])]])
+def test_records_of_starting_points_alone_and_beside_others(beside, tmp_path, capsys):
+    starts = [
+        started(0.1, 0.2, "method=lora", "method.reversal=exact"), started(None, None), started(0.1, 0.1, memory=None)
+    ]  # fmt: skip
+    call(tmp_path, *starts, *beside, tables_dir=str(tmp_path / "tables"), report=True)
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert {"starting_point.md", "memory.md", "report.html"} <= names
+    assert ("scores.md" in names) == bool(beside)
+    assert TABLES["starting_point"].title in capsys.readouterr().out
 
 
 def test_files_of_a_folder(tmp_path, capsys):

@@ -15,8 +15,9 @@ def test_scores_are_averaged_over_seeds():
             "backbone": "minilm",
             "method": "meft1",
             "rte accuracy": "65.0 ± 7.1 (n=2)",
-            "average": "65.0",
+            "average": "65.0 ± 7.1 (n=2)",
             "average - full": "-",
+            "average - lora": "-",
             "trainable (%)": "1.00",
         }
     ]
@@ -44,6 +45,25 @@ def test_an_average_is_over_all_tasks_of_the_backbone():
     assert column(minilm, "average") == {"full": "50.0", "lora": "40.0", "ia3": "-"}
     assert column(minilm, "average - full") == {"full": "-", "lora": "-10.0", "ia3": "-"}
     assert column(table[table["backbone"] == "bert"], "average") == {"meft1": "80.0"}
+
+
+def test_an_average_has_the_deviation_of_its_seeds_where_every_task_has_them():
+    def of(method, rte, cola):
+        tasks = {"rte": rte, "cola": cola}
+        return [
+            record(best, f"method={method}", f"task={task}", f"seed={seed}")
+            for task, scores in tasks.items()
+            for seed, best in enumerate(scores, start=1)
+        ]
+
+    table = score_table([
+        *of("full", [0.6, 0.7], [0.2, 0.5]),  # averages of 40 and 60
+        *of("lora", [0.6, 0.7], [0.4]),  # means of 65 and 40
+        *of("ia3", [0.5, None], [0.1, 0.1]),
+    ])  # fmt: skip
+    assert column(table, "average") == {"full": "50.0 ± 14.1 (n=2)", "lora": "52.5", "ia3": "30.0"}
+    assert column(table, "average - full") == {"full": "-", "lora": "+2.5", "ia3": "-20.0"}
+    assert column(table, "average - lora") == {"full": "-2.5", "lora": "-", "ia3": "-22.5"}
 
 
 def test_published_scores_stand_below_the_methods():

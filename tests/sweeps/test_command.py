@@ -109,7 +109,7 @@ def test_a_folder_of_the_user_is_never_removed(typed, trained, monkeypatch, caps
         (["--experimental-rerun", "x.pickle"], "--experimental-rerun: settings come from"),
         (["--verbos"], "--verbos: no such option"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
-        (["-m", "experiment=score_minilm,init_lora"], "expected one experiment at a time"),
+        (["-m", "experiment=scores,init_lora"], "expected one experiment at a time"),
         (["-m", "launcher=joblib,slurm"], "expected one launcher at a time"),
         (["seeds=[1,2]"], "seeds=[1,2]: has an effect on a sweep alone"),
     ],
