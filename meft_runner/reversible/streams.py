@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from meft_runner.reversible.coupling import Weights
-from meft_runner.reversible.packing import bits_needed, pack, unpack
+from meft_runner.reversible.packing import bits_needed, floor_divide, pack, unpack
 
 MODES = ("exact", "float", "stored")
 
@@ -82,12 +82,11 @@ class ExactStreams:
     def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns I div n + q(mu * increment) and the packed I mod n (nothing for n = 1)."""
         n = weights.scale.denominator
-        step = self._quantise(increment, weights.mu)
         if n == 1:
-            return step.add_(stream), None
-        quotient = torch.div(stream, n, rounding_mode="floor")
+            return self._quantise(increment, weights.mu).add_(stream), None
+        quotient = floor_divide(stream, n)
         remainder = pack(torch.sub(stream, quotient, alpha=n), n)
-        return step.add_(quotient), remainder
+        return quotient.add_(self._quantise(increment, weights.mu)), remainder
 
     def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
         """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""

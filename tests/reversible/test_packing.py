@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meft_runner.reversible.packing import bits_needed, pack, unpack
+from meft_runner.reversible.packing import bits_needed, floor_divide, pack, unpack
 
 
 @given(count=st.integers(2, 256), size=st.integers(1, 40), rows=st.integers(1, 5), seed=st.integers(0, 2**31))
@@ -26,3 +26,48 @@ def test_packed_size_is_the_bits_that_are_needed(count, bits):
 def test_counts_outside_the_range_are_refused(count):
     with pytest.raises(ValueError, match="packed"):
         bits_needed(count)
+
+
+@given(count=st.integers(1, 256), seed=st.integers(0, 2**31), size=st.sampled_from([1, 7, 2**16, 2**16 + 3]))
+def test_quotients_are_those_of_whole_numbers(count, seed, size):
+    """Against Python's own integers, around multiples and at both ends of the range, and torch's integer division."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = -(2**31), 2**31 - 1
+    values = torch.randint(low, high + 1, (size,), generator=generator, dtype=torch.int64)
+    near = (values[:5] // count * count).repeat(3) + torch.tensor([-1, 0, 1]).repeat_interleave(min(size, 5))
+    values = torch.cat([values, near.clamp(low, high), torch.tensor([low, low + 1, -1, 0, 1, high - 1, high])])
+    found = floor_divide(values.to(torch.int32), count)
+    assert found.dtype == torch.int32
+    assert torch.equal(found.long(), torch.div(values, count, rounding_mode="floor"))
+    edges = values[size:].tolist()
+    assert found[size:].tolist() == [value // count for value in edges]
+
+
+@pytest.mark.parametrize("count", range(1, 257))
+def test_quotients_next_to_the_largest_multiples(count):
+    """Where float64 is coarsest beside its distance to the next integer."""
+    for multiple in (2**31 // count * count, -(2**31) // count * count, 2**30 // count * count):
+        values = [v for v in range(multiple - 2 * count, multiple + 2 * count + 1) if -(2**31) <= v < 2**31]
+        assert floor_divide(torch.tensor(values, dtype=torch.int32), count).tolist() == [v // count for v in values]
+
+
+def general_form(values, bits):
+    """Eight planes in one integer, whose first bytes are taken, by the integers of Python."""
+    planes = values.view(8, -1).tolist()
+    words = [sum(value << bits * place for place, value in enumerate(column)) for column in zip(*planes, strict=True)]
+    return b"".join(word.to_bytes(bits, "little") for word in words)
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6, 7])
+def test_bits_that_fill_no_byte_are_packed_in_groups_of_eight(bits):
+    values = torch.randint(0, 2**bits, (80,), generator=torch.Generator().manual_seed(bits), dtype=torch.int32)
+    assert bytes(pack(values, 2**bits).tolist()) == general_form(values, bits)
+
+
+def test_a_packed_byte_is_the_value():
+    values = torch.arange(256, dtype=torch.int32).view(2, 128)
+    assert torch.equal(pack(values, 256), values.to(torch.uint8))
+
+
+def test_two_packed_values_share_a_byte():
+    assert pack(torch.tensor([1, 2, 3, 10, 11, 12], dtype=torch.int32), 16).tolist() == [0xA1, 0xB2, 0xC3]
