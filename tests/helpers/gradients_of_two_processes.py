@@ -1,19 +1,34 @@
 """Run by torchrun in a test: DDP's gradients on two half batches against one process on the whole batch."""
 
 import os
-import sys
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from meft_runner.config import LoraSettings
-from tests.helpers.models import batch, gradients, meft_settings, prepared
+from tests.helpers.models import batch, gradients, meft_settings, peft_settings, prepared
+
+METHODS = {
+    "meft1": meft_settings("meft1"),
+    "meft1 that learns its merge": meft_settings("meft1", merge="learned", zero_start=True),
+    "lora": peft_settings("lora", "off"),
+    "lora reversed": peft_settings("lora", init_noise=0.1),
+}
 
 
-def main(method_name):
-    method = LoraSettings(name="lora", learning_rate=1e-3) if method_name == "lora" else meft_settings("meft1")
+def main():
     dist.init_process_group("gloo")
+    for name, method in METHODS.items():
+        compare(name, method)
+    dist.barrier()
+    # torch 2.13 can wait for ever when a DDP model is freed while a gloo thread waits for the interpreter's lock.
+    os._exit(0)
+
+
+kept = []  # models in DDP, for the same reason
+
+
+def compare(name, method):
     rank = dist.get_rank()
     whole = batch(rows=8, padding=None)
 
@@ -21,17 +36,15 @@ def main(method_name):
     alone(**whole).loss.backward()
 
     together = DistributedDataParallel(prepared(method, dropout=0.0))
-    half = {name: tensor[4 * rank : 4 * rank + 4] for name, tensor in whole.items()}
+    kept.append(together)
+    half = {key: tensor[4 * rank : 4 * rank + 4] for key, tensor in whole.items()}
     together(**half).loss.backward()
 
     expected = gradients(alone)
-    for name, gradient in gradients(together.module).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * expected[name].abs().max().item())
-    print(f"rank {rank}: {len(expected)} gradients agree", flush=True)
-    dist.barrier()
-    # torch 2.13 can wait for ever when a DDP model is freed while a gloo thread waits for the interpreter's lock.
-    os._exit(0)
+    for key, gradient in gradients(together.module).items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-5, atol=1e-5 * expected[key].abs().max().item())
+    print(f"rank {rank}, {name}: {len(expected)} gradients agree", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -6,7 +6,7 @@ from torch import nn
 
 from meft_runner.config import FullSettings
 from meft_runner.memory import TrackedMeter, measure_step, probe
-from tests.helpers.models import VARIANTS, batch, meft_settings, prepared
+from tests.helpers.models import PEFT_METHODS, VARIANTS, batch, meft_settings, peft_settings, prepared
 
 ROWS, WIDTH, LAYERS = 64, 256, 5
 ACTIVATION = ROWS * WIDTH * 4
@@ -86,6 +86,16 @@ def test_retained_memory_grows_by_the_remainders_alone(variant):
     checksum = 512  # eight bytes, as the allocator rounds them
     assert growth["exact"] == packed + checksum
     assert growth["stored"] > 20 * growth["exact"]
+
+
+@pytest.mark.parametrize(("scale", "values_a_byte"), [("1/256", 1), ("1/16", 2)])
+@pytest.mark.parametrize("name", PEFT_METHODS)
+def test_a_delay_retains_the_remainders_of_one_stream(name, scale, values_a_byte):
+    rows, length, hidden, retained = 8, 32, 64, []
+    for layers in (4, 8):
+        model = prepared(peft_settings(name, scale_1=scale), layers=layers)
+        retained.append(probe(model, batch(rows=rows, length=length), None).retained_after_forward_bytes)
+    assert (retained[1] - retained[0]) / 4 == rows * length * hidden // values_a_byte + 512
 
 
 def test_probing_changes_nothing():
