@@ -106,7 +106,8 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
             "output distance": cells["distance"].mean().map("{:.3g}".format, na_action="ignore"),
         }
     )
-    return in_method_order(table.reset_index()).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+    ordered = in_method_order(table.reset_index()).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+    return ordered[["backbone", "task", "method", *table]]
 
 
 def _runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
