@@ -27,6 +27,7 @@ from meft_runner.config import (
     MeftSettings,
     MethodSettings,
     Norm,
+    PeftReversal,
     Reversal,
 )
 from meft_runner.memory import TrainingStep, measure_step, meter_for, training_step
@@ -45,6 +46,8 @@ def method_settings() -> dict[str, MethodSettings]:
         suffix = " + checkpointing" if checkpointing else ""
         found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
         found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
+    for scale in ("1/256", "1/16"):
+        found[f"lora exact, {scale}"] = LoraSettings("lora", 1e-4, reversal=PeftReversal.exact, scale_1=scale, chunks=1)
     for reversal, chunks in [(Reversal.exact, 1), (Reversal.exact, 2), (Reversal.exact, 4), (Reversal.float, 1)]:
         for name, variant in VARIANTS.items():
             suffix = "" if chunks == 1 else f", {chunks} chunks"
