@@ -1,7 +1,7 @@
-"""What an extension costs: files that are added, and one line of code that changes; anything else is found by itself.
+"""What an extension costs: files that are added, and a few lines of code; anything else is found by itself.
 
 The files stand in tests/extension/ as they would stand in the project. They are added to a copy of it, and a sweep of
-the copy runs the new model on the new task and on answers, by the new method.
+the copy runs the new model on the new task and on answers, by the new methods.
 """
 
 import json
@@ -21,6 +21,34 @@ ADDED = Path(__file__).parent / "extension"
 PLACES = {"families": "meft_runner/backbones/families", "conf": "conf"}
 VARIANT = '    "meft4": Variant(Branch.mlp, Branch.attention, "1/8", "1/8", swap=False, merge=_FIRST_SMALL),\n'
 
+# A further method of peft: its settings, where they are known by name, and what peft is told.
+PEFT_METHOD = {
+    "meft_runner/config/methods.py": {
+        "@dataclass\nclass VeraSettings": '''@dataclass
+class OftSettings(PeftSettings):
+    """Orthogonal matrices before the weights (arXiv 2306.07280), through peft.
+
+    Attributes:
+        block_size: of the blocks on their diagonal.
+    """
+
+    block_size: int = setting(8, (2, 10**6))
+
+
+''',
+        '    "vera": VeraSettings,\n': '    "oft": OftSettings,\n',
+    },
+    "meft_runner/methods/peft_methods.py": {
+        "_CONFIGS: ": """def _oft(family: Family, method: OftSettings) -> PeftConfig:
+    return OFTConfig(oft_block_size=method.block_size, target_modules=family.lora_targets)
+
+
+""",
+        "    VeraSettings: _vera,\n": "    OftSettings: _oft,\n",
+        "from peft import": "from peft import OFTConfig\nfrom meft_runner.config.methods import OftSettings\n",
+    },
+}
+
 
 def added(*folders):
     return [file.name for folder in folders for file in (ADDED / folder).iterdir() if file.suffix in (".py", ".yaml")]
@@ -30,7 +58,9 @@ def test_the_price():
     assert len(added("families")) == len(added("conf/backbone")) == 1, "a family: a file, and one a size"
     assert (ADDED / "families" / "biogpt.py").read_text().count("\n") <= 80
     assert len(added("conf/task")) == 1, "a task like GLUE's: a file"
-    assert len(added("conf/method")) == 1, "a variant: a file, and the line in the table"
+    assert len(added("conf/method")) == 2, "a variant: a file, and the line in the table; a method of peft: a file"
+    lines = [line for lines in PEFT_METHOD.values() for text in lines.values() for line in text.splitlines()]
+    assert len(list(filter(str.strip, lines))) <= 15, "a method of peft: besides, a few lines"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +75,12 @@ def project(tmp_path_factory):
     lines = table.read_text().splitlines(keepends=True)
     last = next(number for number, line in enumerate(lines) if line.startswith('    "meft3"'))
     table.write_text("".join([*lines[: last + 1], VARIANT, *lines[last + 1 :]]))
+    for name, insertions in PEFT_METHOD.items():
+        code = (copy / name).read_text()
+        for before, text in insertions.items():
+            assert code.count(before) == 1
+            code = code.replace(before, text + before)
+        (copy / name).write_text(code)
     return copy
 
 
@@ -101,3 +137,22 @@ def test_the_extensions_run_together(project, tmp_path):
     table = call(project, "meft_memory", "backbone=biogpt", "method=meft4", "batch=2", "length=64", "format=json")
     assert json.loads(table)[0]["activations_bytes"] > 0
     assert "biogpt" in call(project, "meft_run", "--help")
+
+
+@pytest.mark.slow
+def test_a_further_method_of_peft_is_reversible(project, tmp_path):
+    model, rows = model_folder(tmp_path / "model"), rows_folder(tmp_path / "rows")
+    runs = project / "runs_of_peft"
+    call(
+        project, "meft_run", "backbone=biogpt", f"backbone.path={model}", "method=oft", "method.reversal=exact",
+        "task=wnli", f"task.data_dir={rows}", "task.max_length=64", f"output_dir={runs}", "training.max_steps=2",
+        "training.batch_size=4",
+    )  # fmt: skip
+    (file,) = runs.glob("*/record.json")
+    record = json.loads(file.read_text())
+    assert record["status"] == "complete"
+    assert (record["reversal"]["checked_steps"], record["reversal"]["mismatches"]) == (2, 0)
+    assert record["plain_model"]["output_distance"] < 0.1
+    assert json.loads((file.parent / "adapter" / "adapter_config.json").read_text())["peft_type"] == "OFT"
+    asked = ("backbone=biogpt", "method=[lora,oft]", "method.reversal=exact", "batch=2", "length=64", "format=json")
+    assert [row["method"] for row in json.loads(call(project, "meft_memory", *asked))] == ["lora", "oft"]

@@ -19,6 +19,8 @@ from meft_runner.config import (
 from meft_runner.methods.delay import make_layers_reversible
 from meft_runner.methods.full import set_checkpointing
 
+FIRST_FACTORS = ("lora_A", "vera_lambda_d")  # in parameters' names, where the second factor starts at zero
+
 
 def prepare_peft(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: PeftSettings) -> PeftModel:
     """Freezes the model and adds what a method trains inside its layers, which become reversible where that is asked.

@@ -12,7 +12,7 @@ from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.full import prepare_full
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.meft import prepare_meft
-from meft_runner.methods.peft_methods import prepare_peft
+from meft_runner.methods.peft_methods import FIRST_FACTORS, prepare_peft
 
 _PREPARE: dict[type[MethodSettings], Callable[[PreTrainedModel, Family, BackboneSettings, Any], nn.Module]] = {
     FullSettings: prepare_full,
@@ -59,7 +59,7 @@ def may_start_without_gradient(model: nn.Module) -> set[str]:
             waiting |= {id(parameter) for parameter in last.g.parameters()}
         elif isinstance(last.g, Adapter) and last.g.waiting() and coupling.merge[1 if coupling.swap else 0] == 0:
             waiting |= {id(p) for p in stack.parameters()} - {id(p) for p in last.g.up.parameters()}
-    parts = ("lora_A", "vera_lambda_d", "key.bias", "k_proj.bias")
+    parts = (*FIRST_FACTORS, "key.bias", "k_proj.bias")
     return {
         name for name, parameter in model.named_parameters()
         if id(parameter) in waiting or any(part in name for part in parts)
