@@ -5,9 +5,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import Field, fields
+from enum import EnumMeta
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -167,12 +168,18 @@ def _check_value(override: Override) -> None:
         for each, times in values.items():
             if times > 1:
                 raise UserError(f"{text}: {each} is given {times} times. Give each value once.")
-    given = value.list if isinstance(value, ChoiceSweep) else [value]
-    is_switch = any(each.type is bool for each in _settings().get(override.key_or_group, []))
-    if is_switch and any(type(each) in (int, float) and each not in (0, 1) for each in given):
+    numbers = [each for each in _elements(value) if type(each) in (int, float)]
+    kinds = {kind for each in _settings().get(override.key_or_group, []) for kind in (each.type, *get_args(each.type))}
+    if bool in kinds and any(number not in (0, 1) for number in numbers):
         raise UserError(f"{text}: expected true or false.")
+    if numbers and any(isinstance(kind, EnumMeta) for kind in kinds):  # which Hydra would take for a place in a list
+        raise UserError(f"{text}: expected a name, not a number.")
     if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
         raise UserError(f"{text}: expected one or more seeds, each once.")
+
+
+def _elements(value: Any) -> list[Any]:
+    return list(value.list) if isinstance(value, ChoiceSweep) else [value]
 
 
 @cache

@@ -101,6 +101,9 @@ MISTAKES = [
         (f"method=lora method.reversal={value}", "expected one of [off, exact, float, stored]")
         for value in ("on", "true", "none", "xyz", "OFF")
     ),
+    ("method=lora method.reversal=1", "method.reversal=1: expected a name, not a number"),
+    ("study=2", "study=2: expected a name, not a number"),
+    ("-m training.precision=fp32,2", "training.precision=fp32,2: expected a name, not a number"),
     ("method=lora method.reversal=null", "method.reversal: expected a value, not null"),
     *(
         (f"method=lora method.reversal=exact method.scale_1={value}", f"method.scale_1={value}: {message}")
