@@ -46,7 +46,7 @@ def test_what_stands_in_f_and_g(name, kinds, swap):
 
 def test_a_merge_of_ones_own_is_named_in_tables():
     assert method_label(record(0.5, "method=meft1")) == "meft1"
-    assert method_label(record(0.5, "method=meft1", "method.merge=[0.1,1]")) == "meft1 (merge=[0.1, 1])"
+    assert method_label(record(0.5, "method=meft1", "method.merge=[0.1,1]")) == "meft1 (merge=[0.1, 1.0])"
 
 
 def test_every_variant_can_be_typed_and_every_method_is_prepared():
