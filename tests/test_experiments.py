@@ -23,7 +23,7 @@ OF_THE_ISSUE = {
     "glue_bert_base", "glue_roberta_large", "glue_bart_large", "qa_opt_1b3", "qa_opt_6b7", "image_vit",
     "init_lora", "init_ia3", "reversal_error", "reversible_layers", "scale_factors", "starting_point",
 }  # fmt: skip
-MEFT = ("meft1", "meft2", "meft3", "meft1_start", "meft3_start")
+MEFT = ("meft1", "meft2", "meft3", "meft1_start", "meft2_start", "meft3_start")
 IMAGES = ("image_vit", "cifar_vit")
 ITS_OWN_MODEL = ("qa_opt_1b3", "qa_opt_6b7", "arc_random_opt", *IMAGES)
 
@@ -59,7 +59,7 @@ def starting_points(scales, mus):
     return {
         key for scale in scales for mu in mus
         for key in (
-            ("lora", scale, mu), ("meft1_start", scale, "1", mu), ("meft2", "1", scale, mu),
+            ("lora", scale, mu), ("meft1_start", scale, "1", mu), ("meft2_start", "1", scale, mu),
             ("meft3_start", scale, scale, mu),
         )
     }  # fmt: skip

@@ -73,7 +73,7 @@ MISTAKES = [
     ),
     (
         "method=full method.reversal=exact",
-        "method.reversal: method=full has no such setting (dora, lora, ia3, vera, meft1, meft1_start, meft2, meft3,",
+        "method.reversal: method=full has no such setting (dora, lora, ia3, vera, meft1, meft1_start, meft2,",
     ),
     ("task/rte=x", "task/rte: no such setting"),
     ("task@x=rte", "task@x=rte: expected key=value"),

@@ -133,13 +133,13 @@ def test_checkpointing_together_with_reversal_wherever_it_comes_from():
 
 
 @pytest.mark.parametrize("backbone", ["bert", "roberta", "bart", "opt", "vit", "minilm"])
-@pytest.mark.parametrize("name", ["meft1_start", "meft3_start"])
+@pytest.mark.parametrize("name", ["meft1_start", "meft2_start", "meft3_start"])
 def test_a_preset_is_its_variant_but_for_what_its_file_says(backbone, name):
     task = "task=" + {"opt": "piqa", "vit": "svhn"}.get(backbone, "demo")
     chosen, variant = (settings(f"backbone={backbone}", task, f"method={each}").method for each in (name, name[:5]))
     changed = {key for key, value in vars(chosen).items() if value != getattr(variant, key)}
     assert changed <= {"name", "variant", "scale_1", "scale_2", "mu", "merge", "zero_start", "adapter_factor"}
-    assert chosen.merge_weights == (0.0, 1.0)
+    assert chosen.merge_weights == ((1.0, 0.0) if name == "meft2_start" else (0.0, 1.0))
 
 
 def test_float_reversal_takes_any_scale():
