@@ -18,6 +18,7 @@ from meft_runner.tasks import TaskData
 
 # What the heads return for their rows: classes or grades, the two ends of a span, the likelihoods of answers.
 _OUTPUTS = ("logits", "start_logits", "end_logits", "log_likelihoods")
+_FILLING = -100.0  # the Trainer's, where it joins outputs of several lengths to one array
 
 
 class Outputs(NamedTuple):
@@ -78,7 +79,9 @@ def compare_with_plain(trainer: MeftTrainer, data: TaskData) -> Plain:
     coupled, coupled_score = predicted()
     with plain_layers(trainer.model):
         plain, score = predicted()
-    return Plain(output_distance=relative_distance(coupled, plain), score=score, coupled_score=coupled_score)
+    given = (coupled != _FILLING) | (plain != _FILLING)
+    distance = relative_distance(coupled[given], plain[given])
+    return Plain(output_distance=distance, score=score, coupled_score=coupled_score)
 
 
 @contextmanager
