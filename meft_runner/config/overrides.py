@@ -172,8 +172,11 @@ def _check_value(override: Override) -> None:
     kinds = {kind for each in _settings().get(override.key_or_group, []) for kind in (each.type, *get_args(each.type))}
     if bool in kinds and any(number not in (0, 1) for number in numbers):
         raise UserError(f"{text}: expected true or false.")
-    if numbers and any(isinstance(kind, EnumMeta) for kind in kinds):  # which Hydra would take for a place in a list
-        raise UserError(f"{text}: expected a name, not a number.")
+    if any(isinstance(kind, EnumMeta) for kind in kinds):
+        if numbers:  # which Hydra would take for a place in a list
+            raise UserError(f"{text}: expected a name, not a number.")
+        if isinstance(value, list):
+            raise UserError(f"{text}: expected a name, not a list.")
     if override.key_or_group == "seeds" and isinstance(value, list) and len(set(map(str, value))) < max(1, len(value)):
         raise UserError(f"{text}: expected one or more seeds, each once.")
 

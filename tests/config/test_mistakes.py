@@ -103,6 +103,7 @@ MISTAKES = [
     ),
     ("method=lora method.reversal=1", "method.reversal=1: expected a name, not a number"),
     ("study=2", "study=2: expected a name, not a number"),
+    ("method=lora method.reversal=[off,exact]", "method.reversal=[off,exact]: expected a name, not a list"),
     ("-m training.precision=fp32,2", "training.precision=fp32,2: expected a name, not a number"),
     ("method=lora method.reversal=null", "method.reversal: expected a value, not null"),
     *(
