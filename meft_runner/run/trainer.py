@@ -113,6 +113,10 @@ class MeftTrainer(Trainer):
         ignored = ["past_key_values", "encoder_last_hidden_state"]
         return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Returns the parameters that weight decay pulls to zero: not learned merge weights, which belong near 1."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("learned_merge")]
+
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains, from a checkpoint where there is one, and ends with the weights of the best epoch."""
         if checkpoint is not None:

@@ -44,3 +44,13 @@ def test_two_batches_of_eight_equal_one_of_sixteen(method, tmp_path):
     whole = step_gradients(method, tmp_path / "b", 16, 1)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_weight_decay_leaves_the_two_weights_of_a_learned_merge_alone(tmp_path):
+    model = prepared(meft_settings("meft1", merge="learned"))
+    data = Dataset.from_dict({"labels": [0]})
+    task = TaskData(Head.classification, (), data, {"validation": EvalSplit(data, None)}, "accuracy", None, {})
+    trainer = make_trainer(settings(), model, task, tmp_path, default_data_collator, [], splits={})
+    decaying = trainer.get_decay_parameter_names(model)
+    assert any(name.endswith("adapter.up.weight") for name in decaying)
+    assert not any("learned_merge" in name for name in decaying)
