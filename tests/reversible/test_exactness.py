@@ -25,6 +25,7 @@ def test_every_family(variant, kind, padding, precision, monkeypatch):
     check_exactness(variant, 12, precision, monkeypatch, kind=kind, padding=padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bart", "opt", "opt-postln", "vit"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_deep_stacks_of_every_form(variant, kind, monkeypatch):
