@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 IGNORED = -100  # the label of a position that is no part of an answer
@@ -58,3 +59,8 @@ class ScoresAnswers:
         losses = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="none")
         rows = torch.zeros(labels.shape[0], device=losses.device)
         return AnswerOutput(losses.mean(), rows.index_add(0, answers.nonzero()[:, 0], -losses))
+
+
+def for_answers(causal: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Returns a causal language model's class as one that is trained on answers and scores them."""
+    return type(causal.__name__.replace("ForCausalLM", "ForAnswers"), (ScoresAnswers, causal), {})

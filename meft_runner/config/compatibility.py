@@ -10,7 +10,7 @@ from meft_runner.errors import UserError
 
 _WORDS = {  # what a model does with a head, and a command line
     Head.classification: ("classify one or two texts", "meft-run backbone=roberta task=rte"),
-    Head.answers: ("rank answers by likelihood", "meft-run backbone=opt task=piqa"),
+    Head.lm: ("rank answers by likelihood", "meft-run backbone=opt task=piqa"),
     Head.span: ("mark an answer in a text", "meft-run backbone=bart task=squad"),
     Head.image: ("classify images", "meft-run backbone=vit task=svhn"),
 }

@@ -22,7 +22,7 @@ DEPTH_NAMES = ("num_hidden_layers", "encoder_layers", "decoder_layers")  # of la
 _FROM_THE_HUB = {"backbone.path": (None,)}
 _OTHER_WEIGHTS = "backbone.path=DIR loads another model."
 _IN_TRAINING = {"study": (None,)}
-_OF_ANY_LENGTH = {"task.head": ("classification", "answers", "span")}  # images have one size
+_OF_ANY_LENGTH = {"task.head": ("classification", "lm", "span")}  # images have one size
 
 
 @dataclass

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from meft_runner.config.fields import COUNT, setting
 
-Head = Enum("Head", ["classification", "answers", "span", "image"])  # what a model is to do
+Head = Enum("Head", ["classification", "lm", "span", "image"])  # what a model is to do
 Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
 
 
@@ -127,7 +127,7 @@ class ChoiceSettings(SplitSettings):
         max_length: longest prompt with answer in tokens.
     """
 
-    head = Head.answers
+    head = Head.lm
     version: ClassVar[int] = 1
     max_length: int = setting(128, (4, 10**6))
 

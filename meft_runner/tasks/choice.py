@@ -48,7 +48,7 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     questions = {split: [form(row, split) for row in part] for split, part in splits.rows.items()}
     evaluation = {split: _eval_split(task, split, questions[split], tokenizer) for split in task.eval_splits}
     return TaskData(
-        head=Head.answers,
+        head=Head.lm,
         classes=(),
         train=_train_rows(task, questions[task.train_split], tokenizer),
         evaluation=evaluation,

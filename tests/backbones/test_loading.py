@@ -130,14 +130,14 @@ def test_older_weight_files_are_read_without_running_their_code(tmp_path):
         ("bart", Head.classification, "BartForSequenceClassification"),
         ("bart", Head.span, "BartForQuestionAnswering"),
         ("opt", Head.classification, "OPTForSequenceClassification"),
-        ("opt", Head.answers, "OPTForAnswers"),
+        ("opt", Head.lm, "OPTForAnswers"),
         ("vit", Head.image, "ViTForImageClassification"),
         ("deit", Head.image, "DeiTForImageClassification"),
     ],
 )
 def test_every_head(tmp_path, kind, head, name):
     tiny_model(kind).save_pretrained(tmp_path)
-    if head is Head.answers:
+    if head is Head.lm:
         OPTForCausalLM(tiny_config("opt")).save_pretrained(tmp_path)
     backbone = settings(name=kind, model_types=["bart", "opt", "vit", "deit"], path=str(tmp_path))
     loaded = load_model(backbone, find_source(backbone), head, 4)
@@ -152,7 +152,7 @@ def test_a_model_without_padding_token_gets_one(tmp_path):
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     backbone = settings(name="opt", model_types=["opt"], path=str(tmp_path))
     tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
-    assert tokenizer.pad_token_id == load_model(backbone, str(tmp_path), Head.answers, 1).config.pad_token_id == 0
+    assert tokenizer.pad_token_id == load_model(backbone, str(tmp_path), Head.lm, 1).config.pad_token_id == 0
     assert tokenizer.model_max_length == 66
 
 

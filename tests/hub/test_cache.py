@@ -44,7 +44,7 @@ def test_only_what_a_run_reads_is_fetched(hub, cache):
 def test_weights_without_safetensors_are_read_from_bin_files(hub, cache):
     settings = backbone(name="opt", model_types=["opt"], hub="facebook/opt-1.3b")
     source = find_source(settings)
-    assert load_model(settings, source, Head.answers, 1).config.model_type == "opt"
+    assert load_model(settings, source, Head.lm, 1).config.model_type == "opt"
     assert load_tokenizer(settings, source, 100)("a b")["input_ids"][0] == 2  # </s>, which OPT begins with
 
 

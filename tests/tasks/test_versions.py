@@ -84,4 +84,4 @@ def test_the_record_says_what_the_labels_are(kind, labels, tmp_path):
 
 
 def test_every_question_answering_task_of_conf_has_its_prompt():
-    assert set(services()[Head.answers].tasks) == set(FORMS) == set(ROWS)
+    assert set(services()[Head.lm].tasks) == set(FORMS) == set(ROWS)

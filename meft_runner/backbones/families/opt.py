@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, OPTForCausalLM
 
-from meft_runner.backbones.answers import ScoresAnswers
+from meft_runner.backbones.answers import for_answers
 from meft_runner.backbones.family import Family, LayerView, refuse_inputs
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
@@ -45,14 +45,10 @@ def block_inputs(
     return BlockInputs(attention_mask=attention_mask)
 
 
-class OPTForAnswers(ScoresAnswers, OPTForCausalLM):
-    """OPT that is trained on answers and scores them."""
-
-
 OPT = Family(
     model_type="opt",
     views=(LayerView("decoder.layers", attention_block, mlp_block, block_inputs),),
-    heads={Head.classification: AutoModelForSequenceClassification, Head.answers: OPTForAnswers},
+    heads={Head.classification: AutoModelForSequenceClassification, Head.lm: for_answers(OPTForCausalLM)},
     lora_targets=r".*\.self_attn\.(q_proj|v_proj)",
     ia3_targets=r".*\.self_attn\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",
     ia3_feedforward=r".*\.layers\.\d+\.fc2",
