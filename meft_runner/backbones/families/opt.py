@@ -45,10 +45,12 @@ def block_inputs(
     return BlockInputs(attention_mask=attention_mask)
 
 
+OPTForAnswers = for_answers(OPTForCausalLM)
+
 OPT = Family(
     model_type="opt",
     views=(LayerView("decoder.layers", attention_block, mlp_block, block_inputs),),
-    heads={Head.classification: AutoModelForSequenceClassification, Head.lm: for_answers(OPTForCausalLM)},
+    heads={Head.classification: AutoModelForSequenceClassification, Head.lm: OPTForAnswers},
     lora_targets=r".*\.self_attn\.(q_proj|v_proj)",
     ia3_targets=r".*\.self_attn\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",
     ia3_feedforward=r".*\.layers\.\d+\.fc2",
