@@ -47,6 +47,7 @@ def failing_record(folder):
         (["method.frozen_layers=6"], "method.frozen_layers=6: minilm has 6 layers"),
         (["task.max_length=600"], "task.max_length=600: minilm reads at most 512 tokens"),
         (["training.precision=fp16"], "training.precision=fp16: needs a GPU"),
+        (["method=lora", "method.checkpointing=offload"], "this machine has no GPU. Take method.checkpointing=true"),
         (["task=rte", "task.metrics=[acuracy]"], "'acuracy' does not score classes, did you mean 'accuracy'"),
     ],
 )

@@ -32,10 +32,16 @@ def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
         if is_typed and (message := refusal(settings, key, value, notes)) is not None:
             raise UserError(message)
         if notes.path and value is not None:
-            group, _, name = key.rpartition(".")
-            setattr(getattr(settings, group) if group else settings, name, expanded(key, value))
+            _set(settings, key, expanded(key, value))
+        if notes.words is not None:  # a quoted "true" is the same as one without quotes
+            _set(settings, key, {as_typed(word): word for word in notes.words}.get(as_typed(value), value))
     check(settings)
     return settings
+
+
+def _set(settings: Settings, key: str, value: object) -> None:
+    group, _, name = key.rpartition(".")
+    setattr(getattr(settings, group) if group else settings, name, value)
 
 
 def refusal(settings: Settings, key: str, value: object, notes: Notes) -> str | None:
@@ -73,7 +79,7 @@ def check(settings: Settings) -> None:
 
 
 def check_ranges(settings: Settings | MemorySettings) -> None:
-    """Makes sure that numbers are within the ranges that stand beside their settings.
+    """Makes sure that numbers are within the ranges that stand beside their settings, and words among the known ones.
 
     Raises:
         UserError: one is not.
@@ -84,6 +90,9 @@ def check_ranges(settings: Settings | MemorySettings) -> None:
             for each in value if isinstance(value, list) else [value]:
                 if not low <= each <= high:  # not a number fails this too
                     raise UserError(f"{key}={each}: expected {low} to {high}.")
+        if notes.words is not None and (type(value), value) not in [(type(word), word) for word in notes.words]:
+            *others, last = map(as_typed, notes.words)
+            raise UserError(f"{key}={as_typed(value)}: expected {', '.join(others)} or {last}.")
 
 
 def check_processes(settings: Settings, started: int) -> None:
@@ -126,8 +135,8 @@ def _check_reversal(method: MeftSettings | PeftSettings) -> None:
         parse_merge(method.merge)
     elif method.checkpointing:
         raise UserError(
-            f"method.checkpointing=true: with method.reversal={method.reversal.name} layers keep nothing to compute "
-            "again. Leave out one of them."
+            f"method.checkpointing={as_typed(method.checkpointing)}: with method.reversal={method.reversal.name} "
+            "layers keep nothing to compute again. Leave out one of them."
         )
     for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR

@@ -26,6 +26,7 @@ class Notes:
         beside: it does not change a run's result, or its effect is part of another setting.
         path: it is a file or folder.
         later: it came later; at its default a run is what it was before, and keeps its identity.
+        words: the values there are, where no one type has them all.
         default: its default.
     """
 
@@ -35,6 +36,7 @@ class Notes:
     beside: bool = False
     path: bool = False
     later: bool = False
+    words: tuple[bool | str, ...] | None = None
     default: Any = None
 
 
@@ -46,12 +48,13 @@ def setting(
     beside: bool = False,
     path: bool = False,
     later: bool = False,
+    words: tuple[bool | str, ...] | None = None,
 ) -> _T:
     """Declares a field of a settings class, as `dataclasses.field` does, with its `Notes`.
 
     The declared type is the default's, since that is what the field will hold. Lists and dictionaries are copied.
     """
-    metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, default)}
+    metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, words, default)}
     made: Any = (
         field(default_factory=partial(deepcopy, default), metadata=metadata)
         if isinstance(default, list | dict)
@@ -89,7 +92,7 @@ def as_typed(value: Any) -> str:
     """Returns a value as it is typed."""
     if isinstance(value, Enum):
         return value.name
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def expanded(key: str, path: str) -> str:

@@ -17,6 +17,8 @@ PeftReversal = Enum("PeftReversal", ["off", "exact", "float", "stored"])
 _REVERSED = {"method.reversal": ("exact", "float", "stored")}
 _ON_THE_GRID = {"method.reversal": ("exact", "stored")}
 _CHECKED = {"method.reversal": ("exact",)}
+OFFLOAD = "offload"
+CHECKPOINTING = (False, True, OFFLOAD, "every_4")  # transformers' own; records have the first two as booleans
 
 
 @dataclass
@@ -42,10 +44,11 @@ class FullSettings(MethodSettings):
     """Every parameter trains.
 
     Attributes:
-        checkpointing: recompute each layer's activations in backward.
+        checkpointing: recompute each layer's activations in backward; with `offload` what a layer is computed from
+            waits in host memory, with `every_4` three layers of four keep their activations.
     """
 
-    checkpointing: bool = False
+    checkpointing: Any = setting(False, words=CHECKPOINTING)
 
 
 @dataclass
@@ -55,7 +58,7 @@ class PeftSettings(MethodSettings):
     With reversal a layer F turns the streams (x1, x2) into (x2, scale_1 * x1 + mu * F(x2)).
 
     Attributes:
-        checkpointing: recompute each layer's activations in backward.
+        checkpointing: as in `FullSettings`.
         reversal: `off`, or how the activations of reversible layers come back in backward: `exact`, `float` (floating
             point) or `stored` (ordinary autograd).
         scale_1: lambda, as 1/256.
@@ -65,7 +68,7 @@ class PeftSettings(MethodSettings):
         strict: stop when a rebuilt stream differs, instead of counting.
     """
 
-    checkpointing: bool = setting(False, only={"method.reversal": ("off",)})
+    checkpointing: Any = setting(False, only={"method.reversal": ("off",)}, words=CHECKPOINTING)
     reversal: PeftReversal = setting(PeftReversal.off, later=True)
     scale_1: str = setting("1/256", only=_REVERSED)
     mu: str = setting(KEEPS_MEAN, only=_REVERSED)

@@ -13,6 +13,7 @@ from meft_runner.backbones.processors import load_image_processor, load_tokenize
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.config import Head, Precision, Settings, identity
+from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.methods.prepare import prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
@@ -49,8 +50,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     Raises:
         UserError: rows, weights or settings do not fit.
     """
-    if settings.training.precision is Precision.fp16 and device.type == "cpu":
-        raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    _check_device(settings, device)
     source = find_source(settings.backbone)
     record.files = stamps_of_sources(settings)
     data = load_task(settings.task, _load_processor(settings, source))
@@ -85,6 +85,18 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         "weights": record.weights.sha256 or record.weights.revision,
     }
     return Opened(model, data, planned, made_from)
+
+
+def _check_device(settings: Settings, device: torch.device) -> None:
+    if device.type != "cpu":
+        return
+    if settings.training.precision is Precision.fp16:
+        raise UserError("training.precision=fp16: needs a GPU. On a CPU take fp32 or bf16.")
+    if getattr(settings.method, "checkpointing", False) == OFFLOAD:
+        raise UserError(
+            "method.checkpointing=offload: moves what checkpointing keeps out of a GPU's memory, and this machine has "
+            "no GPU. Take method.checkpointing=true, which keeps the same tensors where they are."
+        )
 
 
 def _load_processor(settings: Settings, source: str) -> Any:

@@ -47,6 +47,8 @@ EARLIER = {
     "method=full method.checkpointing=true": "3f8e2f165d",
     "method=lora": "2dddb8940c",
     "method=lora method.checkpointing=true": "960646ee3a",
+    "method=lora method.checkpointing='true'": "960646ee3a",
+    "method=lora method.checkpointing=false": "2dddb8940c",
     "method=lora method.rank=4 method.alpha=8 method.dropout=0.1": "e8fcceedab",
     "method=lora method.init_noise=0.02": "b39cb01f0c",
     "method=ia3": "09baa604c0",

@@ -71,6 +71,21 @@ MISTAKES = [
         "method.checkpointing=true",
         "method.checkpointing: method=meft1 has no such setting (full, dora, lora, ia3, vera have)",
     ),
+    *(
+        (
+            f"method=lora method.checkpointing={value}",
+            f"method.checkpointing={shown}: expected false, true, offload or every_4.",
+        )
+        for value, shown in {
+            "maybe": "maybe",
+            "yes": "yes",
+            "1": "1",
+            "0": "0",
+            "null": "null",
+            "every_2": "every_2",
+            "[true,offload]": "[True, 'offload']",
+        }.items()
+    ),
     (
         "method=full method.reversal=exact",
         "method.reversal: method=full has no such setting (dora, lora, ia3, vera, meft1, meft1_start, meft2,",
@@ -186,6 +201,10 @@ MISTAKES = [
         "method=lora method.reversal=exact method.checkpointing=true",
         "method.checkpointing=true: has no effect with method.reversal=exact",
     ),
+    (
+        "method=vera method.reversal=float method.checkpointing=every_4",
+        "method.checkpointing=every_4: has no effect with method.reversal=float",
+    ),
     ("method=ia3 method.reversal=stored method.strict=true", "method.strict=true: has no effect with"),
     ("method.reversal=float method.grid_bits=12", "method.grid_bits=12: has no effect with method.reversal=float"),
     ("method.reversal=stored method.strict=true", "method.strict=true: has no effect with method.reversal=stored"),
@@ -276,7 +295,7 @@ def test_an_environment_that_no_launcher_makes(environment, message, monkeypatch
         "-m method=lora method.reversal=off,exact,float,stored", "-m method=lora,meft1 method.reversal=exact",
         "-m method=ia3 method.reversal=exact method.scale_1=1/10,1/256 method.mu=1,1-scale",
         "seed=1", "output_dir=runs/${task.name}", "backbone.path=null", "-m method=lora,full",
-        "seed=1 -m method=lora method.checkpointing=true,false", "--multirun seed=range(1,3)", "--",
+        "seed=1 -m method=lora method.checkpointing=true,false,offload,every_4", "--multirun seed=range(1,3)", "--",
         "task=rte task.data_dir='data/été (1)'", "task=rte task.data_dir=/x/my_target_dir",
         "task=rte task.data_dir=doc.env",
         "experiment=scores level=1 method=lora", "-m seeds=null seed=1",

@@ -125,10 +125,13 @@ def test_reversal_of_the_layers(name):
         assert settings(f"method={name}", "method.reversal=exact").method.reverses
 
 
-def test_checkpointing_together_with_reversal_wherever_it_comes_from():
+@pytest.mark.parametrize(("kind", "typed"), [(True, "true"), ("offload", "offload")])
+def test_checkpointing_together_with_reversal_wherever_it_comes_from(kind, typed):
     reversed_lora = settings("method=lora", "method.reversal=stored")
-    reversed_lora.method.checkpointing = True
-    with pytest.raises(UserError, match=r"method.checkpointing=true: with method.reversal=stored layers keep nothing"):
+    reversed_lora.method.checkpointing = kind
+    with pytest.raises(
+        UserError, match=rf"method.checkpointing={typed}: with method.reversal=stored layers keep nothing"
+    ):
         check(reversed_lora)
 
 

@@ -3,9 +3,11 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
+from torch.autograd.graph import save_on_cpu
 
 from meft_runner.backbones import task_head
 from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
+from meft_runner.config.methods import CHECKPOINTING
 from meft_runner.run.callbacks import GradientError, check_gradients
 from tests.helpers.models import KINDS, batch, family_of, gradients, prepared, tiny_model
 
@@ -57,16 +59,35 @@ def test_ia3_rescales_keys_values_and_the_inner_mlp():
     assert not any("attention.output" in name for name in vectors)
 
 
+@pytest.fixture
+def pageable(monkeypatch):
+    """Offloading into ordinary memory where there is no GPU: pinned memory, and so transformers' own, needs one."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("transformers.modeling_utils.save_on_cpu", lambda **options: save_on_cpu())
+
+
+@pytest.mark.usefixtures("pageable")
+@pytest.mark.parametrize("kind", ["bert", "bart", "opt", "vit"])
 @pytest.mark.parametrize("name", METHODS)
-def test_checkpointing_changes_no_gradient(name):
-    found = []
-    for checkpointing in (False, True):
-        model = prepared(method(name, checkpointing=checkpointing))
+def test_checkpointing_changes_no_gradient(name, kind):
+    device, found = "cuda" if torch.cuda.is_available() else "cpu", []
+    for checkpointing in CHECKPOINTING:
+        model = prepared(method(name, checkpointing=checkpointing), kind, layers=5).to(device)
         torch.manual_seed(3)
-        model(**batch()).loss.backward()
+        model(**{name: tensor.to(device) for name, tensor in batch(kind).items()}).loss.backward()
         found.append(gradients(model))
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.allclose(found[0][key], found[1][key], atol=1e-7) for key in found[0])
+    for other in found[1:]:
+        assert found[0].keys() == other.keys()
+        assert all(torch.equal(found[0][key], other[key]) for key in other)
+
+
+@pytest.mark.parametrize(("kind", "recomputed"), [(False, 0), (True, 6), ("every_4", 2)])
+def test_checkpointing_computes_these_layers_twice(kind, recomputed):
+    model, calls = prepared(method("lora", checkpointing=kind), layers=6), []
+    for layer in model.base_model.model.bert.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda *_: calls.append(1))
+    model(**batch()).loss.backward()
+    assert len(calls) == 6 + recomputed
 
 
 def test_a_parameter_without_gradient_is_named():

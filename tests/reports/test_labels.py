@@ -21,6 +21,8 @@ from tests.helpers.records import changed, record
         (["method=meft1", "method.scale_1=0.1"], "meft1"),
         (["method=meft1", "method.scale_1=0.01"], "meft1 (scale_1=1/100)"),
         (["method=lora", "method.checkpointing=true"], "lora (checkpointing=True)"),
+        (["method=lora", "method.checkpointing=offload"], "lora (checkpointing=offload)"),
+        (["method=full", "method.checkpointing=every_4"], "full (checkpointing=every_4)"),
         (["method=ia3", "training.learning_rate=1"], "ia3"),
         (["method=meft1", "method.chunks=4", "method.adapter_dim=16"], "meft1 (adapter_dim=16, chunks=4)"),
         (["method=meft1", "method.scale_2=1.0", "method.mu=1.0", "method.merge=[0.5,0.5]"], "meft1"),
