@@ -96,7 +96,7 @@ def _check_config(backbone: BackboneSettings, source: str, config: PreTrainedCon
         raise refused(backbone, source, complaint, "Give the model's weights as they were before.")
     sizes = {name: getattr(config, name, None) for name in (*backbone.config, "max_position_embeddings")}
     for name, size in sizes.items():
-        if isinstance(size, int) and size < 1:
+        if type(size) is int and size < 1:
             raise refused(backbone, source, f"config.json has {name}={size}, expected 1 or more")
     vocabulary = getattr(config, "vocab_size", None)
     if vocabulary is not None and not 0 <= padding_id(config) < vocabulary:

@@ -30,6 +30,8 @@ def multiply_depth(config: PreTrainedConfig, times: int) -> None:
     depths = {name: getattr(config, name) for name in DEPTH_NAMES if hasattr(config, name)}
     for name, depth in depths.items():  # read before any is set: BART has two names for one of them
         setattr(config, name, times * depth)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = times * config.layer_types
 
 
 def _numbered(layers: list[Any]) -> list[Any]:

@@ -16,11 +16,15 @@ class BlockInputs:
         attention_mask: (B or 1, 1 or heads, 1 or S, S), additive or boolean, as the layer takes it.
         encoder_states: (B, T, H), what a decoder block attends to.
         encoder_mask: (B or 1, 1 or heads, 1 or S, T), the mask of that attention.
+        cos: (B or 1, S, D), what rotates queries and keys by their positions; D is a head's size.
+        sin: (B or 1, S, D), likewise.
     """
 
     attention_mask: Tensor | None = None
     encoder_states: Tensor | None = None
     encoder_mask: Tensor | None = None
+    cos: Tensor | None = None
+    sin: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Returns the fields in order."""

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -57,10 +58,11 @@ def test_every_stack_grows_and_its_copies_have_the_same_weights_but_their_own(ki
 def test_the_configuration_tells_the_depth_and_stays_one(kind):
     model, plain = repeated(3, kind), tiny_model(kind)
     names = ["encoder_layers", "decoder_layers"] if kind.startswith("bart") else ["num_hidden_layers"]
+    names += ["layer_types"] if kind.startswith("qwen") else []
     changed = {name for name, value in model.config.to_dict().items() if value != plain.config.to_dict()[name]}
     assert changed - {"num_hidden_layers"} == set(names) - {"num_hidden_layers"}  # BART: another name of the encoder's
     assert model.config.num_hidden_layers == 6
-    assert all(getattr(model.config, name) == 6 for name in names)
+    assert all(np.shape(value) == (6,) or value == 6 for value in (getattr(model.config, name) for name in names))
     configurations = [module.config for module in model.modules() if hasattr(module, "config")]
     assert all(configuration is model.config for configuration in configurations)
 

@@ -9,7 +9,10 @@ from meft_runner.reversible import BlockInputs
 from tests.helpers.models import batch, family_of, meft_settings, prepared, tiny_model
 
 # Every layer list of every family: the kind of model, and the place of the list.
-STACKS = [("bert", 0), ("roberta", 0), ("bart", 0), ("bart", 1), ("opt", 0), ("opt-postln", 0), ("vit", 0), ("deit", 0)]
+STACKS = [
+    ("bert", 0), ("roberta", 0), ("bart", 0), ("bart", 1), ("opt", 0), ("opt-postln", 0), ("vit", 0), ("deit", 0),
+    ("llama", 0), ("mistral", 0), ("qwen2", 0), ("qwen3", 0),
+]  # fmt: skip
 EACH_STACK = pytest.mark.parametrize(("kind", "place"), STACKS, ids=[f"{kind}-{place}" for kind, place in STACKS])
 
 

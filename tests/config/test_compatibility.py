@@ -17,7 +17,7 @@ def test_the_table_has_every_task_once_and_every_backbone():
 @pytest.mark.parametrize(
     ("backbone", "task", "fix"),
     [
-        ("roberta", "piqa", "Take one of backbone=opt, opt_125m, opt_6b7."),
+        ("roberta", "piqa", "Take one of backbone=llama3_1b, llama3_8b, mistral_7b, opt, "),
         ("opt", "squad", "Take one of backbone=bart, bart_base, bert,"),
         ("minilm", "cifar10", "Take one of backbone=vit."),
         ("vit", "rte", "Take one of backbone=bart, bart_base, bert, "),

@@ -1,5 +1,6 @@
 """Small models of real Hugging Face layers, for tests."""
 
+import pytest
 import torch
 from transformers import (
     BartConfig,
@@ -9,9 +10,17 @@ from transformers import (
     BertForSequenceClassification,
     DeiTConfig,
     DeiTForImageClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
     OPTConfig,
     OPTForSequenceClassification,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     ViTConfig,
@@ -23,6 +32,7 @@ from meft_runner.backbones.answers import IGNORED
 from meft_runner.backbones.families.opt import OPTForAnswers
 from meft_runner.config import (
     BackboneSettings,
+    Head,
     Ia3Settings,
     LoraSettings,
     MeftSettings,
@@ -50,8 +60,15 @@ MODELS = {
     "opt-postln": (OPTConfig, OPTForSequenceClassification),
     "vit": (ViTConfig, ViTForImageClassification),
     "deit": (DeiTConfig, DeiTForImageClassification),
+    "llama": (LlamaConfig, LlamaForSequenceClassification),
+    "llama-answers": (LlamaConfig, FAMILIES["llama"].heads[Head.lm]),
+    "mistral": (MistralConfig, MistralForSequenceClassification),
+    "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
+    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
+    "qwen3-answers": (Qwen3Config, FAMILIES["qwen3"].heads[Head.lm]),
 }
-KINDS = tuple(MODELS)
+SAME_LAYER = ("llama-answers", "mistral", "qwen2", "qwen3")  # as "llama" or "qwen3-answers" have: in the longer tests
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in SAME_LAYER else ()) for kind in MODELS]
 
 
 def family_of(kind="bert"):
@@ -70,6 +87,9 @@ def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64)
     }
     text = {"vocab_size": VOCABULARY, "max_position_embeddings": MAX_POSITIONS}
     image = {"image_size": 16, "patch_size": 4}
+    decoder = text | {"hidden_size": hidden, "num_hidden_layers": layers, "attention_dropout": dropout}
+    decoder |= {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 2 * hidden}
+    decoder |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     own = {
         "bert": encoder | text | {"type_vocab_size": 2},
         "roberta": encoder | text | {"type_vocab_size": 1},
@@ -82,6 +102,10 @@ def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64)
         "opt": text
         | {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, "ffn_dim": 2 * hidden}
         | {"dropout": dropout, "attention_dropout": dropout, "word_embed_proj_dim": hidden},
+        "llama": decoder,
+        "mistral": decoder | {"sliding_window": 8},
+        "qwen2": decoder,
+        "qwen3": decoder | {"head_dim": 32},
     }[kind.split("-")[0]]
     if kind == "opt-postln":  # the form of OPT-350m
         own |= {"do_layer_norm_before": False, "word_embed_proj_dim": hidden // 2}
@@ -146,7 +170,7 @@ def batch(kind="bert", rows=4, length=12, seed=2, padding="right"):
     if kind == "bart-span":
         ends = torch.randint(2, length // 2, (rows,), generator=generator)
         return inputs | {"start_positions": ends - 1, "end_positions": ends}
-    if kind == "opt-answers":
+    if kind.endswith("-answers"):
         answers = torch.zeros_like(mask, dtype=torch.bool)
         answers[:, -3:] = answers[0, 3:5] = True
         return inputs | {"labels": ids.where(answers & mask.bool(), IGNORED)}

@@ -19,6 +19,7 @@ def test_exact_reversal(variant, layers, precision, monkeypatch):
 @pytest.mark.parametrize(("kind", "padding"), [
     ("bert", "left"), ("roberta", "left"), ("bart", "right"), ("bart", "left"), ("bart-span", "right"),
     ("opt", "right"), ("opt", "left"), ("opt-postln", "left"), ("opt-answers", "left"), ("vit", None), ("deit", None),
+    ("llama", "left"), ("qwen3-answers", "left"),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family(variant, kind, padding, precision, monkeypatch):
