@@ -42,12 +42,14 @@ class LayerView:
             adapter, where given, reads the output projection's result o and is added to it.
         mlp_block: likewise; the adapter reads what the MLP reads and is added before the residual sum.
         block_inputs: turns the arguments that the model's loop gives a layer into a record.
+        result: turns a layer's hidden states, (B, S, H), into what the model's loop expects of a layer.
     """
 
     path: str
     attention_block: LayerFunction
     mlp_block: LayerFunction
     block_inputs: Callable[..., BlockInputs]
+    result: Callable[[Tensor], Any] = lambda hidden: hidden
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """Returns the model's list of layers, bottom first."""
@@ -74,9 +76,12 @@ class Family:
         activation: the configuration's name for the layers' activation.
         dropout: the configuration's name for the layers' dropout.
         layer_drop: the configuration's names for the chance that a layer is left out.
+        between_layers: the configuration's names for what a model computes between its layers, 0 for nothing.
+        fused_attention: whether transformers can give its attention to a fused kernel.
         first_position: where a row's positions begin, of a configuration; what stands before them is not readable.
         image_marks: tokens that stand before an image's patches.
         finish_tokenizer: makes a folder's tokenizer mark texts as the model's heads need it.
+        finish_model: mends what a model of transformers cannot do as it is.
     """
 
     model_type: str
@@ -88,9 +93,12 @@ class Family:
     activation: str = "hidden_act"
     dropout: str = "hidden_dropout_prob"
     layer_drop: tuple[str, ...] = ()
+    between_layers: tuple[str, ...] = ()
+    fused_attention: bool = True
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     image_marks: int = 1
     finish_tokenizer: Callable[[PreTrainedTokenizerBase, PreTrainedConfig], None] = lambda tokenizer, config: None
+    finish_model: Callable[[PreTrainedModel], None] = lambda model: None
 
     @property
     def first_head(self) -> Head:
@@ -109,19 +117,17 @@ class StackLayer(nn.Module):
 
     Args:
         stack: the reversible blocks.
-        block_inputs: the family's reader of a layer's arguments.
+        view: how the model's loop calls a layer.
         replaced: the layers in whose place it stands.
     """
 
-    def __init__(
-        self, stack: ReversibleStack, block_inputs: Callable[..., BlockInputs], replaced: Iterable[nn.Module]
-    ) -> None:
+    def __init__(self, stack: ReversibleStack, view: LayerView, replaced: Iterable[nn.Module]) -> None:
         super().__init__()
         self.stack = stack
-        self.block_inputs = block_inputs
+        self.view = view
         self.replaced = tuple(replaced)  # no submodules: the stack's blocks have them
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs the stack.
 
         Args:
@@ -130,20 +136,20 @@ class StackLayer(nn.Module):
             **kwargs: likewise.
 
         Returns:
-            (B, S, H).
+            (B, S, H), as the model's layers return it.
 
         Raises:
             UnsupportedInputError: an argument that the stack does not carry.
         """
-        return self.stack(hidden, self.block_inputs(*args, **kwargs))
+        return self.view.result(self.stack(hidden, self.view.block_inputs(*args, **kwargs)))
 
 
 def task_head(model: PreTrainedModel) -> list[str]:
     """Returns the names of the modules that stand on the base model for a task; they always train.
 
-    A language model's head is pre-trained and not among them.
+    A language model's head is pre-trained and not among them, nor is a pooler inside the base model.
     """
-    heads = ("classifier", "classification_head", "score", "qa_outputs")
+    heads = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
     return [name for name, _ in model.named_children() if name in heads]
 
 

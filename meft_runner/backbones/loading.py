@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from meft_runner.backbones import FAMILIES, task_head
 from meft_runner.backbones.reading import reading
 from meft_runner.backbones.sources import check_model_type, fetch_weights, refused, weight_files
-from meft_runner.config import BackboneSettings, Head
+from meft_runner.config import Attention, BackboneSettings, Head
+from meft_runner.errors import UserError
 
 _FLOATS = {"F64", "F32", "F16", "BF16", torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _UNUSED = ("pooler", "mask_token", "position_ids", "token_type_ids", "version")  # that a model may do without
@@ -27,11 +28,16 @@ def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
     """Loads the model's configuration.
 
     Raises:
-        UserError: it cannot be read, is of another architecture, or its numbers do not fit together.
+        UserError: it cannot be read, is of another architecture, its numbers do not fit together, or its attention
+            is not to be had in the form that is asked for.
     """
     with reading(backbone, source, "configuration"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     check_model_type(backbone, source, config.model_type)
+    if backbone.attention is Attention.sdpa and not FAMILIES[config.model_type].fused_attention:
+        raise UserError(
+            f"backbone.attention=sdpa: no fused kernel computes the attention of {config.model_type}. Take eager."
+        )
     for name, value in _PLAIN.items():
         setattr(config, name, value)
     _check_config(backbone, source, config)

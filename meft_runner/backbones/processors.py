@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.loading import load_config, padding_id
@@ -27,9 +28,7 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         UserError: it is missing, cannot be read or is another model's, or the model does not read inputs of
             `max_length` tokens.
     """
-    if not any((Path(source) / name).is_file() for name in VOCABULARIES):
-        complaint = f"no tokenizer there ({' or '.join(VOCABULARIES)})"
-        raise refused(backbone, source, complaint, "Save the model's tokenizer into it.")
+    _check_vocabulary(backbone, source)
     config = load_config(backbone, source)
     family = FAMILIES[config.model_type]
     with reading(backbone, source, "tokenizer"):
@@ -66,6 +65,23 @@ def load_image_processor(backbone: BackboneSettings, source: str) -> BaseImagePr
             f"{_shape(expected)}", "Take the model's own, or remove the file for images scaled to the model's size.",
         )  # fmt: skip
     return processor
+
+
+def _check_vocabulary(backbone: BackboneSettings, source: str) -> None:
+    """Makes sure that a tokenizer's files are there and can be read.
+
+    Raises:
+        UserError: there are none, or only some that need a package which is not installed.
+    """
+    found = [name for name in VOCABULARIES if (Path(source) / name).is_file()]
+    if not found:
+        complaint = f"no tokenizer there ({' or '.join(VOCABULARIES)})"
+        raise refused(backbone, source, complaint, "Save the model's tokenizer into it.")
+    if all(name.endswith(".model") for name in found) and not (
+        is_sentencepiece_available() and is_protobuf_available()
+    ):
+        complaint = f"its tokenizer, {found[0]}, needs packages that are not installed"
+        raise refused(backbone, source, complaint, "Run pip install meft-runner[sentencepiece].")
 
 
 def _check_tokens(

@@ -11,7 +11,7 @@ from meft_runner.config import BackboneSettings
 from meft_runner.errors import UserError
 from meft_runner.files import digest as digest_of
 
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "tokenizer.model")
 # As transformers chooses: safetensors before PyTorch's own form, one file before several.
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",

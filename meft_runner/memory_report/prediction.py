@@ -30,6 +30,7 @@ def build(case: Case) -> nn.Module:
     """
     kernels.register()
     config = case.config()
+    config.problem_type = "single_label_classification"  # else models look at labels, which have no values
     family = FAMILIES[config.model_type]
     auto = family.heads[family.first_head]
     with sizes_of(case.backbone):
@@ -40,12 +41,15 @@ def build(case: Case) -> nn.Module:
 def inputs_of(case: Case) -> Shapes:
     """Returns shape and dtype of a batch without padding."""
     config, rows = case.config(), case.batch_size
-    labels = _LABELS.get(FAMILIES[config.model_type].first_head, ("labels",))
+    family = FAMILIES[config.model_type]
+    labels = _LABELS.get(family.first_head, ("labels",))
     inputs: Shapes = dict.fromkeys(labels, ((rows,), torch.long))
     if case.length is None:
         shape = (rows, config.num_channels, config.image_size, config.image_size)
         return {"pixel_values": (shape, torch.float32), **inputs}
-    return {"input_ids": ((rows, case.length), torch.long), **inputs}
+    text = ((rows, case.length), torch.long)
+    # Attention that is no fused kernel has a mask in memory, of whole rows too; others leave that of ones out.
+    return {"input_ids": text, **({} if family.fused_attention else {"attention_mask": text}), **inputs}
 
 
 def predict(case: Case) -> dict[str, Any]:

@@ -58,16 +58,22 @@ def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None
 
 
 def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: str) -> None:
-    """Makes sure that a model runs all its layers in every pass.
+    """Makes sure that a model runs all its layers in every pass, each on what the one before returned.
 
     Raises:
-        UserError: it leaves out layers at random.
+        UserError: it leaves out layers at random, or computes something between two of them.
     """
     for name in family.layer_drop:
         if getattr(model.config, name) > 0:
             raise UserError(
                 f"{method}: {backbone.name} has {name}={getattr(model.config, name)}, and a reversible "
                 f"stack cannot leave out layers. Set {name} to 0 in the config.json of a local copy (backbone.path)."
+            )
+    for name in family.between_layers:
+        if (size := getattr(model.config, name, 0)) > 0:
+            raise UserError(
+                f"{method}: {backbone.name} has {name}={size}, a computation between its layers, for which a "
+                "reversible stack has no place. Take method=lora without reversal, or another backbone."
             )
 
 
@@ -92,7 +98,7 @@ def stack_layers(
             part = "" if len(family.views) == 1 else view.path.split(".")[0] + " "
             names = [f"{part}layer {index}" for index in range(len(plain), len(layers))]
             stack = stacked(view, reversible, names)
-            view.replace_layers(model, [*plain, StackLayer(stack, view.block_inputs, reversible)])
+            view.replace_layers(model, [*plain, StackLayer(stack, view, reversible)])
         frozen -= len(plain)
 
 

@@ -36,6 +36,7 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     Raises:
         UserError: the method does not fit the model.
     """
+    family.finish_model(model)
     # The Trainer divides a loss by the accumulated passes unless the model says that it does so itself; ours
     # accept any keyword and would be mistaken for models that do.
     attributes: Any = model  # torch types each of them as a tensor or a module
@@ -59,7 +60,7 @@ def may_start_without_gradient(model: nn.Module) -> set[str]:
             waiting |= {id(parameter) for parameter in last.g.parameters()}
         elif isinstance(last.g, Adapter) and last.g.waiting() and coupling.merge[1 if coupling.swap else 0] == 0:
             waiting |= {id(p) for p in stack.parameters()} - {id(p) for p in last.g.up.parameters()}
-    parts = (*FIRST_FACTORS, "key.bias", "k_proj.bias")
+    parts = (*FIRST_FACTORS, "key.bias", "k_proj.bias", "key_proj.bias")
     return {
         name for name, parameter in model.named_parameters()
         if id(parameter) in waiting or any(part in name for part in parts)

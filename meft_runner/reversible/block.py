@@ -18,6 +18,8 @@ class BlockInputs:
         encoder_mask: (B or 1, 1 or heads, 1 or S, T), the mask of that attention.
         cos: (B or 1, S, D), what rotates queries and keys by their positions; D is a head's size.
         sin: (B or 1, S, D), likewise.
+        relative_positions: (1, S, S), the place of each query and key's distance in `relative_embeddings`.
+        relative_embeddings: (1, R, H), the vectors of R distances between tokens.
     """
 
     attention_mask: Tensor | None = None
@@ -25,6 +27,8 @@ class BlockInputs:
     encoder_mask: Tensor | None = None
     cos: Tensor | None = None
     sin: Tensor | None = None
+    relative_positions: Tensor | None = None
+    relative_embeddings: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Returns the fields in order."""

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from transformers import DebertaV2ForSequenceClassification
 
 from meft_runner.backbones import UnsupportedInputError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.reversible import BlockInputs
-from tests.helpers.models import batch, family_of, meft_settings, prepared, tiny_model
+from tests.helpers.models import batch, family_of, meft_settings, prepared, tiny_config, tiny_model
 
 # Every layer list of every family: the kind of model, and the place of the list.
 STACKS = [
     ("bert", 0), ("roberta", 0), ("bart", 0), ("bart", 1), ("opt", 0), ("opt-postln", 0), ("vit", 0), ("deit", 0),
-    ("llama", 0), ("mistral", 0), ("qwen2", 0), ("qwen3", 0),
+    ("llama", 0), ("mistral", 0), ("qwen2", 0), ("qwen3", 0), ("deberta", 0),
 ]  # fmt: skip
 EACH_STACK = pytest.mark.parametrize(("kind", "place"), STACKS, ids=[f"{kind}-{place}" for kind, place in STACKS])
 
@@ -22,8 +23,7 @@ def zero_adapter(hidden):
     return adapter
 
 
-def layer_and_inputs(kind, place, attention, training, padding):
-    model = tiny_model(kind, attention=attention).train(training)
+def layer_and_inputs(model, kind, place=0, padding="right"):
     calls = []
     view = family_of(kind).views[place]
     layer = view.layers(model)[1]
@@ -38,19 +38,40 @@ def layer_and_inputs(kind, place, attention, training, padding):
 @EACH_STACK
 @pytest.mark.parametrize("with_adapters", [False, True])
 def test_blocks_equal_the_layer(kind, place, attention, padding, training, with_adapters):
-    view, layer, (hidden, *args), kwargs = layer_and_inputs(kind, place, attention, training, padding)
+    model = tiny_model(kind, attention=attention).train(training)
+    assert_equal_to_the_layer(*layer_and_inputs(model, kind, place, padding), with_adapters)
+
+
+def assert_equal_to_the_layer(view, layer, args, kwargs, with_adapters=False):
+    """Holds a view's two functions against a layer, as its model called it."""
+    hidden, *args = args
     adapter = zero_adapter(hidden.shape[-1]) if with_adapters else None
     inputs = view.block_inputs(*args, **kwargs)
     torch.manual_seed(7)
     expected = layer(hidden, *args, **kwargs)
     torch.manual_seed(7)
     attended = view.attention_block(layer, hidden, inputs, adapter)
-    assert torch.equal(view.mlp_block(layer, attended, inputs, adapter), expected)
+    found = view.result(view.mlp_block(layer, attended, inputs, adapter))
+    if isinstance(expected, tuple):  # with the attention, which nobody asked for
+        (found, nothing), (expected, _) = found, expected
+        assert nothing is None
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("changed", [
+    {"share_att_key": False}, {"pos_att_type": []}, {"pos_att_type": ["c2p"]}, {"norm_rel_ebd": "none"},
+    {"position_buckets": -1}, {"relative_attention": False}, {"position_biased_input": True, "type_vocab_size": 2},
+], ids=str)  # fmt: skip
+def test_every_form_of_debertas_attention(changed):
+    config = tiny_config("deberta")
+    for name, value in changed.items():
+        setattr(config, name, value)
+    assert_equal_to_the_layer(*layer_and_inputs(DebertaV2ForSequenceClassification(config).train(), "deberta"))
 
 
 @pytest.mark.parametrize("kind", ["bert", "bart", "opt"])
 def test_masks_reach_the_record(kind):
-    view, _, (_, *args), kwargs = layer_and_inputs(kind, -1, "sdpa", True, "left")
+    view, _, (_, *args), kwargs = layer_and_inputs(tiny_model(kind), kind, -1, "left")
     inputs = view.block_inputs(*args, **kwargs)
     if kind == "bart":  # its decoder's own attention is causal without a mask
         assert inputs.encoder_states is not None

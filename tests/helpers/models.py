@@ -8,6 +8,9 @@ from transformers import (
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForQuestionAnswering,
+    DebertaV2ForSequenceClassification,
     DeiTConfig,
     DeiTForImageClassification,
     LlamaConfig,
@@ -49,10 +52,12 @@ PEFT_METHODS = {"lora": LoraSettings, "dora": LoraSettings, "ia3": Ia3Settings, 
 VOCABULARY = 100
 MAX_POSITIONS = 66
 
-# Every kind of model: how its configuration is built, and its class. The name up to "-" is the model type.
+# Every kind of model: how its configuration is built, and its class.
 MODELS = {
     "bert": (BertConfig, BertForSequenceClassification),
     "roberta": (RobertaConfig, RobertaForSequenceClassification),
+    "deberta": (DebertaV2Config, DebertaV2ForSequenceClassification),
+    "deberta-span": (DebertaV2Config, DebertaV2ForQuestionAnswering),
     "bart": (BartConfig, BartForSequenceClassification),
     "bart-span": (BartConfig, BartForQuestionAnswering),
     "opt": (OPTConfig, OPTForSequenceClassification),
@@ -67,12 +72,19 @@ MODELS = {
     "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
     "qwen3-answers": (Qwen3Config, FAMILIES["qwen3"].heads[Head.lm]),
 }
-SAME_LAYER = ("llama-answers", "mistral", "qwen2", "qwen3")  # as "llama" or "qwen3-answers" have: in the longer tests
+SAME_LAYER = ("llama-answers", "deberta-span", "mistral", "qwen2", "qwen3")  # as another kind's: in the longer tests
 KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in SAME_LAYER else ()) for kind in MODELS]
+# DeBERTa-v3's attention to distances, of which those beyond four tokens share vectors.
+DISTANCES = {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+             "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}  # fmt: skip
+
+
+def model_type_of(kind):
+    return MODELS[kind][0].model_type
 
 
 def family_of(kind="bert"):
-    return FAMILIES[kind.split("-")[0]]
+    return FAMILIES[model_type_of(kind)]
 
 
 def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64):
@@ -93,6 +105,7 @@ def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64)
     own = {
         "bert": encoder | text | {"type_vocab_size": 2},
         "roberta": encoder | text | {"type_vocab_size": 1},
+        "deberta-v2": encoder | text | DISTANCES,
         "vit": encoder | image,
         "deit": encoder | image,
         "bart": text
@@ -106,9 +119,10 @@ def tiny_config(kind="bert", layers=2, dropout=0.1, attention="sdpa", hidden=64)
         "mistral": decoder | {"sliding_window": 8},
         "qwen2": decoder,
         "qwen3": decoder | {"head_dim": 32},
-    }[kind.split("-")[0]]
+    }[model_type_of(kind)]
     if kind == "opt-postln":  # the form of OPT-350m
         own |= {"do_layer_norm_before": False, "word_embed_proj_dim": hidden // 2}
+    attention = attention if family_of(kind).fused_attention else "eager"
     return MODELS[kind][0](attn_implementation=attention, num_labels=2, **own)
 
 
@@ -120,7 +134,7 @@ def tiny_model(kind="bert", seed=0, **kwargs) -> PreTrainedModel:
 
 
 def backbone_settings(kind="bert") -> BackboneSettings:
-    return BackboneSettings(name="tiny", model_types=[kind.split("-")[0]], hub="nobody/tiny")
+    return BackboneSettings(name="tiny", model_types=[model_type_of(kind)], hub="nobody/tiny")
 
 
 def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
@@ -167,7 +181,7 @@ def batch(kind="bert", rows=4, length=12, seed=2, padding="right"):
         last = [length // 2 - 1 if padding == "right" else length - 1] + [length - 1] * (rows - 1)
         ids[range(rows), last] = 2
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if kind == "bart-span":
+    if kind.endswith("-span"):
         ends = torch.randint(2, length // 2, (rows,), generator=generator)
         return inputs | {"start_positions": ends - 1, "end_positions": ends}
     if kind.endswith("-answers"):

@@ -4,7 +4,7 @@ from torch import nn
 
 
 class NaiveDelay(nn.Module):
-    """x1, x2 <- x2, scale * x1 + mu * F(x2), with F a layer as the model's own loop would call it; returns x2."""
+    """x1, x2 <- x2, scale * x1 + mu * F(x2), with F a layer as the model's own loop calls it; returns x2 as F does."""
 
     def __init__(self, layers, scale, mu):
         super().__init__()
@@ -14,8 +14,9 @@ class NaiveDelay(nn.Module):
         x1 = x2 = hidden
         for layer in self.layers:
             output = layer(x2, *args, **kwargs)
-            x1, x2 = x2, self.scale * x1 + self.mu * (output[0] if isinstance(output, tuple) else output)
-        return x2
+            several = isinstance(output, tuple)
+            x1, x2 = x2, self.scale * x1 + self.mu * (output[0] if several else output)
+        return (x2, *output[1:]) if several else x2
 
 
 def delay_by_hand(model, family, scale, mu):

@@ -18,6 +18,8 @@ SMALL = {
                  "num_hidden_layers": 4},
     "bart_base": {"d_model": 256, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
                   "decoder_attention_heads": 4, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024},
+    "deberta_v3_base": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4,
+                        "num_hidden_layers": 4},
     "vit": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3,
             "image_size": 64},
 }  # fmt: skip
@@ -45,7 +47,7 @@ def assert_predicted(asked):
 
 
 QUICK = {("minilm", "meft1"), ("bart_base", "lora + checkpointing"), ("opt_125m", "meft1"), ("vit", "full"),
-         ("minilm", "lora reversed")}  # fmt: skip
+         ("minilm", "lora reversed"), ("deberta_v3_base", "meft1")}  # fmt: skip
 CASES = [(backbone, method) for backbone in SMALL for method in METHODS]
 CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "meft1_start", "meft3_start")]
 

@@ -19,7 +19,7 @@ def test_exact_reversal(variant, layers, precision, monkeypatch):
 @pytest.mark.parametrize(("kind", "padding"), [
     ("bert", "left"), ("roberta", "left"), ("bart", "right"), ("bart", "left"), ("bart-span", "right"),
     ("opt", "right"), ("opt", "left"), ("opt-postln", "left"), ("opt-answers", "left"), ("vit", None), ("deit", None),
-    ("llama", "left"), ("qwen3-answers", "left"),
+    ("llama", "left"), ("qwen3-answers", "left"), ("deberta", "left"),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family(variant, kind, padding, precision, monkeypatch):
@@ -27,7 +27,7 @@ def test_every_family(variant, kind, padding, precision, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bart", "opt", "opt-postln", "vit"])
+@pytest.mark.parametrize("kind", ["bart", "opt", "opt-postln", "vit", "deberta"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_deep_stacks_of_every_form(variant, kind, monkeypatch):
     check_exactness(variant, 48, None, monkeypatch, kind=kind)
@@ -39,6 +39,20 @@ def test_barts_encoder_learns_through_the_decoder(variant, monkeypatch):
     encoder = [gradient for layer, gradient in found.items() if ".encoder." in layer]
     assert len(encoder) == 6
     assert all(gradient.norm() > 0 for gradient in encoder)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_debertas_vectors_of_distances_learn_from_every_block(variant):
+    """They are frozen unless somebody trains them; as inputs of the stack they get the sum over its blocks."""
+    found = {}
+    for reversal in ("exact", "stored"):
+        model = prepared(meft_settings(variant, reversal), "deberta", layers=3)
+        model.deberta.encoder.rel_embeddings.requires_grad_(True)
+        torch.manual_seed(3)
+        model(**batch("deberta")).loss.backward()
+        found[reversal] = gradients(model)["deberta.encoder.rel_embeddings.weight"]
+    assert found["stored"].norm() > 0
+    assert ((found["exact"] - found["stored"]).norm() / found["stored"].norm()).item() <= BOUNDS[None]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -65,7 +79,9 @@ def test_a_stream_that_is_not_read(variant, merge, monkeypatch):
     check_exactness(variant, 3, None, monkeypatch, merge=merge)
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3)])
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3), ("deberta", 4)]
+)
 @pytest.mark.parametrize("chunks", [2, 3, 7])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_pieces_stay_exact(variant, chunks, kind, rows):

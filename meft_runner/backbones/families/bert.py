@@ -13,11 +13,16 @@ from meft_runner.reversible import BlockInputs
 def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
     context, _ = layer.attention.self(x, attention_mask=inputs.attention_mask)
-    projected = layer.attention.output.dense(context)
-    output = layer.attention.output.dropout(projected)
+    return after_attention(layer.attention.output, x, context, adapter)
+
+
+def after_attention(end: Any, x: Tensor, context: Tensor, adapter: nn.Module | None) -> Tensor:
+    """LayerNorm(x + dropout(o) + adapter(o)), o = the output projection of the attention's result; (B, S, H)."""
+    projected = end.dense(context)
+    output = end.dropout(projected)
     if adapter is not None:
         output = output + adapter(projected)
-    return layer.attention.output.LayerNorm(output + x)
+    return end.LayerNorm(output + x)
 
 
 def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
