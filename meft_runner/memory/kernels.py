@@ -3,7 +3,8 @@
 `materialised` is transformers' own attention in matrix products ("eager"), with the scores in memory, and
 everything else as a CPU does it. `flash` stands for a GPU: a fused attention kernel that keeps queries, keys,
 values, the output and one number a query; dropout masks of one byte an element, where a CPU's have the size of
-what they mask; and LayerNorm in float32 under autocast, where a CPU's stays in half precision.
+what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; and a loss head that
+takes its weight as it is, where a CPU casts it to float32.
 """
 
 from collections.abc import Iterator
@@ -60,12 +61,59 @@ def _layer_norm(input: Tensor, *arguments: Any, **options: Any) -> Tensor:
         return _CPU_LAYER_NORM(input.float(), *arguments, **options)
 
 
-_GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm}
+class _ChunkedLoss(torch.autograd.Function):
+    """Allocates and keeps what torch's chunked cross entropy does on a GPU, and computes nothing.
+
+    A CPU casts the whole weight to float32 besides where it is in half precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, chunk: int, reduction: str) -> Tensor:
+        """Returns the loss of (N, H) states; their gradients are made here too, but with `none` in backward."""
+        ctx.chunk, ctx.reduction = chunk, reduction
+        if reduction == "none":
+            _logits(states, weight, chunk)
+            ctx.save_for_backward(states, weight)
+            return states.new_empty(len(states))
+        ctx.gradients = _gradients(states, weight, chunk, ctx.needs_input_grad)
+        return states.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns gradients of the inputs' shapes."""
+        if ctx.reduction == "none":
+            states, weight = ctx.saved_tensors
+            ctx.gradients = _gradients(states, weight, ctx.chunk, ctx.needs_input_grad)
+        made, ctx.gradients = ctx.gradients, None
+        return *made, None, None
+
+
+def _logits(states: Tensor, weight: Tensor, chunk: int) -> Tensor:
+    dtype = states.dtype if states.dtype == torch.float16 else torch.float32
+    return states.new_empty(min(chunk, len(states)), len(weight), dtype=dtype)
+
+
+def _gradients(
+    states: Tensor, weight: Tensor, chunk: int, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    logits = _logits(states, weight, chunk)
+    made = [torch.empty_like(each) if wanted else None for each, wanted in zip((states, weight), needed, strict=False)]
+    logits.to(states.dtype)
+    return made[0], made[1]
+
+
+def _linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str, options: Any, **others: Any
+) -> Tensor:
+    return _ChunkedLoss.apply(input, linear_weight, options.batch_chunk_size, reduction)
+
+
+_GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross_entropy": _linear_cross_entropy}
 
 
 @contextmanager
 def gpu_operations() -> Iterator[None]:
-    """Makes dropout and LayerNorm keep what a GPU's do.
+    """Makes dropout, LayerNorm and the loss head keep what a GPU's do.
 
     The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
     """

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch._library import custom_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -86,7 +87,7 @@ class TrackedMeter(TorchDispatchMode):
     """Follows every storage that an operation makes, by weak reference, and adds up their sizes.
 
     Each storage is counted once, whatever views share it, from the operation that made it to the
-    moment it is freed. What a kernel allocates and frees inside one operation is not seen, nor are
+    moment it is freed. What a compiled kernel allocates and frees inside one operation is not seen, nor are
     generator states (5 kB each), which are no operation's result.
     """
 
@@ -99,7 +100,11 @@ class TrackedMeter(TorchDispatchMode):
         self._peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and follows what it returns."""
+        """Runs the operation and follows what it returns; inside one that is written in Python, each of its own."""
+        written = custom_ops._maybe_get_opdef(func)
+        if written is not None:
+            with self:
+                return written._init_fn(*args, **kwargs or {})
         result = self.run(func, args, kwargs or {})
         self.follow(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         return result

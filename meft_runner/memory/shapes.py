@@ -83,6 +83,9 @@ class ShapeMode(TorchDispatchMode):
         tensors = [leaf for value in (*args, *kwargs.values()) for leaf in _leaves(value) if isinstance(leaf, Tensor)]
         if tensors and not any(isinstance(tensor, ShapeTensor) for tensor in tensors):
             return func(*args, **kwargs)
+        if func is torch.ops.aten.nonzero.default:  # how many there are, shapes do not tell: all, which needs the most
+            count, dimensions = args[0].numel(), args[0].dim()
+            return Description(torch.Size((count, dimensions)), (1, count), torch.long).make()
         kind = _kind(func)
         if kind is _Kind.IN_PLACE:
             return args[0]

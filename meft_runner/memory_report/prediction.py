@@ -48,6 +48,8 @@ def inputs_of(case: Case) -> Shapes:
         shape = (rows, config.num_channels, config.image_size, config.image_size)
         return {"pixel_values": (shape, torch.float32), **inputs}
     text = ((rows, case.length), torch.long)
+    if family.first_head is Head.lm:
+        inputs = {"labels": text}  # every token is learned
     # Attention that is no fused kernel has a mask in memory, of whole rows too; others leave that of ones out.
     return {"input_ids": text, **({} if family.fused_attention else {"attention_mask": text}), **inputs}
 

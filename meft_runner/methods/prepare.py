@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family
+from meft_runner.backbones.answers import ScoresAnswers
 from meft_runner.config import BackboneSettings, FullSettings, MeftSettings, MethodSettings, PeftSettings
 from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.full import prepare_full
@@ -37,10 +38,10 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
         UserError: the method does not fit the model.
     """
     family.finish_model(model)
-    # The Trainer divides a loss by the accumulated passes unless the model says that it does so itself; ours
-    # accept any keyword and would be mistaken for models that do.
+    # The Trainer divides a loss by the accumulated passes unless the model says that it does so itself; those of
+    # transformers accept any keyword and would be mistaken for models that do.
     attributes: Any = model  # torch types each of them as a tensor or a module
-    attributes.accepts_loss_kwargs = False
+    attributes.accepts_loss_kwargs = isinstance(model, ScoresAnswers)
     kind = next(kind for kind in type(method).__mro__ if kind in _PREPARE)
     return _PREPARE[kind](model, family, backbone, method)
 

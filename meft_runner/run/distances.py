@@ -71,7 +71,8 @@ def compare_with_plain(trainer: MeftTrainer, data: TaskData) -> Plain:
     def predicted() -> tuple[Tensor, float | None]:
         found = trainer.predict(split.rows)
         parts = found.predictions if isinstance(found.predictions, tuple) else (found.predictions,)
-        vector = torch.cat([torch.from_numpy(np.asarray(part)).flatten() for part in parts]).double()
+        outputs = [torch.from_numpy(np.asarray(part)).flatten() for part in parts]
+        vector = torch.cat([output for output in outputs if output.is_floating_point()]).double()  # no counts of tokens
         assert found.label_ids is not None
         score = split.score(EvalPrediction(found.predictions, found.label_ids))[data.metric]
         return vector, score if math.isfinite(score) else None

@@ -127,7 +127,7 @@ def _eval_split(
 
 def _score(questions: Sequence[Question], order: np.ndarray, prediction: EvalPrediction) -> dict[str, float]:
     log_likelihoods = np.empty(len(order))
-    log_likelihoods[order] = prediction.predictions
+    log_likelihoods[order] = prediction.predictions[0]
     return score_choices(questions, log_likelihoods)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meft_runner.config import Kernel, Precision
+from meft_runner.backbones.families.opt import OPT
+from meft_runner.config import Head, Kernel, Precision
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.prediction import dominant, measure, predict, trace
@@ -110,6 +111,28 @@ def test_pieces_of_tokens_cut_the_transient_of_a_single_row():
 def test_the_dominant_part_in_words():
     memory = StepMemory(10, 20, 30, 40, 100, 60, 5)
     assert dominant(memory) == "activations, 40 % of the peak"
+
+
+@pytest.fixture
+def language_model(monkeypatch):
+    """OPT with a language model's head as the one that memory is predicted with."""
+    monkeypatch.setattr(type(OPT), "first_head", Head.lm)
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["meft1", pytest.param("full", marks=pytest.mark.slow)])
+def test_predicted_equals_tracked_with_a_language_model_s_loss(method, precision, language_model):
+    asked = case("opt_125m", method, batch=2, length=160, precision=precision)  # two chunks of the loss
+    assert_predicted(asked)
+
+
+def test_the_loss_head_of_a_gpu_does_not_cast_its_weight(language_model):
+    short, long = (case("opt_125m", "meft1", 1, length, precision=Precision.bf16, attention=Kernel.flash)
+                   for length in (512, 1024))  # fmt: skip
+    logits = 256 * 50272 * (4 + 2)  # of one chunk of tokens, whatever the length
+    head = 50272 * 256 * 2  # its weight as autocast casts it
+    for asked in (short, long):
+        assert logits + head < predict(asked)["activations_bytes"] < 1.15 * (logits + head)
 
 
 def floor(backbone, overrides, batch, length, **kwargs):

@@ -3,6 +3,8 @@ import gc
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import LinearCrossEntropyOptions
+from torch.nn.functional import linear_cross_entropy
 
 from meft_runner.memory import TrackedMeter
 from meft_runner.memory.meters import rounded_bytes
@@ -36,6 +38,14 @@ def test_peak_sees_what_is_gone_again():
         assert meter.peak_bytes() == 1024 + 1024 + 512
         meter.reset_peak()
         assert meter.peak_bytes() == 1024
+
+
+def test_an_operation_written_in_python_is_followed_inside():
+    states, weight, targets = torch.zeros(8, 16), torch.zeros(1000, 16), torch.zeros(8, dtype=torch.long)
+    with TrackedMeter() as meter:
+        linear_cross_entropy(states, weight, targets, options=LinearCrossEntropyOptions(batch_chunk_size=4))
+        logits = 4 * 1000 * 4  # of a chunk
+        assert meter.peak_bytes() - meter.live_bytes() >= logits
 
 
 def test_saved_tensors_count_until_backward():

@@ -39,6 +39,12 @@ def _real(*shape):
         return torch.zeros(*shape)
 
 
+def test_of_what_may_be_true_all_is():
+    with ShapeMode():
+        labels = torch.zeros(4, 6, dtype=torch.long)
+        assert described((labels != -100).nonzero()) == described(_real(4, 6).eq(0).nonzero())
+
+
 def test_views_share_a_storage_and_copies_do_not():
     with ShapeMode():
         for _ in range(2):

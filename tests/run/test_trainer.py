@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, default_data_collator
 
+from meft_runner.backbones.answers import IGNORED
 from meft_runner.config import Head, LoraSettings
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
@@ -17,8 +18,11 @@ class Capture(TrainerCallback):
         self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def step_gradients(method, tmp_path, batch_size, accumulation):
-    inputs = batch(rows=16, padding=None)
+def step_gradients(method, tmp_path, batch_size, accumulation, kind="bert"):
+    inputs = batch(kind, rows=16, padding=None)
+    if kind == "opt-answers":  # the first half of the rows learns fewer tokens than the second one
+        inputs["labels"][:8, 6:] = IGNORED
+        inputs["labels"][:, 3:5] = inputs["input_ids"][:, 3:5]
     data = Dataset.from_dict({name: tensor.tolist() for name, tensor in inputs.items()})
     task = TaskData(Head.classification, (), data, {"validation": EvalSplit(data, None)}, "accuracy", None, {})
     chosen = settings(
@@ -29,7 +33,7 @@ def step_gradients(method, tmp_path, batch_size, accumulation):
         "training.max_grad_norm=1e9",
     )
     capture = Capture()
-    model = prepared(method, dropout=0.0)
+    model = prepared(method, kind, dropout=0.0)
     trainer = make_trainer(chosen, model, task, tmp_path, default_data_collator, [capture], splits={})
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.train()
@@ -39,11 +43,30 @@ def step_gradients(method, tmp_path, batch_size, accumulation):
 @pytest.mark.parametrize(
     "method", [meft_settings("meft1"), meft_settings("meft3"), LoraSettings(name="lora", learning_rate=1e-3)]
 )
-def test_two_batches_of_eight_equal_one_of_sixteen(method, tmp_path):
-    parts = step_gradients(method, tmp_path / "a", 8, 2)
-    whole = step_gradients(method, tmp_path / "b", 16, 1)
+@pytest.mark.parametrize("kind", ["bert", "opt-answers"])
+def test_two_batches_of_eight_equal_one_of_sixteen(method, kind, tmp_path):
+    parts = step_gradients(method, tmp_path / "a", 8, 2, kind)
+    whole = step_gradients(method, tmp_path / "b", 16, 1, kind)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize("method", [meft_settings("meft1"), LoraSettings(name="lora", learning_rate=1e-3)])
+def test_the_loss_of_accumulated_passes_is_the_mean_over_their_tokens(method, tmp_path):
+    model = prepared(method, "opt-answers", dropout=0.0)
+    inputs = batch("opt-answers", rows=4)
+    data = Dataset.from_dict({name: tensor.tolist() for name, tensor in inputs.items()})
+    task = TaskData(Head.lm, (), data, {"validation": EvalSplit(data, None)}, "loss", None, {})
+    trainer = make_trainer(settings(), model, task, tmp_path, default_data_collator, splits={})
+    passes = [{name: tensor[place] for name, tensor in inputs.items()} for place in (slice(0, 1), slice(1, 4))]
+    items = trainer._get_num_items_in_batch(passes, "cpu")
+    assert items == (inputs["labels"][:, 1:] != IGNORED).sum()
+    trainer.current_gradient_accumulation_steps = len(passes)
+    found = sum(trainer.training_step(model, part, items).item() for part in passes)
+    assert found == pytest.approx(model(**inputs).loss.item(), rel=1e-6)
+    predicted = trainer.prediction_step(model, dict(inputs), False)
+    assert predicted[0].item() == pytest.approx(found, rel=1e-6)
+    assert [part.shape for part in predicted[1]] == [(4,)] * 3
 
 
 def test_weight_decay_leaves_the_two_weights_of_a_learned_merge_alone(tmp_path):
