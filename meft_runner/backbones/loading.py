@@ -33,7 +33,7 @@ def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
     """
     with reading(backbone, source, "configuration"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    check_model_type(backbone, source, config.model_type)
+    check_model_type(backbone, source, config.to_dict())
     if backbone.attention is Attention.sdpa and not FAMILIES[config.model_type].fused_attention:
         raise UserError(
             f"backbone.attention=sdpa: no fused kernel computes the attention of {config.model_type}. Take eager."
@@ -58,6 +58,7 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     """
     fetch_weights(backbone, source)
     config = load_config(backbone, source)
+    pads_with_a_word = head is not Head.image and getattr(config, "pad_token_id", None) is None
     if head is not Head.image:
         config.use_cache = False  # keys and values are kept for generation only
         config.pad_token_id = padding_id(config)
@@ -82,6 +83,8 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
         )
     _check_complete(backbone, source, model, report)
     _check_finite(backbone, source, model)
+    if pads_with_a_word:
+        model.get_input_embeddings().padding_idx = None  # that word's vector trains like any other
     return model
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
-from meft_runner.backbones import hub
+from meft_runner.backbones import FAMILIES, hub
 from meft_runner.backbones.hub_errors import HubSource
 from meft_runner.config import BackboneSettings
 from meft_runner.errors import UserError
@@ -16,6 +18,9 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "token
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+# What a config.json has of a mixture of experts, and of windows that slide in some of the layers.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_MIXED_MASKS = ("sliding_window_pattern", "global_attn_every_n_layers")
 _BESIDE_WEIGHTS = ("config.json", *VOCABULARIES, "merges.txt", "preprocessor_config.json")
 
 
@@ -107,18 +112,43 @@ def refused(backbone: BackboneSettings, source: str, complaint: str, fix: str | 
     return UserError(f"{place}: {complaint}. {fix or usual}")
 
 
-def check_model_type(backbone: BackboneSettings, source: str, model_type: object) -> None:
+def check_model_type(backbone: BackboneSettings, source: str, config: Mapping[str, Any]) -> None:
     """Makes sure that a folder holds the architecture that was chosen.
 
+    Args:
+        backbone: the backbone's settings.
+        source: what `find_source` returned.
+        config: the content of config.json.
+
     Raises:
-        UserError: it holds another.
+        UserError: it holds another, or one that no family knows.
     """
-    if model_type not in backbone.model_types:
-        expected = " or ".join(backbone.model_types)
+    model_type = config.get("model_type")
+    if model_type in backbone.model_types:
+        return
+    expected = " or ".join(backbone.model_types)
+    complaint = f"holds a {model_type} model, backbone={backbone.name} expects {expected}"
+    if isinstance(model_type, str) and model_type not in FAMILIES:
+        served = ", ".join(sorted(FAMILIES))
         raise refused(
-            backbone, source, f"holds a {model_type} model, backbone={backbone.name} expects {expected}",
-            "Choose the backbone that fits, or another folder.",
-        )  # fmt: skip
+            backbone, source, f"{complaint}{_why_not(config)}", f"Models of these types are served: {served}."
+        )
+    raise refused(backbone, source, complaint, "Choose the backbone that fits, or another folder.")
+
+
+def _why_not(config: Mapping[str, Any]) -> str:
+    """Returns what keeps a model of another family from being made reversible, as far as its config.json tells."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if any(part.get(name) for part in parts for name in _EXPERTS):
+        return "; a mixture of experts cannot be made reversible here"
+    if any(part.get(name) for part in parts for name in _MIXED_MASKS) or any(map(_mixes_layers, parts)):
+        return "; layers that read different masks cannot be made reversible here"
+    return ""
+
+
+def _mixes_layers(config: Mapping[str, Any]) -> bool:
+    kinds = config.get("layer_types")
+    return isinstance(kinds, list) and len(set(map(str, kinds))) > 1
 
 
 def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
@@ -134,7 +164,7 @@ def _check_folder(backbone: BackboneSettings, folder: Path) -> None:
         raise refused(backbone, str(folder), f"config.json is not a JSON object ({error})") from error
     if not isinstance(content, dict):
         raise refused(backbone, str(folder), f"config.json is not a JSON object but a {type(content).__name__}")
-    check_model_type(backbone, str(folder), content.get("model_type"))
+    check_model_type(backbone, str(folder), content)
     if not any((folder / name).is_file() for name in WEIGHTS):
         complaint = f"{WEIGHTS[0]} is missing (or pytorch_model.bin)"
         raise refused(backbone, str(folder), complaint, "Save the model there with save_pretrained.")

@@ -58,10 +58,10 @@ def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None
 
 
 def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: str) -> None:
-    """Makes sure that a model runs all its layers in every pass, each on what the one before returned.
+    """Makes sure that a model runs all its layers in every pass, each on what the one before returned, with one mask.
 
     Raises:
-        UserError: it leaves out layers at random, or computes something between two of them.
+        UserError: it leaves out layers at random, computes something between two of them, or has several masks.
     """
     for name in family.layer_drop:
         if getattr(model.config, name) > 0:
@@ -75,6 +75,12 @@ def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: Backbon
                 f"{method}: {backbone.name} has {name}={size}, a computation between its layers, for which a "
                 "reversible stack has no place. Take method=lora without reversal, or another backbone."
             )
+    kinds = dict.fromkeys(getattr(model.config, "layer_types", None) or ())
+    if len(kinds) > 1:
+        raise UserError(
+            f"{method}: {backbone.name} has layers of {' and '.join(kinds)} (layer_types in its config.json), which "
+            "read different masks, and a reversible stack has one. Take method=full, or lora without reversal."
+        )
 
 
 def stack_layers(

@@ -150,6 +150,15 @@ BROKEN = {
     "not UTF-8": (written("config.json", b"\xff\xfe{"), "config.json is not a JSON object"),
     "a number of 5,000 digits": (written("config.json", f'{{"model_type": {"9" * 5000}}}'), "config.json is not"),
     "another architecture": (configured(model_type="gpt2"), "holds a gpt2 model, backbone=bert expects bert"),
+    "a mixture of experts": (
+        configured(model_type="mixtral", num_local_experts=8),
+        r"holds a mixtral model, .*; a mixture of experts cannot be made reversible here. Models of these types are "
+        r"served: bart, bert, .*llama, mistral, .*vit\.",
+    ),
+    "layers with masks of their own": (
+        configured(model_type="gemma3", text_config={"layer_types": ["sliding_attention", "full_attention"]}),
+        r"holds a gemma3 model, .*; layers that read different masks cannot be made reversible here",
+    ),
     "several architectures": (configured(model_type=["bert"]), r"holds a \['bert'\] model"),
     # weights
     "an empty file": (written("model.safetensors", ""), "weights cannot be loaded .*header too small"),

@@ -160,6 +160,17 @@ def test_a_model_that_leaves_out_layers_is_refused():
     assert "\n" not in str(told.value)
 
 
+def test_a_model_whose_layers_read_different_masks_is_refused():
+    model = tiny_model("qwen3")
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(
+        UserError, match=r"method.reversal=exact: tiny has layers of full_attention and .* one."
+    ) as told:
+        prepared(peft_settings("lora"), "qwen3", model=model)
+    assert "\n" not in str(told.value)
+    prepared(peft_settings("lora", reversal="off"), "qwen3", model=model)
+
+
 def test_a_method_that_adds_tokens_is_refused():
     model = tiny_model()
     prompted = get_peft_model(model, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4))

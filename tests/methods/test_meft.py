@@ -93,6 +93,15 @@ def test_a_model_that_leaves_out_layers_is_refused():
         prepared(meft_settings(), "bart", model=model)
 
 
+def test_a_model_whose_layers_read_different_masks_is_refused():
+    model = tiny_model("qwen2")
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(UserError, match=r"tiny has layers of full_attention and sliding_attention .* one. Take method"):
+        prepared(meft_settings(), "qwen2", model=model)
+    model.config.layer_types = ["sliding_attention"] * 2
+    prepared(meft_settings(), "qwen2", model=model)
+
+
 def train(model, inputs, steps=3):
     """Takes some steps with AdamW; returns the names of the parameters whose gradient was zero in every one."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)

@@ -36,6 +36,16 @@ def test_chunks_of_the_usual_size():
     assert Chunks.of(torch.Size([4, 8, 8]), None) == Chunks(rows=4, tokens=32)
 
 
+@pytest.mark.parametrize("rows", [1, 6])
+def test_rotary_tensors_are_cut_where_rows_have_their_own_and_never_copied(rows):
+    inputs = BlockInputs(cos=torch.randn(rows, 5, 4), sin=torch.randn(rows, 5, 4))
+    place = slice(2, 4)
+    for part in (inputs.rows(place), inputs.leaves(place)):
+        for found, whole in ((part.cos, inputs.cos), (part.sin, inputs.sin)):
+            assert torch.equal(found, whole if rows == 1 else whole[place])
+            assert found.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 5])
 def test_a_composed_function_in_chunks(chunks):
     mix = Mix(8, dropout=0.0)

@@ -33,6 +33,17 @@ def test_deep_stacks_of_every_form(variant, kind, monkeypatch):
     check_exactness(variant, 48, None, monkeypatch, kind=kind)
 
 
+@pytest.mark.slow
+@PRECISIONS
+@pytest.mark.parametrize("layers", [12, 32])
+@pytest.mark.parametrize(("kind", "padding"), [
+    ("llama", "right"), ("llama-answers", "left"), ("mistral", "left"), ("qwen2", "right"), ("qwen3", "left"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", [*VARIANTS, "lora"])
+def test_decoders_of_llamas_layer(name, kind, padding, layers, precision, monkeypatch):
+    check_exactness(name, layers, precision, monkeypatch, kind=kind, padding=padding)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_barts_encoder_learns_through_the_decoder(variant, monkeypatch):
     found = check_exactness(variant, 6, None, monkeypatch, kind="bart")
@@ -80,7 +91,8 @@ def test_a_stream_that_is_not_read(variant, merge, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows"), [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3), ("deberta", 4)]
+    ("kind", "rows"),
+    [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("vit", 3), ("deberta", 4), ("llama", 4)],
 )
 @pytest.mark.parametrize("chunks", [2, 3, 7])
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -91,6 +103,29 @@ def test_pieces_stay_exact(variant, chunks, kind, rows):
     assert loss == reference_loss
     assert max(relative_errors(found, reference).values()) <= BOUNDS[None]
     assert all(stack.monitor.mismatches == 0 for stack in reversible_stacks(model))
+
+
+def hidden_and_gradients(positions, reversal, chunks):
+    model = prepared(meft_settings("meft3", reversal, chunks=chunks), "llama", layers=4)
+    model.score.requires_grad_(False)
+    ids = batch("llama", padding=None)["input_ids"]
+    torch.manual_seed(3)
+    hidden = model.base_model(ids, attention_mask=torch.ones_like(ids), position_ids=positions).last_hidden_state
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view(hidden.shape)).sum().backward()
+    return hidden.detach(), gradients(model)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_positions_may_differ_from_row_to_row(chunks):
+    own = torch.arange(12) + torch.tensor([[0], [3], [20], [50]])
+    found, reference = (hidden_and_gradients(own, reversal, chunks) for reversal in ("exact", "stored"))
+    assert torch.equal(found[0], reference[0])
+    assert max(relative_errors(found[1], reference[1]).values()) <= BOUNDS[None]  # pieces are added up in another order
+    shared, alike = (hidden_and_gradients(torch.arange(12).expand(rows, 12), "exact", chunks) for rows in (1, 4))
+    assert torch.equal(shared[0], alike[0])
+    assert all(torch.equal(gradient, alike[1][name]) for name, gradient in shared[1].items())
+    own[:] = own[0] + 5 * torch.arange(12)  # another distance from token to token
+    assert not torch.allclose(hidden_and_gradients(own, "exact", chunks)[0], shared[0], atol=1e-4)
 
 
 def test_pieces_compute_what_the_whole_does():

@@ -5,16 +5,21 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForSequenceClassification,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     MistralForCausalLM,
+    MistralForSequenceClassification,
     PreTrainedModel,
     Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
     Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
 )
 
 from meft_runner.backbones.answers import for_answers
 from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.last_token import for_classification
+from meft_runner.backbones.pairs import separate_pairs
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
 
@@ -53,19 +58,20 @@ def block_inputs(
     return BlockInputs(attention_mask=attention_mask, cos=cos, sin=sin)
 
 
-def _family(model_type: str, causal: type[PreTrainedModel]) -> Family:
+def _family(model_type: str, causal: type[PreTrainedModel], classifier: type[PreTrainedModel]) -> Family:
     return Family(
         model_type=model_type,
         views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, model_type)),),
-        heads={Head.lm: for_answers(causal), Head.classification: AutoModelForSequenceClassification},
+        heads={Head.lm: for_answers(causal), Head.classification: for_classification(classifier)},
         lora_targets=r".*\.self_attn\.(q_proj|v_proj)",
         ia3_targets=r".*\.self_attn\.(k_proj|v_proj)|.*\.layers\.\d+\.mlp\.down_proj",
         ia3_feedforward=r".*\.layers\.\d+\.mlp\.down_proj",
         dropout="attention_dropout",
+        finish_tokenizer=separate_pairs,
     )
 
 
-LLAMA = _family("llama", LlamaForCausalLM)
-MISTRAL = _family("mistral", MistralForCausalLM)
-QWEN2 = _family("qwen2", Qwen2ForCausalLM)
-QWEN3 = _family("qwen3", Qwen3ForCausalLM)
+LLAMA = _family("llama", LlamaForCausalLM, LlamaForSequenceClassification)
+MISTRAL = _family("mistral", MistralForCausalLM, MistralForSequenceClassification)
+QWEN2 = _family("qwen2", Qwen2ForCausalLM, Qwen2ForSequenceClassification)
+QWEN3 = _family("qwen3", Qwen3ForCausalLM, Qwen3ForSequenceClassification)
