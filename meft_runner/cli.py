@@ -13,6 +13,7 @@ from meft_runner.memory_report.help_text import MEMORY_HELP
 from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run.command import guarded
 from meft_runner.run.output import open_closed_streams
+from meft_runner.run.quiet import quiet_imports
 
 _VERBOSE = ("-v", "--verbose")
 
@@ -39,6 +40,7 @@ def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None =
     arguments = [argument for argument in typed if argument not in _VERBOSE]
     if arguments != typed:
         os.environ["MEFT_VERBOSE"] = "1"  # also for the processes of a launcher
+    quiet_imports()
     register()
     if "--version" in arguments:
         text = f"meft-runner {__version__}"

@@ -25,6 +25,10 @@ ENCODER_HEADS: Heads = {
 }
 IMAGE_HEADS: Heads = {Head.image: AutoModelForImageClassification}
 
+# Modules that stand on a base model for a task. A language model's head is pre-trained and not among them, nor is a
+# pooler inside the base model.
+TASK_HEADS = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
+
 LayerFunction = Callable[[nn.Module, Tensor, BlockInputs, nn.Module | None], Tensor]
 
 
@@ -145,12 +149,8 @@ class StackLayer(nn.Module):
 
 
 def task_head(model: PreTrainedModel) -> list[str]:
-    """Returns the names of the modules that stand on the base model for a task; they always train.
-
-    A language model's head is pre-trained and not among them, nor is a pooler inside the base model.
-    """
-    heads = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
-    return [name for name, _ in model.named_children() if name in heads]
+    """Returns the names of the modules that stand on the base model for a task; they always train."""
+    return [name for name, _ in model.named_children() if name in TASK_HEADS]
 
 
 def refuse_inputs(model_type: str, **kwargs: Any) -> None:

@@ -1,5 +1,6 @@
 """Loading a model: its configuration, and its weights under the head that a task needs."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from meft_runner.backbones import FAMILIES, task_head
 from meft_runner.backbones.reading import reading
 from meft_runner.backbones.sources import check_model_type, fetch_weights, refused, weight_files
-from meft_runner.config import Attention, BackboneSettings, Head
+from meft_runner.backbones.weights import held_dtype, is_quantised, quantisation, settle
+from meft_runner.config import Attention, BackboneSettings, Head, Precision
 from meft_runner.errors import UserError
 
 _FLOATS = {"F64", "F32", "F16", "BF16", torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -44,14 +46,17 @@ def load_config(backbone: BackboneSettings, source: str) -> PreTrainedConfig:
     return config
 
 
-def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int) -> PreTrainedModel:
-    """Loads the weights under the head that a task needs, in float32.
+def load_model(
+    backbone: BackboneSettings, source: str, head: Head, labels: int, precision: Precision = Precision.fp32
+) -> PreTrainedModel:
+    """Loads the weights, in the form that the settings say, under the head that a task needs.
 
     Args:
         backbone: the backbone's settings.
         source: what `find_source` returned.
         head: what the model is to do.
         labels: number of classes; 1 for regression; not used where the head classifies nothing.
+        precision: that of training, in which weights of another form than fp32 are held where they are not quantised.
 
     Raises:
         UserError: the weights cannot be reached or read, or are not this model's.
@@ -65,6 +70,8 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     if head in (Head.classification, Head.image):
         config.num_labels = labels
         config.problem_type = "regression" if labels == 1 else "single_label_classification"
+    dtype = held_dtype(backbone.weights, precision)
+    quantised = quantisation(backbone.weights, dtype)
     with reading(backbone, source, "weights"):
         _check_files(backbone, source)
         model, report = (
@@ -74,7 +81,8 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
                 source,
                 config=config,
                 attn_implementation=backbone.attention.name,
-                dtype="float32",
+                dtype=dtype,
+                **({} if quantised is None else {"quantization_config": quantised}),
                 weights_only=True,  # of a .bin file, which older repositories have in place of safetensors
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # the head of another task; anything else is refused below
@@ -85,6 +93,7 @@ def load_model(backbone: BackboneSettings, source: str, head: Head, labels: int)
     _check_finite(backbone, source, model)
     if pads_with_a_word:
         model.get_input_embeddings().padding_idx = None  # that word's vector trains like any other
+    settle(model)
     return model
 
 
@@ -102,7 +111,8 @@ def _check_config(backbone: BackboneSettings, source: str, config: PreTrainedCon
     """
     if getattr(config, "quantization_config", None) is not None:
         complaint = "config.json has a quantization_config, and quantised weights cannot be trained here"
-        raise refused(backbone, source, complaint, "Give the model's weights as they were before.")
+        fix = "Give the model's weights as they were before, and backbone.weights=nf4 to quantise them."
+        raise refused(backbone, source, complaint, fix)
     sizes = {name: getattr(config, name, None) for name in (*backbone.config, "max_position_embeddings")}
     for name, size in sizes.items():
         if type(size) is int and size < 1:
@@ -131,6 +141,18 @@ def _check_files(backbone: BackboneSettings, source: str) -> None:
             if name.endswith((".weight", ".bias")) and kind not in _FLOATS:
                 complaint = f"{file.name} holds {name} as {kind}, expected floating-point numbers"
                 raise refused(backbone, source, complaint, "Give the model's weights before they were quantised.")
+        if is_quantised(backbone.weights):  # which leaves no trace of values that are no numbers
+            _check_values(backbone, source, _stored_tensors(file))
+
+
+def _stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors in a file by name, each read when its turn comes."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  no mapping
+                yield name, tensors.get_tensor(name)
+    else:
+        yield from torch.load(file, mmap=True, weights_only=True).items()
 
 
 def _stored_types(file: Path) -> dict[str, object]:
@@ -178,7 +200,11 @@ def _check_finite(backbone: BackboneSettings, source: str, model: PreTrainedMode
     Raises:
         UserError: some are not.
     """
-    for name, parameter in model.named_parameters():
+    _check_values(backbone, source, model.named_parameters())
+
+
+def _check_values(backbone: BackboneSettings, source: str, weights: Iterable[tuple[str, Tensor]]) -> None:
+    for name, weight in weights:
         # A sum costs no memory; it can overflow where all are numbers, so that they are looked at one by one then.
-        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+        if not weight.sum().isfinite() and not weight.isfinite().all():
             raise refused(backbone, source, f"its weights hold values that are no numbers (NaN or infinite), in {name}")

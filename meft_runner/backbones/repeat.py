@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones.family import Family
+from meft_runner.backbones.weights import own_scales
 from meft_runner.config import DEPTH_NAMES
 
 
@@ -35,9 +36,13 @@ def multiply_depth(config: PreTrainedConfig, times: int) -> None:
 
 
 def _numbered(layers: list[Any]) -> list[Any]:
-    """Numbers layers in their order, where they know it: by their place in the cache of keys and values."""
+    """Numbers layers in their order, where they know it: by their place in the cache of keys and values.
+
+    Copies of quantised layers get scales of their own.
+    """
     for index, layer in enumerate(layers):
         for module in layer.modules():
+            own_scales(module)
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index
     return layers

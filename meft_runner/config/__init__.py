@@ -31,6 +31,7 @@ from meft_runner.config.run import (
     Settings,
     Study,
     TrainingSettings,
+    WeightForm,
     register,
 )
 from meft_runner.config.tasks import (
@@ -55,5 +56,6 @@ __all__ = [
     "ImageSettings", "Kernel", "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric",
     "Norm", "PeftReversal", "PeftSettings", "Precision", "Reversal", "Settings", "SplitSettings", "SquadSettings",
     "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TrainingSettings", "VeraSettings",
-    "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings",
+    "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers",
+    "result_settings",
 ]  # fmt: skip

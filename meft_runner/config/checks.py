@@ -5,7 +5,20 @@ from collections.abc import Collection
 
 from omegaconf import DictConfig, OmegaConf
 
-from meft_runner.config import MeftSettings, MemorySettings, PeftReversal, PeftSettings, Settings, SplitSettings, Study
+from meft_runner.config import (
+    FullSettings,
+    LoraSettings,
+    MeftSettings,
+    MemorySettings,
+    MethodSettings,
+    PeftReversal,
+    PeftSettings,
+    Precision,
+    Settings,
+    SplitSettings,
+    Study,
+    WeightForm,
+)
 from meft_runner.config.compatibility import check_compatible
 from meft_runner.config.coupling import parse_merge
 from meft_runner.config.fields import Notes, as_typed, expanded, hindrance, settings_of
@@ -68,6 +81,9 @@ def check(settings: Settings) -> None:
         check_name(group, getattr(settings, group).name)
     check_compatible(settings.backbone, settings.task)
     check_ranges(settings)
+    hindered = weights_hindrance(settings.backbone.weights, settings.method, settings.training.precision)
+    if hindered is not None:
+        raise UserError(hindered)
     if isinstance(settings.task, SplitSettings):
         _check_splits(settings.task)
     method = settings.method
@@ -93,6 +109,30 @@ def check_ranges(settings: Settings | MemorySettings) -> None:
         if notes.words is not None and (type(value), value) not in [(type(word), word) for word in notes.words]:
             *others, last = map(as_typed, notes.words)
             raise UserError(f"{key}={as_typed(value)}: expected {', '.join(others)} or {last}.")
+
+
+def weights_hindrance(form: WeightForm, method: MethodSettings, precision: Precision) -> str | None:
+    """Returns why weights of a form cannot be trained with so, in a sentence that names a way out; None if they can.
+
+    Half-precision weights are computed with in their own precision, which autocast gives to the float32 that trains
+    beside them. Quantised ones are computed with in any precision.
+    """
+    if form is not WeightForm.fp32 and isinstance(method, FullSettings):
+        return (
+            f"backbone.weights={form.name}: method={method.name} trains the weights themselves, as fp32. "
+            "Leave it out, or take a method that freezes them, such as lora or meft1."
+        )
+    if form is WeightForm.int8 and isinstance(method, LoraSettings) and method.decomposed:
+        return (
+            f"backbone.weights=int8: method={method.name} reads the weights' columns, which peft cannot do in int8. "
+            "Take backbone.weights=nf4, or method=lora."
+        )
+    if form.name in Precision.__members__ and form.name not in (WeightForm.fp32.name, precision.name):
+        return (
+            f"backbone.weights={form.name}: with training.precision={precision.name} weights of another precision "
+            f"would have to be converted. Set training.precision={form.name}."
+        )
+    return None
 
 
 def check_processes(settings: Settings, started: int) -> None:

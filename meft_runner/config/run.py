@@ -13,6 +13,7 @@ from meft_runner.config.tasks import TASKS, Head, TaskSettings
 
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])
+WeightForm = Enum("WeightForm", ["fp32", "bf16", "fp16", "nf4", "int8"])
 Norm = Enum("Norm", ["post", "pre"])
 Logger = Enum("Logger", ["none", "wandb", "tensorboard"])
 Study = Enum("Study", ["gradients", "start"])
@@ -42,6 +43,7 @@ class BackboneSettings:
         norm: whether its layers' LayerNorm stands after or before the blocks; the streams are merged by it.
         config: the sizes that make it what it is, as its config.json names them; memory is predicted from them.
         repeat: how many times the pre-trained layers are stacked on each other; None for once.
+        weights: the form in which its frozen weights are held; nf4 and int8 are quantised by bitsandbytes.
     """
 
     name: str = setting(MISSING, fixed="Choose one with backbone=NAME.")
@@ -56,6 +58,7 @@ class BackboneSettings:
     norm: Norm = setting(MISSING, fixed="Set method.merge=[w1,w2].", beside=True)
     config: dict[str, Any] = setting({}, fixed=_OTHER_WEIGHTS, beside=True)
     repeat: int | None = setting(None, (1, 1000))
+    weights: WeightForm = setting(WeightForm.fp32, later=True)
 
 
 @dataclass

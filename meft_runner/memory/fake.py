@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.memory.meters import TrackedMeter
+from meft_runner.memory.quantised import tensors_beside
 from meft_runner.memory.shapes import ShapeMode, ShapeTensor
 from meft_runner.memory.step import StepMemory, measure_step
 from meft_runner.memory.training import TrainingStep, training_step
@@ -78,10 +80,28 @@ def _replace_tensors(model: nn.Module) -> None:
     def wrapped(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             fake = ShapeTensor(tensor.detach())
-            made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+            made[id(tensor)] = _parameter(tensor, fake) if isinstance(tensor, nn.Parameter) else fake
         return made[id(tensor)]
 
+    beside = tensors_beside(model)
     for module in model.modules():
         held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in held:
             tensors.update({name: wrapped(tensor) for name, tensor in tensors.items() if tensor is not None})
+    for (_, name), (owner, tensor) in beside.items():
+        replaced = made.get(id(owner), owner)  # int8 weights have them as attributes
+        setattr(replaced, name, wrapped(tensor))
+
+
+def _parameter(parameter: nn.Parameter, fake: ShapeTensor) -> nn.Parameter:
+    """Returns a fake tensor as a parameter, with the attributes of the real one, and called by its class's name."""
+    made: Any = nn.Parameter(fake, parameter.requires_grad)
+    vars(made).update(vars(parameter))  # quantised ones say how
+    made.__class__ = _named(type(parameter).__name__)
+    return made
+
+
+@cache
+def _named(name: str) -> type[ShapeTensor]:
+    """Returns a class of fake tensors of this name, by which peft knows quantised weights."""
+    return type(name, (ShapeTensor,), {})

@@ -11,12 +11,8 @@ from torch._library import custom_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_BLOCK_BYTES = 512  # the CUDA allocator hands out memory in multiples of this
-
-
-def rounded_bytes(count: int) -> int:
-    """Returns a storage's size in bytes as the CUDA allocator would count it."""
-    return -(-count // _BLOCK_BYTES) * _BLOCK_BYTES
+from meft_runner.memory.blocks import rounded_bytes
+from meft_runner.memory.quantised import inside_bytes
 
 
 class Meter(Protocol):
@@ -87,8 +83,8 @@ class TrackedMeter(TorchDispatchMode):
     """Follows every storage that an operation makes, by weak reference, and adds up their sizes.
 
     Each storage is counted once, whatever views share it, from the operation that made it to the
-    moment it is freed. What a compiled kernel allocates and frees inside one operation is not seen, nor are
-    generator states (5 kB each), which are no operation's result.
+    moment it is freed. What a compiled kernel allocates and frees inside one operation is not seen, except those of
+    bitsandbytes, of which it is known, nor are generator states (5 kB each), which are no operation's result.
     """
 
     source = "tracked"
@@ -101,12 +97,14 @@ class TrackedMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and follows what it returns; inside one that is written in Python, each of its own."""
+        kwargs = kwargs or {}
         written = custom_ops._maybe_get_opdef(func)
         if written is not None:
             with self:
-                return written._init_fn(*args, **kwargs or {})
-        result = self.run(func, args, kwargs or {})
+                return written._init_fn(*args, **kwargs)
+        result = self.run(func, args, kwargs)
         self.follow(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        self._peak = max(self._peak, self._live + inside_bytes(func, args, kwargs))
         return result
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -112,7 +112,8 @@ def _kind(func: Any) -> _Kind:
         values_alone = schema.name.endswith("_") and len(schema.returns) == 1 and Tag.inplace_view not in func.tags
         return _Kind.IN_PLACE if values_alone else _Kind.OTHER
     makes_views = any(value.alias_info for value in schema.returns)
-    return _Kind.OTHER if makes_views or not schema.name.startswith("aten::") else _Kind.NEW
+    known = schema.name.startswith(("aten::", "bitsandbytes::"))
+    return _Kind.NEW if known and not makes_views else _Kind.OTHER
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

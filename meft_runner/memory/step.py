@@ -4,12 +4,13 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from meft_runner.memory.meters import Meter, rounded_bytes
+from meft_runner.memory.blocks import rounded_bytes
+from meft_runner.memory.meters import Meter
+from meft_runner.memory.quantised import tensors_beside
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's dtype, by the precision's name
 
@@ -21,7 +22,7 @@ class StepMemory:
     The first four add up to the fifth.
 
     Attributes:
-        parameters_bytes: parameters and buffers.
+        parameters_bytes: parameters and buffers, those that are quantised with their scales.
         gradients_bytes: gradients held by parameters at the moment of the peak.
         optimizer_bytes: optimizer state.
         activations_bytes: everything else.
@@ -88,7 +89,7 @@ def measure_step(
             loss.backward()
             del loss
             _end_step(optimizer)
-    parameters = tensor_bytes(chain(model.parameters(), model.buffers()))
+    parameters = tensor_bytes(weights_of(model))
     beside = watch.peak - between  # gradients and activations
     return StepMemory(
         parameters_bytes=parameters,
@@ -158,4 +159,9 @@ def _end_step(optimizer: torch.optim.Optimizer) -> None:
 def held_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Returns what lives from step to step: parameters, buffers and optimizer state."""
     states = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
-    return [*model.parameters(), *model.buffers(), *states]
+    return [*weights_of(model), *states]
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """Returns a model's parameters and buffers, and the scales of those that are quantised."""
+    return [*model.parameters(), *model.buffers(), *(tensor for _, tensor in tensors_beside(model).values())]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from meft_runner.backbones import FAMILIES, positions
+from meft_runner.backbones.weights import check_installed, held_dtype, quantise, settle
 from meft_runner.config import Head, Kernel
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
@@ -26,15 +27,19 @@ def build(case: Case) -> nn.Module:
     """Returns a model of random weights, on torch's default device, prepared for training.
 
     Raises:
-        UserError: no model has these sizes, or the method does not fit it.
+        UserError: no model has these sizes, or the method or the form of the weights does not fit it.
     """
     kernels.register()
     config = case.config()
     config.problem_type = "single_label_classification"  # else models look at labels, which have no values
     family = FAMILIES[config.model_type]
     auto = family.heads[family.first_head]
+    form, dtype = case.backbone.weights, held_dtype(case.backbone.weights, case.precision)
+    check_installed(form)
     with sizes_of(case.backbone):
-        model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=torch.float32)
+        model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=dtype)
+        quantise(model, form, dtype)
+    settle(model)
     return prepare(model, family, case.backbone, case.method)
 
 

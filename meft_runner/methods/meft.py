@@ -58,7 +58,7 @@ def _block(
         made = Adapter(
             config.hidden_size, method.adapter_dim, activation, dropout, method.adapter_factor, method.zero_start
         )
-        return made.to(device=model.device, dtype=model.dtype)
+        return made.to(model.device)  # float32, in whichever form the frozen weights are
 
     def branch(kind: Branch) -> nn.Module:
         match kind:

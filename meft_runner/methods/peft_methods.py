@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
+from peft.tuners.ia3 import IA3Layer
 from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, task_head
+from meft_runner.backbones.weights import is_quantised
 from meft_runner.config import (
     BackboneSettings,
     Ia3Settings,
@@ -37,9 +39,18 @@ def prepare_peft(model: PreTrainedModel, family: Family, backbone: BackboneSetti
         _start_away(prepared, ".lora_B.", 0.0, method)
     elif isinstance(method, Ia3Settings):
         _start_away(prepared, ".ia3_l.", 1.0, method)
+        if is_quantised(backbone.weights):
+            _keep_input_dtype(prepared)
     if method.reversal is not PeftReversal.off:
         make_layers_reversible(prepared, model, family, backbone, method)
     return prepared
+
+
+def _keep_input_dtype(model: PeftModel) -> None:
+    """Makes (IA)^3 return what it was given, float32 or half precision; beside quantised weights peft's does not."""
+    for module in model.modules():
+        if isinstance(module, IA3Layer):
+            module.register_forward_hook(lambda module, args, output: output.to(args[0].dtype))
 
 
 def _lora(family: Family, method: LoraSettings) -> PeftConfig:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from meft_runner.config import METHODS, Norm
+from meft_runner.config import METHODS, Norm, WeightForm
 from meft_runner.records.types import Count, Part, Positive, Text
 
 
@@ -30,6 +30,7 @@ class BackboneConfig(Part):
     attention: Text
     norm: Annotated[str, _one_of(Norm.__members__)] | None = None
     repeat: _Factor | None = None
+    weights: Annotated[str, _one_of(WeightForm.__members__)] = WeightForm.fp32.name
     config: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING
 
-from meft_runner.config import DEPTH_NAMES, METHODS, kind_with
+from meft_runner.config import DEPTH_NAMES, METHODS, WeightForm, kind_with
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
@@ -47,9 +47,13 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
 def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
     """Returns the name of each record's backbone; where models of one name have different weights, they differ.
 
-    With `with_depth`, a backbone whose layers are stacked is another: "minilm (repeat=4)".
+    One whose weights are not held as fp32 is another: "minilm (weights=nf4)"; with `with_depth`, one whose layers are
+    stacked is too: "minilm (repeat=4)".
     """
-    label = _backbone_label if with_depth else lambda record: Label(record.config.backbone.name)
+
+    def label(record: CompleteRecord) -> Label:
+        return _backbone_label(record, with_depth)
+
     return told_apart(records, label, _weights, (_model_place, _weights_name, _weights_digest))
 
 
@@ -115,10 +119,12 @@ def _data_digest(record: CompleteRecord) -> str:
     return f"data {_data(record)}"
 
 
-def _backbone_label(record: CompleteRecord) -> Label:
+def _backbone_label(record: CompleteRecord, with_depth: bool) -> Label:
     backbone = record.config.backbone
-    times = backbone.repeat or 1
-    return Label(backbone.name, (f"repeat={times}",) if times > 1 else ())
+    times = (backbone.repeat or 1) if with_depth else 1
+    marks = (f"repeat={times}",) if times > 1 else ()
+    usual = backbone.weights == WeightForm.fp32.name
+    return Label(backbone.name, marks if usual else (*marks, f"weights={backbone.weights}"))
 
 
 def _weights(record: CompleteRecord) -> str | None:

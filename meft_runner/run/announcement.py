@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from meft_runner.config import Settings
+from meft_runner.config import Settings, WeightForm
 from meft_runner.config.methods import with_reversal
 from meft_runner.records.schema import Data, Memory, Parameters
 from meft_runner.run.arguments import Plan
@@ -42,11 +42,12 @@ def show_training(settings: Settings, planned: Plan, screen: Screen) -> None:
         screen.line("note", note)
 
 
-def show_model(parameters: Parameters, device: torch.device, screen: Screen) -> None:
-    """Prints how large the model is, and how much of it trains."""
+def show_model(parameters: Parameters, device: torch.device, form: WeightForm, screen: Screen) -> None:
+    """Prints how large the model is, how much of it trains, and in which form the rest is held."""
     share = 100 * parameters.trainable / parameters.total
     text = f"{parameters.total:,} parameters, of which {parameters.trainable:,} ({share:.2f} %) train"
-    screen.line("model", f"{text}, on {device.type}")
+    held = "" if form is WeightForm.fp32 else f", the others as {form.name}"
+    screen.line("model", f"{text}{held}, on {device.type}")
 
 
 def show_memory(memory: Memory, screen: Screen) -> None:

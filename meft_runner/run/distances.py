@@ -34,19 +34,21 @@ class Outputs(NamedTuple):
 
 
 @torch.no_grad()
-def first_outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
+def first_outputs(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> Outputs:
     """Returns the outputs of a model for some rows, without dropout; nothing is drawn and nothing is changed.
 
     Args:
         model: before or after it was prepared for training.
         batch: inputs with labels, on any device.
+        autocast: the dtype that weights of half precision are computed with in, None for float32.
     """
     device = next(model.parameters()).device
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     hidden: list[Tensor] = []
     hook = inner.base_model.register_forward_hook(lambda module, args, output: hidden.append(output[0]))
     try:
-        with mode(model, training=False):
+        enabled = autocast is not None
+        with mode(model, training=False), torch.autocast(device.type, dtype=autocast, enabled=enabled):
             outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
     finally:
         hook.remove()

@@ -12,9 +12,11 @@ from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source, weights_of
-from meft_runner.config import Head, Precision, Settings, identity
+from meft_runner.backbones.weights import check_installed
+from meft_runner.config import Head, Precision, Settings, WeightForm, identity
 from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
+from meft_runner.memory import AUTOCAST
 from meft_runner.methods.prepare import prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
 from meft_runner.run.announcement import show_model, show_rows, show_training
@@ -51,6 +53,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         UserError: rows, weights or settings do not fit.
     """
     _check_device(settings, device)
+    check_installed(settings.backbone.weights)
     source = find_source(settings.backbone)
     record.files = stamps_of_sources(settings)
     data = load_task(settings.task, _load_processor(settings, source))
@@ -61,7 +64,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         show_training(settings, planned, screen)
 
     set_seed(settings.seed)
-    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)))
+    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)), settings.training.precision)
     record.weights = Weights.model_validate(weights_of(settings.backbone, source))
     nn.Module.to(loaded, device)
     family = FAMILIES[loaded.config.model_type]
@@ -69,15 +72,16 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         repeat_layers(loaded, family, settings.backbone.repeat)
     layers = sum(len(view.layers(loaded)) for view in family.views)
     batch = first_batch(data, planned.batch_size, device)
-    pretrained = first_outputs(loaded, batch)
+    as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]
+    pretrained = first_outputs(loaded, batch, as_trained)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
     record.parameters = parameter_counts(model, layers)
-    started = first_outputs(model, batch)
+    started = first_outputs(model, batch, as_trained)
     record.start = Start(
         output_distance=relative_distance(started.head, pretrained.head),
         hidden_distance=relative_distance(started.hidden, pretrained.hidden),
     )
-    show_model(record.parameters, device, screen)
+    show_model(record.parameters, device, settings.backbone.weights, screen)
     made_from = {
         "identity": identity(settings),
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},

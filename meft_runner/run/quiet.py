@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 # Their errors are raised too, and reported in one line. Warnings of several of them are logged.
 _LIBRARIES = (
-    "accelerate", "datasets", "filelock", "fsspec", "httpx", "httpx2", "huggingface_hub", "peft", "torch",
-    "transformers",
+    "accelerate", "bitsandbytes", "datasets", "filelock", "fsspec", "httpx", "httpx2", "huggingface_hub", "peft",
+    "torch", "transformers",
 )  # fmt: skip
 
 
@@ -47,6 +47,12 @@ def silent() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def quiet_imports() -> None:
+    """Keeps bitsandbytes from logging, when it is imported, that it lacks a kernel which nothing here uses."""
+    if not _verbose():
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _verbose() -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerState
 
+from meft_runner.backbones.weights import count
 from meft_runner.records.schema import Epoch, Parameters, Reversal, Scores, Timing
 from meft_runner.reversible import ReversibleStack
 from meft_runner.run.callbacks import StepTimes
@@ -18,7 +19,7 @@ _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_prepa
 
 def parameter_counts(model: nn.Module, layers: int) -> Parameters:
     """Returns how many numbers a model of so many layers has, and how many of them train."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    counts = [(count(parameter), parameter.requires_grad) for parameter in model.parameters()]
     total, trainable = sum(n for n, _ in counts), sum(n for n, trains in counts if trains)
     return Parameters(total=total, trainable=trainable, layers=layers)
 

@@ -24,7 +24,7 @@ def of(*overrides):
                  "method.scale_1=1/8", "method.merge=[0.1,1]", "method.grid_bits=12", "backbone.path=a",
                  "training.precision=bf16", "study=gradients", "backbone.revision=abc", "study=start",
                  "method.mu=1-scale", "method.merge=learned", "method.zero_start=true", "method.adapter_factor=4",
-                 "method=meft1_start"],
+                 "method=meft1_start", "backbone.weights=nf4", "backbone.weights=int8"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_result(override):
     assert of() != of(override)

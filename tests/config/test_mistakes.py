@@ -108,6 +108,20 @@ MISTAKES = [
     ("seed=1 seed=2", "seed: given 2 times"),
     ("task=rte task=mrpc", "task: given 2 times"),
     # values
+    ("backbone.weights=int4", "backbone.weights: Invalid value 'int4', expected one of [fp32, bf16, fp16, nf4, int8]"),
+    ("backbone.weights=4", "backbone.weights=4: expected a name, not a number"),
+    (
+        "backbone.weights=nf4 method=full",
+        "backbone.weights=nf4: method=full trains the weights themselves, as fp32. Leave it out, or take a method that",
+    ),
+    ("backbone.weights=bf16 method=full training.precision=bf16", "backbone.weights=bf16: method=full trains the"),
+    (
+        "backbone.weights=bf16",
+        "backbone.weights=bf16: with training.precision=fp32 weights of another precision would have to be converted. "
+        "Set training.precision=bf16.",
+    ),
+    ("backbone.weights=fp16 training.precision=bf16", "Set training.precision=fp16."),
+    ("backbone.weights=int8 method=dora", "which peft cannot do in int8. Take backbone.weights=nf4, or method=lora."),
     ("method.adapter_dim=abc", "method.adapter_dim: Value 'abc' of type 'str' could not be converted to Integer"),
     ("training.precision=fp17", "training.precision: Invalid value 'fp17', expected one of [fp32, bf16, fp16]"),
     ("method.reversal=exactly", "method.reversal: Invalid value 'exactly', expected one of [exact, float, stored]"),

@@ -24,17 +24,18 @@ def train_once(
     rows=4,
     dropout=0.1,
     update_dropout=None,
+    form="fp32",
     **kwargs,
 ):
     """Returns loss, gradients by layer and the model after one forward and backward pass.
 
     `name` is that of a variant of MEFT, or of a method of peft, what it trains moved away from its start;
-    `update_dropout` is LoRA's own, `dropout` the model's.
+    `update_dropout` is LoRA's own, `dropout` the model's, `form` that of the frozen weights.
     """
     peft = name in PEFT_METHODS
     kwargs |= {} if update_dropout is None else {"dropout": update_dropout}
     method = (peft_settings if peft else meft_settings)(name, reversal, **kwargs)
-    model = prepared(method, kind, layers=layers, dropout=dropout)
+    model = prepared(method, kind, form=form, precision=precision, layers=layers, dropout=dropout)
     model = (move_away(model) if peft else model).to(device)
     inputs = {name: tensor.to(device) for name, tensor in batch(kind, rows=rows, padding=padding).items()}
     torch.manual_seed(3)

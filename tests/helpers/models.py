@@ -33,6 +33,7 @@ from transformers import (
 from meft_runner.backbones import FAMILIES
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.backbones.families.opt import OPTForAnswers
+from meft_runner.backbones.weights import held_dtype, quantise, settle
 from meft_runner.config import (
     BackboneSettings,
     Head,
@@ -41,8 +42,10 @@ from meft_runner.config import (
     MeftSettings,
     PeftReversal,
     PeftSettings,
+    Precision,
     Reversal,
     VeraSettings,
+    WeightForm,
 )
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.variants import VARIANTS as TABLE
@@ -77,6 +80,8 @@ KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in SAME_LAYER else ()
 # DeBERTa-v3's attention to distances, of which those beyond four tokens share vectors.
 DISTANCES = {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True,
              "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}  # fmt: skip
+
+PRECISIONS = {None: Precision.fp32, torch.bfloat16: Precision.bf16, torch.float16: Precision.fp16}  # by autocast
 
 
 def model_type_of(kind):
@@ -133,8 +138,17 @@ def tiny_model(kind="bert", seed=0, **kwargs) -> PreTrainedModel:
     return model
 
 
-def backbone_settings(kind="bert") -> BackboneSettings:
-    return BackboneSettings(name="tiny", model_types=[model_type_of(kind)], hub="nobody/tiny")
+def in_form(model, form, precision=None) -> PreTrainedModel:
+    """Puts the weights of a model into a form, as loading does; `precision` is the dtype of autocast."""
+    dtype = held_dtype(WeightForm[form], PRECISIONS[precision])
+    quantise(model.to(dtype), WeightForm[form], dtype)
+    settle(model)
+    return model
+
+
+def backbone_settings(kind="bert", form="fp32") -> BackboneSettings:
+    names = {"name": "tiny", "model_types": [model_type_of(kind)], "hub": "nobody/tiny"}
+    return BackboneSettings(**names, weights=WeightForm[form])
 
 
 def meft_settings(variant="meft1", reversal="exact", **kwargs) -> MeftSettings:
@@ -159,10 +173,10 @@ def move_away(model, size=0.1, seed=8):
     return model
 
 
-def prepared(method, kind="bert", model=None, **kwargs):
-    model = model or tiny_model(kind, **kwargs)
+def prepared(method, kind="bert", model=None, form="fp32", precision=None, **kwargs):
+    model = in_form(model or tiny_model(kind, **kwargs), form, precision)
     torch.manual_seed(1)
-    return prepare(model, family_of(kind), backbone_settings(kind), method).train()
+    return prepare(model, family_of(kind), backbone_settings(kind, form), method).train()
 
 
 def batch(kind="bert", rows=4, length=12, seed=2, padding="right"):

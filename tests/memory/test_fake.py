@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from meft_runner.backbones.families.opt import OPT
-from meft_runner.config import Head, Kernel, Precision
+from meft_runner.config import Head, Kernel, Precision, WeightForm
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.prediction import dominant, measure, predict, trace
@@ -37,6 +37,10 @@ def case(backbone, method, batch=8, length=64, **kwargs):
     return Case(model, chosen.method, batch, None if backbone == "vit" else length, **kwargs)
 
 
+def in_form(asked, form):
+    return replace(asked, backbone=replace(asked.backbone, weights=WeightForm[form]))
+
+
 def assert_predicted(asked):
     predicted, measured = predict(asked), measure(asked)
     for column in ("parameters_bytes", "gradients_bytes", "optimizer_bytes"):
@@ -64,6 +68,48 @@ def test_predicted_equals_tracked(backbone, method):
 @pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
 def test_predicted_equals_tracked_under_autocast(method):
     assert_predicted(case("roberta_base", method, precision=Precision.bf16))
+
+
+FORMS = [("fp32", Precision.bf16), ("bf16", Precision.bf16), ("nf4", Precision.fp32), ("nf4", Precision.bf16),
+         ("int8", Precision.bf16)]  # fmt: skip
+
+
+IN_FORMS = [("minilm", "meft1"), ("opt_125m", "meft1"), ("opt_125m", "lora + checkpointing"), ("vit", "meft3"),
+            ("opt_125m", "lora reversed"), ("vit", "ia3"), ("minilm", "dora"), ("minilm", "vera")]  # fmt: skip
+QUICK_FORMS = {("meft1", "nf4"), ("meft1", "bf16"), ("lora + checkpointing", "nf4"), ("lora reversed", "int8")}
+
+
+@pytest.mark.parametrize(("backbone", "method", "form", "precision"), [
+    pytest.param(*each, *form, marks=() if each[0] == "opt_125m" and (each[1], form[0]) in QUICK_FORMS
+                 and form[1] is Precision.bf16 else pytest.mark.slow)
+    for each in IN_FORMS for form in FORMS if each[1] != "dora" or form[0] != "int8"
+])  # fmt: skip
+def test_predicted_equals_tracked_in_every_form(backbone, method, form, precision):
+    assert_predicted(in_form(case(backbone, method, precision=precision), form))
+
+
+def test_half_precision_weights_are_not_converted():
+    """Under autocast a copy of each float32 matrix is kept for the backward pass."""
+    single, half = (in_form(case("opt_125m", "lora", precision=Precision.bf16), form) for form in ("fp32", "bf16"))
+    kept = [predict(asked)["retained_after_forward_bytes"] for asked in (single, half)]
+    copies = 4 * (4 * 256 * 256 + 2 * 256 * 1024) * 2  # layers, matrices, bytes
+    assert kept[0] - kept[1] > copies
+
+
+def test_packed_weights_take_half_a_byte_and_their_scales():
+    single, packed = (predict(in_form(case("opt_125m", "meft1"), form))["parameters_bytes"] for form in ("fp32", "nf4"))
+    matrices = 4 * (4 * 256 * 256 + 2 * 256 * 1024)
+    expected = matrices * (4 - 4.127 / 8)
+    assert single - packed == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_a_product_with_a_quantised_matrix_has_a_transient_of_that_matrix(form):
+    short = [case("opt_125m", "meft1", batch=1, length=2, precision=Precision.bf16, attention=Kernel.flash)]
+    short += [in_form(short[0], each) for each in ("bf16", form)]
+    plain, _, quantised = (predict(asked)["activations_bytes"] for asked in (short[1], short[0], short[2]))
+    largest = 256 * 1024 * 2
+    assert largest <= quantised - plain < 3 * largest
 
 
 def test_predicted_equals_tracked_where_gradients_are_accumulated():

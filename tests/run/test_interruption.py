@@ -10,35 +10,17 @@ import pytest
 from transformers import TrainerCallback
 
 from meft_runner.errors import UserError
-from meft_runner.run import arguments, interruption
+from meft_runner.run import interruption
 from meft_runner.run import lifecycle as experiment
 from meft_runner.run.folder import run_directory
 from meft_runner.run.interruption import InterruptedRunError
 from tests.helpers.composed import tiny
+from tests.helpers.interrupted import SignalAt, run_with
 
 
 @pytest.fixture(autouse=True)
 def _not_stopped(monkeypatch):
     monkeypatch.setattr(interruption.Interruption, "stopped", False)  # and put back afterwards
-
-
-class SignalAt(TrainerCallback):
-    """Sends this process a signal at the beginning of a step."""
-
-    def __init__(self, step, number):
-        self.step, self.number = step, number
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), self.number)
-            self.step = -1
-
-
-def run_with(callback, chosen, monkeypatch):
-    with monkeypatch.context() as patch:
-        build = arguments.build_trainer
-        patch.setattr(experiment, "build_trainer", lambda *args: build(*args[:-1], [*args[-1], callback]))
-        return experiment.run(chosen)
 
 
 def weights(chosen):
