@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 _CPU_LAYER_NORM = torch.nn.functional.layer_norm
 FUSED = "meft_fused"  # a name with "flash" in it would make transformers look for that library
@@ -124,3 +124,14 @@ def gpu_operations() -> Iterator[None]:
         yield
     finally:
         functions.update(own)
+
+
+@contextmanager
+def whole_rows() -> Iterator[None]:
+    """Tells transformers that no row holds several texts, which it would look for in positions that have no values."""
+    own = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = own

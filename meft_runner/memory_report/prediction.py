@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.weights import check_installed, held_dtype, quantise, settle
@@ -31,7 +32,7 @@ def build(case: Case) -> nn.Module:
     """
     kernels.register()
     config = case.config()
-    config.problem_type = "single_label_classification"  # else models look at labels, which have no values
+    _look_at_no_values(config)
     family = FAMILIES[config.model_type]
     auto = family.heads[family.first_head]
     form, dtype = case.backbone.weights, held_dtype(case.backbone.weights, case.precision)
@@ -41,6 +42,14 @@ def build(case: Case) -> nn.Module:
         quantise(model, form, dtype)
     settle(model)
     return prepare(model, family, case.backbone, case.method)
+
+
+def _look_at_no_values(config: PreTrainedConfig) -> None:
+    """Keeps a model from deciding by the values of labels and positions, which have none where memory is predicted."""
+    config.problem_type = "single_label_classification"
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") == "dynamic":  # its tensors have the shapes of the usual ones
+        config.rope_parameters = rotary | {"rope_type": "default"}
 
 
 def inputs_of(case: Case) -> Shapes:
@@ -75,7 +84,8 @@ def trace(case: Case) -> Timeline:
 def _shapes_of(case: Case) -> Iterator[TrainingStep]:
     """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
     operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
-    with operations, fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name]) as step:
+    made = fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name])
+    with kernels.whole_rows(), operations, made as step:
         yield step
 
 

@@ -21,6 +21,10 @@ SMALL = {
                   "decoder_attention_heads": 4, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024},
     "deberta_v3_base": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4,
                         "num_hidden_layers": 4},
+    "smollm2_135m": {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+                     "num_hidden_layers": 4, "vocab_size": 2000},
+    "mistral_7b": {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+                   "head_dim": 64, "num_hidden_layers": 3, "vocab_size": 2000, "sliding_window": 16},
     "vit": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3,
             "image_size": 64},
 }  # fmt: skip
@@ -52,7 +56,8 @@ def assert_predicted(asked):
 
 
 QUICK = {("minilm", "meft1"), ("bart_base", "lora + checkpointing"), ("opt_125m", "meft1"), ("vit", "full"),
-         ("minilm", "lora reversed"), ("deberta_v3_base", "meft1")}  # fmt: skip
+         ("minilm", "lora reversed"), ("deberta_v3_base", "meft1"),
+         ("smollm2_135m", "meft1"), ("mistral_7b", "lora reversed")}  # fmt: skip
 CASES = [(backbone, method) for backbone in SMALL for method in METHODS]
 CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "meft1_start", "meft3_start")]
 
@@ -63,6 +68,24 @@ CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "mef
 )
 def test_predicted_equals_tracked(backbone, method):
     assert_predicted(case(backbone, method))
+
+
+@pytest.mark.parametrize("rotary", [
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 32, "short_factor": [1.0] * 24,
+     "long_factor": [2.0] * 24},
+], ids=lambda rotary: rotary["rope_type"])  # fmt: skip
+def test_predicted_equals_tracked_whatever_rotates(rotary):
+    asked = case("smollm2_135m", "meft1", batch=2)
+    config = asked.backbone.config | {
+        "num_hidden_layers": 1,
+        "head_dim": 48,
+        "rope_parameters": rotary | {"rope_theta": 1e4},
+    }
+    assert_predicted(replace(asked, backbone=replace(asked.backbone, config=config)))
 
 
 @pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
