@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 IGNORED = -100  # the label of a position that is not learned
@@ -76,8 +77,12 @@ class ScoresAnswers:
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> AnswerOutput:
-        """Scores labelled tokens.
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: int = 1,
+        return_dict: bool = True,
+    ) -> AnswerOutput | CausalLMOutputWithPast:
+        """Scores labelled tokens; without labels, predicts the next token of each row.
 
         Args:
             input_ids: (B, S).
@@ -85,11 +90,19 @@ class ScoresAnswers:
             labels: (B, S), the token itself where it is learned, -100 elsewhere.
             position_ids: (B, S), where they are not those of one text a row.
             num_items_in_batch: the labelled tokens of all passes that make one optimizer step; their mean is the loss.
+            past_key_values: keys and values of the tokens before; this and what follows is for generation.
+            use_cache: whether those of these tokens are kept.
+            logits_to_keep: for how many positions at a row's end there are logits.
+            return_dict: whether these come by name.
 
         Returns:
-            The loss, and each row's scores where no gradient is asked for.
+            The loss, and each row's scores where no gradient is asked for; without labels the causal model's output.
         """
-        assert labels is not None
+        if labels is None:
+            return super().forward(  # type: ignore[misc]  # of the causal model
+                input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
+                use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=return_dict,
+            )  # fmt: skip
         states = self.base_model(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state.flatten(0, 1)

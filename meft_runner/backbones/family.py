@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from meft_runner.backbones.kept_keys import can_keep, keeping
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs, ReversibleStack
 
@@ -137,7 +138,7 @@ class StackLayer(nn.Module):
         Args:
             hidden: (B, S, H).
             *args: what the model's loop gives a layer besides.
-            **kwargs: likewise.
+            **kwargs: likewise; keys and values are kept where no gradient is asked for.
 
         Returns:
             (B, S, H), as the model's layers return it.
@@ -145,6 +146,11 @@ class StackLayer(nn.Module):
         Raises:
             UnsupportedInputError: an argument that the stack does not carry.
         """
+        cache = kwargs.get("past_key_values")
+        if can_keep(cache):
+            others = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
+            with keeping(self.stack, cache):
+                return self.view.result(self.stack(hidden, self.view.block_inputs(*args, **others)))
         return self.view.result(self.stack(hidden, self.view.block_inputs(*args, **kwargs)))
 
 
