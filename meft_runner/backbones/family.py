@@ -85,6 +85,7 @@ class Family:
         fused_attention: whether transformers can give its attention to a fused kernel.
         first_position: where a row's positions begin, of a configuration; what stands before them is not readable.
         image_marks: tokens that stand before an image's patches.
+        packs: whether positions that begin anew inside a row keep its texts apart, see `tasks/packing.py`.
         finish_tokenizer: makes a folder's tokenizer mark texts as the model's heads need it.
         finish_model: mends what a model of transformers cannot do as it is.
     """
@@ -102,6 +103,7 @@ class Family:
     fused_attention: bool = True
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     image_marks: int = 1
+    packs: bool = False
     finish_tokenizer: Callable[[PreTrainedTokenizerBase, PreTrainedConfig], None] = lambda tokenizer, config: None
     finish_model: Callable[[PreTrainedModel], None] = lambda model: None
 

@@ -27,7 +27,7 @@ from meft_runner.errors import UserError
 DESCRIPTIONS = (  # of a model and its inputs; small files, at the top of a repository
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "tokenizer.model", "spiece.model", "spm.model",
+    "tokenizer.model", "spiece.model", "spm.model", "chat_template.jinja",
 )  # fmt: skip
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")

@@ -48,12 +48,14 @@ class HubSource:
         choice: what was typed for it.
         repository: as the hub names it, owner/name.
         revision: branch, tag or commit; None for the newest commit.
+        takes_files: whether files of the user's take its place, not a folder.
     """
 
     group: str
     choice: str
     repository: str
     revision: str | None = None
+    takes_files: bool = False
 
     @property
     def kind(self) -> str:
@@ -63,6 +65,8 @@ class HubSource:
     @property
     def instead(self) -> str:
         """What takes the hub's place."""
+        if self.takes_files:
+            return "set task.train_file=FILE in place of task.hub"
         return {
             "backbone": "set backbone.path=DIR to a local folder of that model",
             "task": "set task.data_dir=DIR to a local folder with its splits",

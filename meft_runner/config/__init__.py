@@ -8,6 +8,14 @@ from meft_runner.config import resolvers
 from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
 from meft_runner.config.coupling import LEARNED
 from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
+from meft_runner.config.language_tasks import (
+    AnswerSettings,
+    ChatSettings,
+    InstructSettings,
+    LanguageSettings,
+    LmSettings,
+    TooLong,
+)
 from meft_runner.config.methods import (
     METHODS,
     FullSettings,
@@ -34,28 +42,25 @@ from meft_runner.config.run import (
     WeightForm,
     register,
 )
+from meft_runner.config.task_base import Head, Metric, SplitSettings, TaskSettings
 from meft_runner.config.tasks import (
     TASKS,
     ChoiceSettings,
     DemoSettings,
     GlueSettings,
-    Head,
     ImageSettings,
-    Metric,
-    SplitSettings,
     SquadSettings,
-    TaskSettings,
     TextSettings,
     kind_of,
     kind_with,
 )
 
 __all__ = [
-    "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "TASKS", "Attention", "BackboneSettings",
-    "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings", "Head", "Ia3Settings",
-    "ImageSettings", "Kernel", "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric",
-    "Norm", "PeftReversal", "PeftSettings", "Precision", "Reversal", "Settings", "SplitSettings", "SquadSettings",
-    "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TrainingSettings", "VeraSettings",
-    "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers",
-    "result_settings",
+    "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "TASKS", "AnswerSettings", "Attention",
+    "BackboneSettings", "ChatSettings", "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings",
+    "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings", "Logger",
+    "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
+    "PeftSettings", "Precision", "Reversal", "Settings", "SplitSettings", "SquadSettings", "Study", "Sweep",
+    "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings", "VeraSettings", "WeightForm",
+    "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings",
 ]  # fmt: skip

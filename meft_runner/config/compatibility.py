@@ -5,12 +5,13 @@ from functools import cache
 
 from meft_runner.config.directory import read_group
 from meft_runner.config.run import BackboneSettings
-from meft_runner.config.tasks import TASKS, Head, TaskSettings
+from meft_runner.config.task_base import Head, TaskSettings
+from meft_runner.config.tasks import TASKS
 from meft_runner.errors import UserError
 
 _WORDS = {  # what a model does with a head, and a command line
     Head.classification: ("classify one or two texts", "meft-run backbone=roberta task=rte"),
-    Head.lm: ("rank answers by likelihood", "meft-run backbone=opt task=piqa"),
+    Head.lm: ("write texts, or rank answers by likelihood", "meft-run backbone=opt task=piqa"),
     Head.span: ("mark an answer in a text", "meft-run backbone=bart task=squad"),
     Head.image: ("classify images", "meft-run backbone=vit task=svhn"),
 }

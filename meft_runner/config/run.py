@@ -9,7 +9,8 @@ from omegaconf import MISSING
 
 from meft_runner.config.fields import COUNT, notes_of, setting
 from meft_runner.config.methods import METHOD_KINDS, MethodSettings
-from meft_runner.config.tasks import TASKS, Head, TaskSettings
+from meft_runner.config.task_base import Head, TaskSettings
+from meft_runner.config.tasks import TASKS
 
 Precision = Enum("Precision", ["fp32", "bf16", "fp16"])
 Attention = Enum("Attention", ["sdpa", "eager"])

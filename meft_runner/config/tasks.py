@@ -2,60 +2,17 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from typing import ClassVar
 
 from omegaconf import MISSING
 
-from meft_runner.config.fields import COUNT, setting
+from meft_runner.config.fields import setting
+from meft_runner.config.language_tasks import ChatSettings, InstructSettings, LmSettings
+from meft_runner.config.task_base import FROM_THE_HUB, Head, Metric, SplitSettings, TaskSettings
 
-Head = Enum("Head", ["classification", "lm", "span", "image"])  # what a model is to do
-Metric = Enum("Metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
-
-
-_FROM_THE_HUB = {"task.data_dir": (None,)}
-_OTHER_ROWS = "task.data_dir=DIR reads other rows."
 _OTHER_COLUMNS = "task=text reads files of yours with any columns and classes."
 _LEADERBOARD = "The leaderboard wants it so."
 _IN_PREDICTING = {"task.predict_test": (True,)}
-
-
-@dataclass
-class TaskSettings:
-    """A data set, how its rows become inputs, and how answers are scored.
-
-    Attributes:
-        name: what is typed.
-        max_train_rows: rows of the training split that are used; None for all.
-        max_eval_rows: rows of each development split that are used; None for all.
-    """
-
-    head: ClassVar[Head]  # what a model is to do for tasks of this kind
-    version: ClassVar[int]  # of what rows become; raised when the same rows become other model inputs
-    name: str = setting(MISSING, fixed="Choose one with task=NAME.")
-    max_train_rows: int | None = setting(None, COUNT)
-    max_eval_rows: int | None = setting(None, COUNT)
-
-
-@dataclass
-class SplitSettings(TaskSettings):
-    """A published data set, which comes in splits.
-
-    Attributes:
-        hub: repository on the data hub.
-        hub_config: configuration of that repository.
-        revision: commit, branch or tag of that repository; None for the newest.
-        data_dir: folder with `<split>.jsonl` files that takes the hub's place.
-        train_split: name of the training split.
-        eval_splits: names of the development splits; the first gives the score.
-    """
-
-    hub: str = setting(MISSING, only=_FROM_THE_HUB, fixed=_OTHER_ROWS)
-    hub_config: str | None = setting(None, only=_FROM_THE_HUB, fixed=_OTHER_ROWS)
-    revision: str | None = setting(None, only=_FROM_THE_HUB)
-    data_dir: str | None = setting(None, path=True)
-    train_split: str = "train"
-    eval_splits: list[str] = field(default_factory=lambda: ["validation"])
 
 
 @dataclass
@@ -172,8 +129,8 @@ class ImageSettings(SplitSettings):
 
     head = Head.image
     version: ClassVar[int] = 1
-    image_column: str = setting("image", only=_FROM_THE_HUB)
-    label_column: str = setting("label", only=_FROM_THE_HUB)
+    image_column: str = setting("image", only=FROM_THE_HUB)
+    label_column: str = setting("label", only=FROM_THE_HUB)
     classes: list[str] = field(default_factory=list)
 
 
@@ -184,6 +141,9 @@ TASKS: dict[str, type[TaskSettings]] = {
     "choice": ChoiceSettings,
     "squad": SquadSettings,
     "image": ImageSettings,
+    "lm": LmSettings,
+    "instruct": InstructSettings,
+    "chat": ChatSettings,
 }  # by the kind of task
 
 

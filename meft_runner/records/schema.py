@@ -32,10 +32,22 @@ class Environment(Part):
 
 
 class Split(Part):
-    """The rows of a split that were used: how many, and a digest of their content and order."""
+    """The rows of a split that were used, and a digest of their content and order.
+
+    Attributes:
+        rows: how many.
+        tokens: of all rows, where a model learns to write them.
+        learnt_tokens: those of them that it learns.
+        cut: rows that were longer than the longest allowed.
+        left_out: rows in which that has left nothing to learn.
+    """
 
     rows: Count
     fingerprint: str
+    tokens: Count | None = None
+    learnt_tokens: Count | None = None
+    cut: Count | None = None
+    left_out: Count | None = None
 
 
 class Data(Part):
@@ -49,6 +61,7 @@ class Data(Part):
         version: of the task's prompts and preprocessing.
         labels: what is predicted, in words; None where nothing is classified.
         splits: what was used of each split.
+        notes: what else there is to say of the rows, a sentence each.
     """
 
     source: str | None = None
@@ -58,6 +71,7 @@ class Data(Part):
     version: int | None = None
     labels: str | None = None
     splits: dict[str, Split] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
 
 class Epoch(Part):
@@ -81,6 +95,11 @@ class Scores(Part):
     best: Share | None
     final: Share | None = None
     history: list[Epoch]
+
+    @property
+    def best_epoch(self) -> Epoch | None:
+        """The first epoch with the best score; None where there is none."""
+        return next((epoch for epoch in self.history if epoch.metrics.get(self.metric) == self.best), None)
 
 
 class Parameters(Part):

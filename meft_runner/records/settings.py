@@ -41,6 +41,7 @@ class TaskConfig(Part):
     train_file: str | None = None
     eval_file: str | None = None
     data_dir: str | None = None
+    hub: str | None = None
     max_train_rows: Count | None = None
     max_eval_rows: Count | None = None
 

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING
 
-from meft_runner.config import DEPTH_NAMES, METHODS, WeightForm, kind_with
+from meft_runner.config import DEPTH_NAMES, METHODS, TASKS, LanguageSettings, WeightForm, kind_with
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.apart import Label, digest, file_name, one_line, told_apart
 from meft_runner.run.composing import method_defaults
 
+LANGUAGE_KINDS = tuple(kind for kind, schema in TASKS.items() if issubclass(schema, LanguageSettings))
 _EXACT = 2**53  # integers below it are floating-point numbers
 
 
@@ -87,6 +88,7 @@ def _task_label(record: CompleteRecord) -> Label:
     task = record.config.task
     marks = ["synthetic"] if record.data.synthetic else []
     marks += [file_name(task.train_file)] if task.train_file else []
+    marks += [task.hub] if task.hub and task.name in LANGUAGE_KINDS and not task.train_file else []
     limits = {} if record.data.synthetic else {"rows": task.max_train_rows, "development rows": task.max_eval_rows}
     return Label(task.name, (*marks, *(f"{limit} {what}" for what, limit in limits.items() if limit is not None)))
 

@@ -28,7 +28,7 @@ from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
 
 _REPORT = "report.html"
-_PRINTED = ("scores", "qa", "memory", "starting_point", "plain_model", "reversal")
+_PRINTED = ("scores", "qa", "language", "memory", "starting_point", "plain_model", "reversal")
 _BRIEF = {"memory": memory_tables.brief, "starting_point": starting_point.brief}
 
 
@@ -74,6 +74,13 @@ TABLES = {
         "Best development scores, question answering (%)",
         "In the same form. acc: the answer with the largest log-likelihood is the right one.",
         score_tables.qa_table,
+    ),
+    "language": TablePart(
+        "Texts, completions and conversations, at the best epoch",
+        "Of the development rows' learnt tokens: loss a token in nats, perplexity, and the share that the model holds "
+        "for the likeliest; where it was asked to answer, the share of answers that are exactly the expected ones. The "
+        "best epoch is the one with the lowest loss.",
+        score_tables.language_table,
     ),
     "memory": TablePart(
         "Memory of a training step",

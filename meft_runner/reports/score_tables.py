@@ -7,23 +7,58 @@ from typing import Any
 import pandas as pd
 
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_labels, in_method_order, method_label, task_kind, task_labels
+from meft_runner.reports.labels import (
+    LANGUAGE_KINDS,
+    backbone_labels,
+    in_method_order,
+    method_label,
+    task_kind,
+    task_labels,
+)
 from meft_runner.reports.published import published_scores
 from meft_runner.reports.selection import CELL, averages, chosen_runs, scored_runs
 from meft_runner.run.console import DASH, rounded
 
 _CHOICE = "choice"  # a kind of task
+_OF_TEXTS = {  # metrics of language models: their columns, and digits
+    "loss": ("loss", 3),
+    "perplexity": ("perplexity", 2),
+    "token_accuracy": ("token accuracy (%)", 1),
+    "exact_match": ("exact match (%)", 1),
+}
 _DIFFERENCES = {"average - full": "full", "average - lora": "lora"}
 
 
 def glue_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
-    """Returns the `score_table` of all tasks but those of choices."""
-    return score_table([record for record in records if task_kind(record) != _CHOICE])
+    """Returns the `score_table` of all tasks but those of choices and of texts."""
+    return score_table([record for record in records if task_kind(record) not in (_CHOICE, *LANGUAGE_KINDS)])
 
 
 def qa_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the `score_table` of the tasks that choose one of several answers, which the paper has apart."""
     return score_table([record for record in records if task_kind(record) == _CHOICE])
+
+
+def language_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
+    """Returns what language models score on texts, completions and conversations: a row a method and task.
+
+    The chosen setting's seeds, each at its best epoch: means and deviations of the loss a token in nats, perplexity,
+    token accuracy, and exact matches of answers where they were asked for.
+    """
+    runs = chosen_runs(scored_runs([record for record in records if task_kind(record) in LANGUAGE_KINDS]))
+    if runs.empty:
+        return pd.DataFrame()
+    epochs = runs["record"].map(lambda record: record.scores.best_epoch)
+    columns = {}
+    for name, (column, digits) in _OF_TEXTS.items():
+        values = epochs.map(lambda epoch, name=name: epoch and epoch.metrics.get(name)).astype(float)
+        if values.notna().any():
+            factor = 100 if column.endswith("(%)") else 1
+            columns[column] = score_texts(runs.assign(value=factor * values).groupby(CELL)["value"], digits)
+    table = in_method_order(pd.DataFrame(columns).reset_index())
+    table["task"] = table["task"].str.rsplit(n=1).str[0]  # without the metric that chooses the epoch
+    ordered = table.sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+    return ordered[["backbone", "task", "method", *columns]]
 
 
 def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -80,18 +115,18 @@ def loss_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     return in_method_order(pd.DataFrame(rows).fillna(DASH)) if rows else pd.DataFrame()
 
 
-def score_texts(groups: Any) -> pd.Series:
+def score_texts(groups: Any, digits: int = 1) -> pd.Series:
     """Writes the scores of each group of a column of them: mean, deviation and number."""
     cells = groups.agg(["mean", "std", "count", "size"])
-    return pd.Series([score_text(cell) for _, cell in cells.iterrows()], index=cells.index, dtype=object)
+    return pd.Series([score_text(cell, digits) for _, cell in cells.iterrows()], index=cells.index, dtype=object)
 
 
-def score_text(cell: pd.Series) -> str:
+def score_text(cell: pd.Series, digits: int = 1) -> str:
     """Writes `mean` and `std` of one cell, of whose runs (`size`) so many (`count`) have a score that is defined."""
     defined, seeds = int(cell["count"]), int(cell["size"])
     if defined == 0:
         return DASH
-    mean = f"{cell['mean']:.1f}" if defined == 1 else f"{cell['mean']:.1f} ± {cell['std']:.1f}"
+    mean = f"{cell['mean']:.{digits}f}" + ("" if defined == 1 else f" ± {cell['std']:.{digits}f}")
     if defined < seeds:
         return f"{mean} (n={defined} of {seeds})"
     return mean if seeds == 1 else f"{mean} (n={seeds})"

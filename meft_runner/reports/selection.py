@@ -11,7 +11,7 @@ import pandas as pd
 
 from meft_runner.config import result_settings
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_labels, method_label, task_labels
+from meft_runner.reports.labels import LANGUAGE_KINDS, backbone_labels, method_label, task_kind, task_labels
 
 CELL = ["backbone", "method", "task"]  # of a score table
 
@@ -51,7 +51,9 @@ def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def averages(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns the average score over all tasks of a backbone, made-up ones left out, of each method that has them all.
+    """Returns the average score over all tasks of a backbone of each method that has them all.
+
+    Made-up tasks are left out, and texts, whose score is no share of right answers.
 
     Args:
         runs: chosen ones.
@@ -60,8 +62,8 @@ def averages(runs: pd.DataFrame) -> pd.DataFrame:
         Columns `backbone`, `method`, `score`; a row a seed where every task has a score of it, otherwise one row, the
         average of the tasks' means.
     """
-    made_up = runs.loc[[record.data.synthetic for record in runs["record"]], "task"]
-    real = runs[~runs["task"].isin(made_up)]
+    left_out = [record.data.synthetic or task_kind(record) in LANGUAGE_KINDS for record in runs["record"]]
+    real = runs[~runs["task"].isin(runs.loc[left_out, "task"])]
     rows = []
     for backbone, tasks in real.groupby("backbone"):
         for method, part in tasks.groupby("method"):

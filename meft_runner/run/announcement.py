@@ -22,10 +22,12 @@ def show_run(settings: Settings, directory: Path, screen: Screen) -> None:
 
 
 def show_rows(data: TaskData, described: Data, screen: Screen) -> None:
-    """Prints how many rows there are and what their labels are."""
+    """Prints how many rows there are and what their labels are, and what else is to be known of them."""
     scored = " and ".join(f"{len(split.rows):,} of {name}" for name, split in data.evaluation.items())
     labels = f"; {described.labels}" if described.labels else ""
     screen.line("rows", f"{len(data.train):,} to train on, {scored} to score{labels}")
+    for note in described.notes:
+        screen.line("note", note)
 
 
 def show_training(settings: Settings, planned: Plan, screen: Screen) -> None:

@@ -138,12 +138,18 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
         logging_strategy="epoch",
         logging_nan_inf_filter=False,  # it would hide a loss that is not finite
         disable_tqdm=True,  # the run's console shows the progress
-        include_num_input_tokens_seen="non_padding" if "length" in data.train.column_names else "no",
+        include_num_input_tokens_seen=_tokens_counted(data),
         report_to=[],  # trackers are ours: the same names for each of them
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _tokens_counted(data: TaskData) -> str:
+    """Returns which tokens count as seen: those that no mask hides; packed rows have no mask, and little padding."""
+    columns = data.train.column_names
+    return "all" if "position_ids" in columns else "non_padding" if "length" in columns else "no"
 
 
 def adapter_description(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from meft_runner.config import PeftReversal
-from meft_runner.records.schema import CompleteRecord, Reversal
+from meft_runner.records.schema import CompleteRecord, Reversal, Scores
 
 DASH = "-"
 MIB = 2**20
@@ -22,6 +22,7 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
     if record.scores is not None:
         rows[f"best {record.scores.metric} (%)"] = percent(record.scores.best)
         rows[f"final {record.scores.metric} (%)"] = percent(record.scores.final)
+        rows |= _language_rows(record.scores)
     rows["trainable parameters"] = f"{trainable:,} ({100 * trainable / total:.2f} % of {total:,})"
     if record.memory is not None:
         memory = record.memory
@@ -48,6 +49,16 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
     else:
         rows["reversal check"] = _reversal_text(record.reversal)
     return pd.DataFrame({"figure": rows.keys(), "value": rows.values()})
+
+
+def _language_rows(scores: Scores) -> dict[str, str]:
+    """Returns what a language model's best epoch has scored besides; nothing of other models."""
+    best = scores.best_epoch
+    if best is None or "perplexity" not in best.metrics:
+        return {}
+    rows = {name: rounded(best.metrics.get(name), 3) for name in ("loss", "perplexity")}
+    shares = {name: best.metrics[name] for name in ("token_accuracy", "exact_match") if name in best.metrics}
+    return rows | {f"{name} (%)": percent(value) for name, value in shares.items()}
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:

@@ -112,7 +112,7 @@ class _Training(TrainerCallback):
 
 
 def _written(name: str, value: float | None) -> str:
-    """Writes a loss as a number and a score in percent; a dash where it is not defined."""
+    """Writes a loss and what follows from it as a number, a score in percent; a dash where it is not defined."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if "loss" in name else f"{100 * value:.1f}"
+    return f"{value:.4g}" if "loss" in name or "perplexity" in name else f"{100 * value:.1f}"

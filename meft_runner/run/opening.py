@@ -8,12 +8,12 @@ from torch import nn
 from transformers import set_seed
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.backbones.loading import load_model
+from meft_runner.backbones.loading import load_config, load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.backbones.weights import check_installed
-from meft_runner.config import Head, Precision, Settings, WeightForm, identity
+from meft_runner.config import Head, LanguageSettings, Precision, Settings, WeightForm, identity
 from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
@@ -108,4 +108,17 @@ def _load_processor(settings: Settings, source: str) -> Any:
     task = settings.task
     if task.head is Head.image:
         return load_image_processor(settings.backbone, source)
+    if isinstance(task, LanguageSettings) and task.pack:
+        _check_packs(settings, source)
     return load_tokenizer(settings.backbone, source, task.max_length)  # type: ignore[attr-defined]  # all others have it
+
+
+def _check_packs(settings: Settings, source: str) -> None:
+    """Makes sure that a model can read several texts in a row without one seeing another."""
+    model_type = load_config(settings.backbone, source).model_type
+    if not FAMILIES[model_type].packs:
+        able = ", ".join(name for name, family in FAMILIES.items() if family.packs)
+        raise UserError(
+            f"task.pack=true: the attention of {model_type} models does not keep packed rows apart, that of {able} "
+            "does. Take another backbone, or leave it out."
+        )

@@ -19,7 +19,7 @@ from meft_runner.records.schema import CompleteRecord, File
 ADAPTER = "adapter"  # the folder of trained weights, in that of the run
 _MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)"
-    r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|spiece\.model"
+    r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|sp(iece|m)\.model|chat_template\.jinja"
 )
 
 
@@ -113,7 +113,7 @@ def _sources(settings: Settings) -> Iterator[tuple[str, Path]]:
             if _MODEL_FILES.fullmatch(path.name):
                 yield f"backbone.path/{path.name}", path
     task = settings.task
-    for setting in ("train_file", "eval_file"):
+    for setting in ("train_file", "eval_file", "chat_template"):
         path = Path(getattr(task, setting, None) or "")
         if path.is_file():  # what is none is refused when it is read
             yield f"task.{setting}/{path.name}", path

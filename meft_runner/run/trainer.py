@@ -111,7 +111,12 @@ class MeftTrainer(Trainer):
         self.compute_metrics = split.score if split else None
         # BART returns its encoder's states besides, which would be gathered over the whole split.
         ignored = ["past_key_values", "encoder_last_hidden_state"]
-        return super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
+        output = super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
+        if split is not None and split.by_model is not None and output.metrics is not None:
+            with self.compute_loss_context_manager():  # autocast, as of predictions
+                found = split.by_model(self.model)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Returns the parameters that weight decay pulls to zero: not learned merge weights, which belong near 1."""

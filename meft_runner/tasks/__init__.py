@@ -4,15 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from meft_runner.config import (
+    ChatSettings,
     ChoiceSettings,
     DemoSettings,
     GlueSettings,
     ImageSettings,
+    InstructSettings,
+    LmSettings,
     SquadSettings,
     TaskSettings,
     TextSettings,
 )
-from meft_runner.tasks import choice, demo, glue, images, squad, text
+from meft_runner.tasks import choice, demo, glue, images, language, squad, text
 from meft_runner.tasks.data import AnswerFile, EvalSplit, TaskData
 
 _LOADERS: dict[type[TaskSettings], Callable[[Any, Any], TaskData]] = {
@@ -22,6 +25,9 @@ _LOADERS: dict[type[TaskSettings], Callable[[Any, Any], TaskData]] = {
     ChoiceSettings: choice.load,
     SquadSettings: squad.load,
     ImageSettings: images.load,
+    LmSettings: language.load,
+    InstructSettings: language.load,
+    ChatSettings: language.load,
 }
 
 

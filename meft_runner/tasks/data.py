@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch import nn
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.config import Head, SplitSettings
@@ -22,10 +23,12 @@ class EvalSplit:
     Attributes:
         rows: model inputs with labels, in the order in which they are predicted.
         score: turns the predictions for these rows into metrics, as fractions.
+        by_model: further metrics, for which the model itself is asked.
     """
 
     rows: Dataset
     score: Score
+    by_model: Callable[[nn.Module], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pyarrow import ArrowException
 
 from meft_runner.backbones.hub import commit_of, explained, lacking, unreadable
 from meft_runner.backbones.hub_errors import HubSource
-from meft_runner.config import SplitSettings
+from meft_runner.config import LanguageSettings, SplitSettings
 from meft_runner.errors import UserError, in_brief
 from meft_runner.tasks.data import Row, row_limits
 from meft_runner.tasks.files import read_file
@@ -114,7 +114,7 @@ def split_path(task: SplitSettings, split: str, *names: str) -> Path:
     raise UserError(f"task.data_dir={folder}: {' or '.join(names)} is missing (found: {found}). Add the {split} split.")
 
 
-def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> tuple[Dataset, str]:
+def load_hub_split(task: SplitSettings | LanguageSettings, split: str, limit: int | None) -> tuple[Dataset, str]:
     """Loads a split from the hub.
 
     Returns:
@@ -123,10 +123,11 @@ def load_hub_split(task: SplitSettings, split: str, limit: int | None) -> tuple[
     Raises:
         UserError: it cannot be had, or the cache holds another revision and the hub cannot be reached.
     """
-    source = HubSource("task", task.name, task.hub, task.revision)
+    takes_files = isinstance(task, LanguageSettings)
+    source = HubSource("task", task.name, str(task.hub), task.revision, takes_files)
     commit = commit_of(source)
     with explained(source, (DatasetsError, ArrowException)):
-        builder = load_dataset_builder(task.hub, task.hub_config, revision=commit)
+        builder = load_dataset_builder(source.repository, task.hub_config, revision=commit)
         if builder.hash != commit:  # the library takes the rows it has prepared last, whatever their revision
             what = f"the hub cannot be reached, and the cache holds revision {builder.hash} in place of {commit}"
             raise UserError(source.line(what, f"Set task.revision={builder.hash}"))

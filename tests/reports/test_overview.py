@@ -9,7 +9,7 @@ from meft_runner.config import TablesSettings
 from meft_runner.errors import UserError
 from meft_runner.records.record import write_record
 from meft_runner.reports.overview import FIGURES, TABLES, make_figures, make_overview, make_tables
-from tests.helpers.records import record, started, study
+from tests.helpers.records import of_texts, record, started, study
 
 TWO = ("rte", "cola")
 
@@ -22,7 +22,7 @@ def everything():
     return [
         record(0.5, history=[(0.5, 0.5)]), record(0.6, "method.frozen_layers=2"), long,
         record(0.6, "backbone.repeat=2"), record(0.6, "backbone=opt", "task=piqa", metric="acc"),
-        record(0.6, "method=ia3", "method.init_noise=0.1", **begun),
+        record(0.6, "method=ia3", "method.init_noise=0.1", **begun), of_texts(2.0, "task=lm"),
         *(record(0.6, "method=lora", "method.reversal=exact", f"task={task}", **begun, **coupled) for task in TWO),
         study([0.1, 0.1]), study([0.1] * 4, "backbone.repeat=2"),
     ]  # fmt: skip

@@ -1,7 +1,15 @@
 import pytest
 
-from meft_runner.reports.score_tables import glue_table, hyperparameter_table, loss_table, qa_table, score_table
-from tests.helpers.records import record, study
+from meft_runner.reports.score_tables import (
+    glue_table,
+    hyperparameter_table,
+    language_table,
+    loss_table,
+    qa_table,
+    score_table,
+)
+from meft_runner.reports.selection import averages, scored_runs
+from tests.helpers.records import of_texts, record, study
 
 
 def column(table, name):
@@ -168,3 +176,26 @@ def test_training_losses_by_epoch():
     assert table["method"].tolist() == ["full", "lora", "meft1"]
     assert table["epoch 1"].tolist() == ["0.700", "-", "0.500"]
     assert table["epoch 2"].tolist() == ["0.650", "-", "-"]
+
+
+def test_what_language_models_score_at_their_best_epoch_stands_by_itself():
+    chat = ("task=chat", "task.train_file=mine.jsonl")
+    records = [
+        of_texts(2.0, *chat, "method=lora", "seed=1", epochs=3, token_accuracy=0.5, exact_match=0.25),
+        of_texts(3.0, *chat, "method=lora", "seed=2", epochs=1, token_accuracy=0.6, exact_match=0.75),
+        of_texts(1.0, *chat, "method=full"),
+        of_texts(1.5, "task=lm", "task.hub=someone/texts", "method=full"),
+        record(0.5, "backbone=opt", "task=rte", "method=full"),
+    ]
+    table = language_table(records)
+    assert table.iloc[1].to_dict() == {
+        "backbone": "opt", "task": "chat (mine.jsonl)", "method": "lora", "loss": "2.500 \u00b1 0.707 (n=2)",
+        "perplexity": "13.74 \u00b1 8.98 (n=2)", "token accuracy (%)": "55.0 \u00b1 7.1 (n=2)",
+        "exact match (%)": "50.0 \u00b1 35.4 (n=2)",
+    }  # fmt: skip
+    assert table["task"].tolist() == ["chat (mine.jsonl)", "chat (mine.jsonl)", "lm (someone/texts)"]
+    assert table["exact match (%)"].tolist()[::2] == ["-", "-"]
+    assert set(glue_table(records)) >= {"rte accuracy", "average"}
+    assert not any("chat" in column for column in glue_table(records))
+    assert averages(scored_runs(records))["score"].tolist() == [50.0]
+    assert language_table([record(0.5)]).empty

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from meft_runner.config import TASKS, Head
-from meft_runner.config.compatibility import services
+from meft_runner.config import TASKS
+from meft_runner.config.directory import read_group
 from meft_runner.tasks import load_task
 from meft_runner.tasks.choice import FORMS
 from tests.helpers.composed import settings
-from tests.helpers.folders import byte_tokenizer, make_image_rows, make_squad_rows, write_lines
+from tests.helpers.folders import make_image_rows, make_squad_rows, write_lines
+from tests.helpers.language import LANGUAGE_ROWS, chat_tokenizer
 from tests.helpers.question_rows import ROWS
 
 # The version of each kind of task, and the digest of the model inputs that the rows below become. Where a change of
@@ -25,6 +27,9 @@ INPUTS = {
     "choice": (1, "7bf322778c7935a9"),
     "squad": (1, "5f54c30586092739"),
     "image": (1, "e23399f3963e3345"),
+    "lm": (1, "a5da74b9a0f29485"),
+    "instruct": (1, "4cb406c887394b36"),
+    "chat": (1, "dcd53609a135e95b"),
 }
 
 LABELLED = [{"text": f"the {word} number", "label": word} for word in ("second", "first", "second")]
@@ -48,9 +53,16 @@ def loaded(kind, folder):
         "choice": lambda: [["backbone=opt", f"task={name}", both(folder / name, [ROWS[name]])] for name in ROWS],
         "squad": lambda: [["task=squad", f"task.data_dir={make_squad_rows(folder / 'squad')}"]],
         "image": lambda: [["backbone=vit", "task=images", f"task.data_dir={make_image_rows(folder / 'images')}"]],
+        **{kind: partial(language_overrides, kind, folder) for kind in LANGUAGE_ROWS},
     }[kind]()
-    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}) if kind == "image" else byte_tokenizer()
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}) if kind == "image" else chat_tokenizer()
     return [load_task(settings(*chosen).task, processor) for chosen in overrides]
+
+
+def language_overrides(kind, folder):
+    write_lines(folder / "rows.jsonl", LANGUAGE_ROWS[kind] * 4)
+    file = f"task.train_file={folder / 'rows.jsonl'}"
+    return [["backbone=opt", f"task={kind}", file, *more] for more in ([], ["task.pack=true", "task.max_length=64"])]
 
 
 def plain(row):
@@ -77,6 +89,9 @@ def test_model_inputs_change_with_the_version(kind, tmp_path):
         ("choice", None),
         ("squad", None),
         ("image", "classes dark, light"),
+        ("lm", "all tokens"),
+        ("instruct", "the completions"),
+        ("chat", "what the assistant says"),
     ],
 )
 def test_the_record_says_what_the_labels_are(kind, labels, tmp_path):
@@ -84,4 +99,5 @@ def test_the_record_says_what_the_labels_are(kind, labels, tmp_path):
 
 
 def test_every_question_answering_task_of_conf_has_its_prompt():
-    assert set(services()[Head.lm].tasks) == set(FORMS) == set(ROWS)
+    tasks = {name for name, content in read_group("task").items() if content["kind"] == "choice"}
+    assert tasks == set(FORMS) == set(ROWS)

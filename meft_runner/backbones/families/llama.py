@@ -68,6 +68,7 @@ def _family(model_type: str, causal: type[PreTrainedModel], classifier: type[Pre
         ia3_feedforward=r".*\.layers\.\d+\.mlp\.down_proj",
         dropout="attention_dropout",
         finish_tokenizer=separate_pairs,
+        packs=True,
     )
 
 

@@ -1,0 +1,173 @@
+"""Conversations as tokens, through a tokenizer's chat template, and which of them the assistant has said.
+
+Where the template marks what the assistant says (`{% generation %}`), the marks count. Where it does not, an answer is
+what follows the rendering of all messages before it with the beginning of an answer, which is what a model reads when
+it is asked; a template under which the one does not begin with the other is refused.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from meft_runner.config import ChatSettings
+from meft_runner.errors import UserError, first_line
+from meft_runner.tasks.data import Row
+from meft_runner.tasks.language_forms import COLUMNS, Tokens
+from meft_runner.tasks.rows import check_columns, check_filled
+
+Message = dict[str, str]
+_ROLES = ("system", "user", "assistant")
+_MARKS = re.compile(r"\{%-?\s*generation\b")
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)  # of whatever a template computes
+_OTHER_TEMPLATE = "Set task.chat_template=FILE to another Jinja template"
+
+
+class Conversations:
+    """Conversations whose assistant is learnt, with what the template writes after its turns up to the end token.
+
+    Args:
+        task: names a template of the user's, if there is one.
+        tokenizer: the backbone's.
+
+    Raises:
+        UserError: there is no chat template, or the file cannot be read.
+    """
+
+    learns = "what the assistant says"
+
+    def __init__(self, task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.template = _template(task, tokenizer)
+        if not tokenizer.is_fast:
+            raise UserError(
+                "task=chat: this tokenizer cannot tell which characters a token stands for. Save its tokenizer.json "
+                "into the backbone's folder, or take task=instruct."
+            )
+
+    def read(self, row: Row, where: str) -> Row:
+        """Returns the messages."""
+        check_columns(row, COLUMNS["chat"], where)
+        (column,) = COLUMNS["chat"]
+        return {column: _messages(row[column], where)}
+
+    def encode(self, row: Row, where: str) -> list[Tokens]:
+        """Returns a conversation's tokens.
+
+        They are several rows where the template writes an earlier answer otherwise than the last one, as those of
+        models that think do: each answer is then learnt as it is written when it is the last.
+        """
+        if _MARKS.search(self.template):
+            return [self._by_marks(row["messages"], where)]
+        texts: list[tuple[str, list[tuple[int, int]]]] = []  # with the places of answers
+        for place, message in enumerate(row["messages"]):
+            if message["role"] != "assistant":
+                continue
+            before = self._rendered(row["messages"][:place], where, answer=True)
+            whole = self._rendered(row["messages"][: place + 1], where)
+            if not whole.startswith(before):
+                raise UserError(
+                    f"{where}, message {place + 1}: the chat template writes what comes before an answer differently "
+                    f"when the answer follows. {_OTHER_TEMPLATE}, for instance with {{% generation %}} marks."
+                )
+            earlier = texts.pop()[1] if texts and whole.startswith(texts[-1][0]) else []
+            texts.append((whole, [*earlier, (len(before), len(whole))]))
+        return [self._by_places(text, places) for text, places in texts]
+
+    def question(self, row: Row, where: str) -> tuple[list[int], str]:
+        """Returns the tokens before the last answer, and that answer."""
+        last = max(place for place, message in enumerate(row["messages"]) if message["role"] == "assistant")
+        text = self._rendered(row["messages"][:last], where, answer=True)
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids, row["messages"][last]["content"]
+
+    def _by_marks(self, messages: list[Message], where: str) -> Tokens:
+        found = self._applied(messages, where, return_dict=True, return_assistant_tokens_mask=True)
+        if not any(found["assistant_masks"]):
+            what = f"{where}: the chat template marks nothing that the assistant says by {{% generation %}}."
+            raise UserError(f"{what} {_OTHER_TEMPLATE}.")
+        return Tokens(found["input_ids"], [bool(mark) for mark in found["assistant_masks"]])
+
+    def _by_places(self, text: str, places: list[tuple[int, int]]) -> Tokens:
+        """Returns a text's tokens, of which those inside the places are learnt, up to the last end token in each."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, learnt = found["input_ids"], [False] * len(found["input_ids"])
+        for start, end in places:
+            inside = [n for n, (first, last) in enumerate(found["offset_mapping"]) if start <= first and last <= end]
+            ends = [n for n in inside if ids[n] == self.tokenizer.eos_token_id]
+            for n in inside:
+                learnt[n] = not ends or n <= ends[-1]
+        return Tokens(ids, learnt)
+
+    def _rendered(self, messages: list[Message], where: str, answer: bool = False) -> str:
+        return str(self._applied(messages, where, tokenize=False, add_generation_prompt=answer))
+
+    def _applied(self, messages: list[Message], where: str, **how: Any) -> Any:
+        try:
+            return self.tokenizer.apply_chat_template(messages, chat_template=self.template, **how)
+        except _TEMPLATE_ERRORS as error:
+            what = f"{where}: the chat template does not take this conversation ({first_line(error):.150})."
+            raise UserError(f"{what} Mend or remove that row. {_OTHER_TEMPLATE} if others fail too.") from error
+
+
+def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
+    if task.chat_template is not None:
+        try:
+            return Path(task.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise UserError(
+                f"task.chat_template={task.chat_template}: cannot be read ({reason}). Give a file of a Jinja template."
+            ) from error
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        raise UserError(
+            "task=chat: the backbone's tokenizer has no chat template. Set task.chat_template=FILE to a Jinja "
+            "template, or take task=instruct with prompts and completions."
+        ) from error
+
+
+def _messages(value: Any, where: str) -> list[Message]:
+    """Returns the messages of a row, each with role and content alone.
+
+    Raises:
+        UserError: one is not as it must be.
+    """
+    messages = _parsed(value) if isinstance(value, str) else value  # CSV and TSV have them as JSON in a cell
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where}: messages is {value!r:.60}, expected a list of {{role, content}}. Mend that row.")
+    before = None
+    for number, message in enumerate(messages, start=1):
+        _check_message(message, before, f"{where}, message {number}")
+        before = message["role"]
+    if not any(message["role"] == "assistant" for message in messages):
+        raise UserError(f"{where}: has no message of the assistant, so there is nothing to learn. Remove that row.")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _check_message(message: Any, before: str | None, where: str) -> None:
+    """Makes sure of one message, which comes after one of the role `before`."""
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+        raise UserError(f"{where}: is {message!r:.80}, expected role and content. Mend or remove that row.")
+    role = message["role"]
+    if role not in _ROLES:
+        raise UserError(f"{where}: role {role!r:.40} is not known, expected {', '.join(_ROLES)}. Rename it.")
+    fitting = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}[before]
+    if role not in fitting:
+        after = "comes first" if before is None else f"follows '{before}'"
+        raise UserError(
+            f"{where}: role '{role}' {after}, expected {' or '.join(fitting)}: user and assistant in turn, a system "
+            "message before them at the most. Mend or remove that row."
+        )
+    check_filled(message["content"], "content", where)

@@ -1,0 +1,135 @@
+"""Rows that a language model learns to write: texts, and prompts with completions, as tokens."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from meft_runner.backbones.answers import IGNORED
+from meft_runner.tasks.data import Row
+from meft_runner.tasks.rows import check_columns, check_filled
+
+COLUMNS = {"lm": ("text",), "instruct": ("prompt", "completion"), "chat": ("messages",)}  # by what is typed as task=
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row as tokens.
+
+    Attributes:
+        ids: what the model reads.
+        learnt: for each of them, whether it is learnt.
+    """
+
+    ids: list[int]
+    learnt: list[bool]
+
+    def labels(self, length: int) -> list[int]:
+        """Returns the labels of the first `length` tokens; the first has none, since nothing before it predicts it."""
+        pairs = zip(self.ids[1:length], self.learnt[1:length], strict=True)
+        return [IGNORED, *(token if learnt else IGNORED for token, learnt in pairs)]
+
+
+class Form(Protocol):
+    """What a kind of rows is, and how it becomes tokens."""
+
+    learns: str  # in words
+
+    def read(self, row: Row, where: str) -> Row:
+        """Returns what is read of a row.
+
+        Raises:
+            UserError: it is not as it must be; `where` is its place.
+        """
+
+    def encode(self, row: Row, where: str) -> list[Tokens]:
+        """Returns the rows of tokens that a row becomes.
+
+        Raises:
+            UserError: its answers cannot be found among its tokens.
+        """
+
+
+class AnswerForm(Form, Protocol):
+    """A kind of rows that have answers."""
+
+    def question(self, row: Row, where: str) -> tuple[list[int], str]:
+        """Returns the tokens before a row's last answer, and that answer."""
+
+
+class Texts:
+    """Texts, all of whose tokens are learnt, and then the end of the sequence."""
+
+    learns = "all tokens"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, row: Row, where: str) -> Row:
+        """Returns the text."""
+        return filled(row, COLUMNS["lm"], where)
+
+    def encode(self, row: Row, where: str) -> list[Tokens]:
+        """Returns the text's tokens."""
+        ids = [*text_tokens(self.tokenizer, row["text"]), *end_tokens(self.tokenizer)]
+        return [Tokens(ids, [True] * len(ids))]
+
+
+class Completions:
+    """Prompts with completions, which are learnt with the end of the sequence; nothing is put between the two."""
+
+    learns = "the completions"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, row: Row, where: str) -> Row:
+        """Returns prompt and completion."""
+        return filled(row, COLUMNS["instruct"], where)
+
+    def encode(self, row: Row, where: str) -> list[Tokens]:
+        """Returns the tokens of both.
+
+        The prompt's are those that it has by itself, as when a model is asked to complete it; the completion's are
+        those that follow them in both together, or its own where a token would span the two.
+        """
+        prompt = text_tokens(self.tokenizer, row["prompt"])
+        answer = text_tokens(self.tokenizer, row["prompt"] + row["completion"])
+        if len(answer) > len(prompt) and answer[: len(prompt)] == prompt:
+            answer = answer[len(prompt) :]
+        else:
+            answer = self.tokenizer(row["completion"], add_special_tokens=False, verbose=False)["input_ids"]
+        answer = [*answer, *end_tokens(self.tokenizer)]
+        return [Tokens(prompt + answer, [False] * len(prompt) + [True] * len(answer))]
+
+    def question(self, row: Row, where: str) -> tuple[list[int], str]:
+        """Returns the prompt's tokens and the completion."""
+        return text_tokens(self.tokenizer, row["prompt"]), row["completion"]
+
+
+def filled(row: Row, columns: tuple[str, ...], where: str) -> Row:
+    """Returns some columns of a row.
+
+    Raises:
+        UserError: one of them is missing, is not text, or is empty.
+    """
+    check_columns(row, columns, where)
+    for column in columns:
+        check_filled(row[column], column, where)
+    return {column: row[column] for column in columns}
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Returns a text's tokens, begun as the tokenizer begins a sequence, once at the most, and not ended."""
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    while begin is not None and ids[:2] == [begin, begin]:  # the text has one of its own
+        ids = ids[1:]
+    while len(ids) > 1 and ids[-1] == end:
+        ids = ids[:-1]
+    return ids
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the token that ends a sequence, in a list, which is empty where the tokenizer has none."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
