@@ -17,6 +17,11 @@ def mostly_slow(methods, *quick):
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in methods]
 
 
+def slow(*values):
+    """Returns a parameter of the longer tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def run(tmp_path, backbone, kind, *overrides):
     """Runs and returns the settings and the record."""
     model = make_model_folder(tmp_path / "model", kind)
@@ -36,7 +41,8 @@ def check(record, method, metric):
 
 @pytest.mark.parametrize("method", mostly_slow(METHODS, "lora", "meft3"))
 @pytest.mark.parametrize(("backbone", "kind"), [("bart", "bart"), ("opt_125m", "opt"), ("opt_125m", "opt-postln"),
-                                                ("deberta_v3_base", "deberta")])  # fmt: skip
+                                                ("deberta_v3_base", "deberta"), ("smollm2_135m", "llama"),
+                                                slow("qwen3_0b6", "qwen3"), slow("mistral_7b", "qwen2")])  # fmt: skip
 def test_classification(tmp_path, rte_folder, backbone, kind, method):
     task = ("task=rte", f"task.data_dir={rte_folder}", "task.max_length=100", f"method={method}")
     _, record = run(tmp_path, backbone, kind, *task, "training.max_steps=2")

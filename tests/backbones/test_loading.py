@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BartForSequenceClassification, OPTForCausalLM, RobertaModel
+from transformers import BartForSequenceClassification, LlamaForCausalLM, OPTForCausalLM, RobertaModel
 
 from meft_runner.backbones import positions
 from meft_runner.backbones.loading import load_model
@@ -131,6 +131,7 @@ def test_older_weight_files_are_read_without_running_their_code(tmp_path):
         ("bart", Head.span, "BartForQuestionAnswering"),
         ("opt", Head.classification, "OPTForSequenceClassification"),
         ("opt", Head.lm, "OPTForAnswers"),
+        ("llama", Head.classification, "LlamaForSequenceClassification"),
         ("vit", Head.image, "ViTForImageClassification"),
         ("deit", Head.image, "DeiTForImageClassification"),
     ],
@@ -139,7 +140,7 @@ def test_every_head(tmp_path, kind, head, name):
     tiny_model(kind).save_pretrained(tmp_path)
     if head is Head.lm:
         OPTForCausalLM(tiny_config("opt")).save_pretrained(tmp_path)
-    backbone = settings(name=kind, model_types=["bart", "opt", "vit", "deit"], path=str(tmp_path))
+    backbone = settings(name=kind, model_types=["bart", "opt", "vit", "deit", "llama"], path=str(tmp_path))
     loaded = load_model(backbone, find_source(backbone), head, 4)
     assert type(loaded).__name__ == name
     assert not getattr(loaded.config, "use_cache", False)
@@ -154,6 +155,20 @@ def test_a_model_without_padding_token_gets_one(tmp_path):
     tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
     assert tokenizer.pad_token_id == load_model(backbone, str(tmp_path), Head.lm, 1).config.pad_token_id == 0
     assert tokenizer.model_max_length == 66
+
+
+@pytest.mark.parametrize("pad", [None, 1])
+def test_a_word_that_fills_rows_up_trains_like_any_other(tmp_path, pad):
+    config = tiny_config("llama")
+    config.pad_token_id = pad
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    backbone = settings(name="llama", model_types=["llama"], path=str(tmp_path))
+    model = load_model(backbone, str(tmp_path), Head.classification, 2)
+    ids = torch.tensor([[0, 1, 5], [6, 1, 0]])
+    model(ids, torch.ones_like(ids), torch.tensor([0, 1])).loss.backward()
+    gradient = model.get_input_embeddings().weight.grad
+    assert gradient[[0, 5, 6]].any(1).all()
+    assert gradient[1].any() == (pad is None)
 
 
 def test_images_are_scaled_to_the_size_of_the_model(tmp_path):

@@ -5,10 +5,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tokenizers import ByteLevelBPETokenizer
-from tokenizers.processors import RobertaProcessing
-from transformers import PreTrainedTokenizerFast
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.helpers.models import MODELS, tiny_config
 
@@ -30,6 +31,22 @@ def make_opt_folder(folder, lines, positions=512):
         runpy.run_path(str(OPT_SCRIPT), run_name="__main__")
     finally:
         sys.argv = saved
+    return str(folder)
+
+
+def make_llama_folder(folder, lines, positions=512):
+    """A Llama with a tokenizer of such lines, which begins each text with <s> and has no token for padding."""
+    trained = AutoTokenizer.from_pretrained(make_opt_folder(folder, lines, positions)).backend_tokenizer
+    trained.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", trained.token_to_id("<s>"))]
+    )
+    for file in folder.iterdir():
+        file.unlink()
+    PreTrainedTokenizerFast(tokenizer_object=trained, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    config = tiny_config("llama")
+    config.vocab_size, config.max_position_embeddings, config.pad_token_id = 400, positions, None
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
 

@@ -1,6 +1,4 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,44 +84,6 @@ def test_scores_by_hand():
     }  # fmt: skip
 
 
-def likelihoods_one_by_one(model, tokenizer, questions):
-    """Each answer's log-likelihood from the ordinary model, one row at a time without padding."""
-    found = []
-    for question in questions:
-        for answer in question.choices:
-            tokens, prompt = encode(tokenizer, question.prompt, answer)
-            with torch.no_grad():
-                logits = model(torch.tensor([tokens]), use_cache=False).logits[0].log_softmax(-1)
-            found.append(sum(logits[i - 1, tokens[i]].item() for i in range(prompt, len(tokens))))
-    return np.array(found)
-
-
-def likelihoods_in_batches(folder, data, batch_size):
-    """Each answer's log-likelihood as evaluation computes it, in the questions' order."""
-    rows, model = data.evaluation["validation"].rows, OPTForAnswers.from_pretrained(folder).eval()
-    batches = []
-    for start in range(0, len(rows), batch_size):
-        part = rows.select(range(start, min(start + batch_size, len(rows)))).select_columns(["input_ids", "labels"])
-        with torch.no_grad():
-            batches.append(model(**data.collate(part.to_list())).log_likelihoods)
-    found = np.empty(len(rows))
-    found[np.array(rows["row"])] = torch.cat(batches)
-    return found
-
-
-@pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_log_likelihoods_do_not_depend_on_batches(tmp_path, folder, tokenizer, batch_size, padding_side):
-    tokenizer.padding_side = padding_side
-    questions = [ARC, ARC | {"question": "Why?", "answerKey": "4"}, ARC | {"question": "And why not, " * 9}]
-    write(tmp_path, questions)
-    found = likelihoods_in_batches(folder, load_task(task("arc_easy", tmp_path), tokenizer), batch_size)
-    expected = likelihoods_one_by_one(
-        OPTForCausalLM.from_pretrained(folder).eval(), tokenizer, [FORMS["arc_easy"](row, "") for row in questions]
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
 def opt_inputs(batch, length, vocabulary):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocabulary, (batch, length), generator=generator)
@@ -147,7 +107,7 @@ def test_answer_logits_save_the_largest_tensor():
     assert peaks[OPTForCausalLM] - peaks[OPTForAnswers] >= 0.7 * logits
 
 
-@pytest.mark.parametrize("method", ["full", "meft1", "meft3"])
+@pytest.mark.parametrize("method", ["full", "meft1"])
 def test_a_run(tmp_path, folder, method):
     write(tmp_path, [ARC, ARC | {"question": "Why?", "answerKey": "4"}] * 4)
     record = experiment.run(
@@ -203,53 +163,3 @@ def test_an_answer_longer_than_everything(tmp_path, tokenizer):
     write(tmp_path, [ARC])
     with pytest.raises(UserError, match=r"task.max_length=4: .*row 1: its answer alone is as long"):
         load_task(task("arc_easy", tmp_path, "task.max_length=4"), tokenizer)
-
-
-def harness_scores(name, questions, model, tokenizer, file):
-    """The scores that lm-evaluation-harness gives a model for the same prompts and answers."""
-    lm_eval = pytest.importorskip("lm_eval")
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.models.huggingface import HFLM
-
-    rows = [{"prompt": q.prompt, "answers": list(q.choices), "right": q.right} for q in questions]
-    write_lines(file, rows)
-    harness_task = ConfigurableTask(
-        config={
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(file)}},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": "{{prompt}}",
-            "doc_to_choice": "answers",
-            "doc_to_target": "right",
-            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        }
-    )
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
-    return lm_eval.simple_evaluate(lm, tasks=[harness_task], bootstrap_iters=10)["results"][name]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("MEFT_DATA_DIR" not in os.environ, reason="MEFT_DATA_DIR has the real rows")
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [("openbookqa", "test"), ("piqa", "validation"), ("arc_easy", "test"), ("arc_challenge", "test"), ("sciq", "test")],
-)
-def test_scores_equal_lm_evaluation_harness(tmp_path, name, split):
-    """The first hundred rows, ranked by the same random model here and there."""
-    lines = (Path(os.environ["MEFT_DATA_DIR"]) / "qa" / name / f"{split}.jsonl").read_text().splitlines()[:100]
-    folder = make_opt_folder(tmp_path / "model", lines, positions=2048)
-    rows = [json.loads(line) for line in lines]
-    write(tmp_path, rows)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.model_max_length = 2048
-    questions = [FORMS[name](row, "") for row in rows]
-    data = load_task(task(name, tmp_path, "task.max_length=2048"), tokenizer)
-    ours = score_choices(questions, likelihoods_in_batches(folder, data, 16))
-    model = OPTForCausalLM.from_pretrained(folder).eval()
-    theirs = harness_scores(name, questions, model, tokenizer, tmp_path / "harness.jsonl")
-    assert {metric: ours[metric] for metric in ("acc", "acc_norm")} == {
-        metric: theirs[f"{metric},none"] for metric in ("acc", "acc_norm")
-    }
-    assert ours["acc_stderr"] == pytest.approx(theirs["acc_stderr,none"])
