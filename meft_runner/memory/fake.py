@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from meft_runner.memory.meters import TrackedMeter
 from meft_runner.memory.quantised import tensors_beside
+from meft_runner.memory.sampling import SampledChunks
 from meft_runner.memory.shapes import ShapeMode, ShapeTensor
 from meft_runner.memory.step import StepMemory, measure_step
 from meft_runner.memory.training import TrainingStep, training_step
@@ -56,7 +57,7 @@ def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dt
         model = build().train()
     for module in model.modules():
         if isinstance(module, ReversibleStack):
-            module.monitor = SilentMonitor()
+            module.monitor, module.cutting = SilentMonitor(), SampledChunks
     with ShapeMode():
         _replace_tensors(model)
         batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}

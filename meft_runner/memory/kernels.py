@@ -3,8 +3,8 @@
 `materialised` is transformers' own attention in matrix products ("eager"), with the scores in memory, and
 everything else as a CPU does it. `flash` stands for a GPU: a fused attention kernel that keeps queries, keys,
 values, the output and one number a query; dropout masks of one byte an element, where a CPU's have the size of
-what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; and a loss head that
-takes its weight as it is, where a CPU casts it to float32.
+what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; integers that are divided
+in one operation; and a loss head that takes its weight as it is, where a CPU casts it to float32.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
+
+from meft_runner.reversible import streams
 
 _CPU_LAYER_NORM = torch.nn.functional.layer_norm
 FUSED = "meft_fused"  # a name with "flash" in it would make transformers look for that library
@@ -108,22 +110,31 @@ def _linear_cross_entropy(
     return _ChunkedLoss.apply(input, linear_weight, options.batch_chunk_size, reduction)
 
 
-_GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross_entropy": _linear_cross_entropy}
+def _floor_divide(values: Tensor, count: int) -> Tensor:
+    return torch.div(values, count, rounding_mode="floor")
+
+
+_OF_TORCH = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross_entropy": _linear_cross_entropy}
+_GPU_OPERATIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (torch.nn.functional, _OF_TORCH),
+    (streams, {"floor_divide": _floor_divide}),
+)
 
 
 @contextmanager
 def gpu_operations() -> Iterator[None]:
-    """Makes dropout, LayerNorm and the loss head keep what a GPU's do.
+    """Makes dropout, LayerNorm, the loss head and the division of streams need what a GPU's do.
 
     The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
     """
-    functions = vars(torch.nn.functional)
-    own = {name: functions[name] for name in _GPU_OPERATIONS}
-    functions.update(_GPU_OPERATIONS)
+    own = [(module, {name: vars(module)[name] for name in functions}) for module, functions in _GPU_OPERATIONS]
+    for module, functions in _GPU_OPERATIONS:
+        vars(module).update(functions)
     try:
         yield
     finally:
-        functions.update(own)
+        for module, functions in own:
+            vars(module).update(functions)
 
 
 @contextmanager

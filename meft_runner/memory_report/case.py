@@ -23,6 +23,7 @@ from meft_runner.config import (
 from meft_runner.config.fields import COUNT
 from meft_runner.config.methods import with_reversal
 from meft_runner.errors import UserError
+from meft_runner.memory.sampling import MOST_CHUNKS
 
 _USUAL_CHUNK = 1024  # tokens; see reversible.chunks
 _MOST_LAYER_CHUNKS = 2**13  # each takes some hundredths of a second to predict
@@ -98,6 +99,7 @@ class Case:
         chunks = 1
         if isinstance(self.method, MeftSettings | PeftSettings) and self.method.reverses:
             chunks = min(self.method.chunks or -(-tokens // _USUAL_CHUNK), tokens)
+            chunks = chunks if self.reversal == "stored" else min(chunks, MOST_CHUNKS)
         if layers * chunks > _MOST_LAYER_CHUNKS:
             raise UserError(
                 f"batch={self.batch_size}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "

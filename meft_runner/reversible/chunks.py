@@ -146,20 +146,26 @@ class Chunks:
         if isinstance(function, TokenwiseModule):
             size, tensors = self.tokens, tuple(None if t is None else t.view(-1, 1, t.shape[-1]) for t in tensors)
         count = next(len(tensor) for tensor in tensors if tensor is not None)
-        for start in range(0, count, size):
-            place = slice(start, start + size)
+        for place in self.places(count, size):
             yield place, tuple(None if tensor is None else tensor[place] for tensor in tensors)
+
+    def places(self, count: int, size: int) -> Iterator[slice]:
+        """Yields the places of what is computed at once, among `count` rows or tokens."""
+        return (slice(start, start + size) for start in range(0, count, size))
 
     def evaluate(self, function: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns function(x, inputs), (B, S, H)."""
-        outputs = []
+        outputs = list(self.outputs(function, x, inputs))
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(x.shape)
+
+    def outputs(self, function: nn.Module, x: Tensor, inputs: BlockInputs) -> Iterator[Tensor]:
+        """Yields what `function` returns on each chunk, in order."""
         for place, (chunk,) in self.cut(function, x):
             if isinstance(function, Composed):
                 middle = function.first(chunk, inputs.rows(place))
-                outputs.append(self.evaluate(function.second, middle, inputs))
+                yield self.evaluate(function.second, middle, inputs)
             else:
-                outputs.append(function(chunk, _inputs_for(function, inputs).rows(place)))
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(x.shape)
+                yield function(chunk, _inputs_for(function, inputs).rows(place))
 
     def differentiate(
         self,

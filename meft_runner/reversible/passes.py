@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs
-from meft_runner.reversible.chunks import Addition, Chunks, Gradients
+from meft_runner.reversible.chunks import Addition, Gradients
 from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import random_state, set_random_state
@@ -88,7 +88,7 @@ class ForwardPass:
         value = self.plan.streams.value(reads, dtype)
         if self.trace:
             self.trace.random_states.append(random_state(value.device))
-        increment = Chunks.of(value.shape, self.plan.chunks).evaluate(function, value, self.inputs)
+        increment = self.plan.cut(value.shape).evaluate(function, value, self.inputs)
         self.peaks.append(_peak(increment))
         result, kept = self.plan.streams.advance(stream, weights, increment)
         if self.trace:
@@ -176,7 +176,7 @@ class ReversePass:
         if function is None:
             return
         set_random_state(self.trace.random_states.pop(), reads.device)
-        chunks = Chunks.of(reads.shape, self.plan.chunks)
+        chunks = self.plan.cut(reads.shape)
         tensors = (reads, result, grad, grad_reads, self.trace.kept.pop())
         for place, (reads_chunk, result_chunk, grad_chunk, grad_reads_chunk, kept) in chunks.cut(function, *tensors):
             value = self.streams.value(reads_chunk, self.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import ReversibleBlock
+from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.streams import Streams
@@ -23,6 +24,7 @@ class Plan:
         learned_merge: (2,), the merge weights where they are learned, in place of the coupling's.
         streams: the arithmetic.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
+        cutting: how chunks are made and computed.
         monitor: receives what the checks find.
     """
 
@@ -31,6 +33,7 @@ class Plan:
     learned_merge: nn.Parameter | None
     streams: Streams
     chunks: int | None
+    cutting: type[Chunks]
     monitor: ReversalMonitor
 
     @property
@@ -43,6 +46,10 @@ class Plan:
         merge = [] if self.learned_merge is None else [self.learned_merge]
         parameters = [*merge, *nn.ModuleList(self.blocks).parameters()]
         return [parameter for parameter in parameters if parameter.requires_grad]
+
+    def cut(self, batch: torch.Size) -> Chunks:
+        """Returns how large a chunk of a (B, S, H) batch may be."""
+        return self.cutting.of(batch, self.chunks)
 
     @property
     def functions(self) -> int:

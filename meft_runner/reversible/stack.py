@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
 from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
@@ -49,13 +50,14 @@ class ReversibleStack(nn.Module):
         self.learned_merge = nn.Parameter(torch.tensor(coupling.merge)) if learn_merge else None
         self.streams = make_streams(mode, coupling.scales, grid_bits)
         self.chunks = chunks
+        self.cutting = Chunks
         self.monitor = ReversalMonitor(strict=strict)
 
     @property
     def plan(self) -> Plan:
         """What a pass needs to know of the stack as it is now."""
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
-        return Plan(blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.monitor)
+        return Plan(blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.cutting, self.monitor)
 
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:
         """Runs the blocks.

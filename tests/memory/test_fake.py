@@ -10,6 +10,7 @@ from meft_runner.config import Head, Kernel, Precision, WeightForm
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.prediction import dominant, measure, predict, trace
+from meft_runner.reversible.chunks import Chunks
 from tests.helpers.composed import settings
 
 SMALL = {
@@ -175,6 +176,16 @@ def test_pieces_of_tokens_cut_the_transient_of_a_single_row():
         predict(replace(asked, method=replace(asked.method, chunks=chunks)))["activations_bytes"] for chunks in (1, 8)
     )
     assert cut < 0.7 * whole
+
+
+@pytest.mark.parametrize("method", ["meft1", "meft3", "lora reversed"])
+@pytest.mark.parametrize(("batch", "length", "chunks"), [(1, 512, 37), (9, 64, 9)])
+def test_a_few_of_many_chunks_tell_what_all_of_them_need(method, batch, length, chunks, monkeypatch):
+    asked = case("opt_125m", method, batch=batch, length=length, attention=Kernel.flash)
+    asked = replace(asked, method=replace(asked.method, chunks=chunks))
+    sampled = predict(asked)
+    monkeypatch.setattr("meft_runner.memory.fake.SampledChunks", Chunks)
+    assert sampled == predict(asked)
 
 
 def test_the_dominant_part_in_words():

@@ -167,8 +167,10 @@ def test_the_curve_of_measured_steps_is_the_predicted_one(monkeypatch, capsys, t
             "checkpointing: the layers of method=lora are",
         ),
         ("method=lora method.reversal=on", "method.reversal: Invalid value 'on', expected one of [off, exact"),
-        ("batch=1000000000 method=lora method.reversal=exact", "125000000 chunks, are too many to predict"),
-        ("batch=1000000000 method=meft1", "125000000 chunks, are too many to predict. Take a smaller batch"),
+        (
+            "batch=1000000000 method=[lora,meft1] method.reversal=stored",
+            "125000000 chunks, are too many to predict. Take a smaller batch",
+        ),
         ("backbone=minilm method=lora batch=1000000 measure=true", "measure=true: a step needs"),
         ("backbone=minilm backbone.config.hidden_sise=8", "minilm has no such size, did you mean 'hidden_size'"),
         ("backbone=minilm backbone.config.hidden_size=7", "minilm cannot be made with these sizes (The hidden size"),
@@ -188,9 +190,9 @@ def test_mistakes(monkeypatch, capsys, arguments, message):
     assert len(error.strip().splitlines()) <= 2
 
 
-def test_any_batch_is_predicted_where_no_chunks_are_computed(monkeypatch, capsys):
+def test_any_batch_is_predicted_where_no_graph_of_every_chunk_is_kept(monkeypatch, capsys):
     code, out, _ = call(
-        monkeypatch, capsys, cli.meft_memory, *SMALL[::2], "method=[full,lora]", "batch=1000000000", "format=json"
+        monkeypatch, capsys, cli.meft_memory, *SMALL[::2], "method=[full,lora,meft1]", "batch=1000000000", "format=json"
     )
     assert code == 0
     assert all(row["activations_bytes"] > 10**14 for row in json.loads(out))
