@@ -26,6 +26,10 @@ SMALL = {
                      "num_hidden_layers": 4, "vocab_size": 2000},
     "mistral_7b": {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
                    "head_dim": 64, "num_hidden_layers": 3, "vocab_size": 2000, "sliding_window": 16},
+    "llama3_1b": {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "head_dim": 64, "num_hidden_layers": 4, "vocab_size": 2048},
+    "qwen3_0b6": {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "head_dim": 128, "num_hidden_layers": 4, "vocab_size": 2048},
     "vit": {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3,
             "image_size": 64},
 }  # fmt: skip
@@ -94,18 +98,19 @@ def test_predicted_equals_tracked_under_autocast(method):
     assert_predicted(case("roberta_base", method, precision=Precision.bf16))
 
 
-FORMS = [("fp32", Precision.bf16), ("bf16", Precision.bf16), ("nf4", Precision.fp32), ("nf4", Precision.bf16),
-         ("int8", Precision.bf16)]  # fmt: skip
-
-
-IN_FORMS = [("minilm", "meft1"), ("opt_125m", "meft1"), ("opt_125m", "lora + checkpointing"), ("vit", "meft3"),
-            ("opt_125m", "lora reversed"), ("vit", "ia3"), ("minilm", "dora"), ("minilm", "vera")]  # fmt: skip
-QUICK_FORMS = {("meft1", "nf4"), ("meft1", "bf16"), ("lora + checkpointing", "nf4"), ("lora reversed", "int8")}
+FORMS = [("fp32", Precision.fp32), ("fp32", Precision.bf16), ("bf16", Precision.bf16), ("nf4", Precision.fp32),
+         ("nf4", Precision.bf16), ("int8", Precision.bf16)]  # fmt: skip
+IN_FORMS = [("llama3_1b", "lora + checkpointing"), ("llama3_1b", "meft1"), ("qwen3_0b6", "lora + checkpointing"),
+            ("qwen3_0b6", "meft1")]  # fmt: skip
+IN_FORMS += [("minilm", "meft1"), ("opt_125m", "lora reversed"), ("vit", "meft3"), ("vit", "ia3"), ("minilm", "dora"),
+             ("minilm", "vera")]  # fmt: skip
+QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("qwen3_0b6", "meft1", "bf16"), ("opt_125m", "lora reversed", "int8"),
+               ("llama3_1b", "lora + checkpointing", "nf4")}  # fmt: skip
 
 
 @pytest.mark.parametrize(("backbone", "method", "form", "precision"), [
-    pytest.param(*each, *form, marks=() if each[0] == "opt_125m" and (each[1], form[0]) in QUICK_FORMS
-                 and form[1] is Precision.bf16 else pytest.mark.slow)
+    pytest.param(*each, *form, marks=() if (*each, form[0]) in QUICK_FORMS and form[1] is Precision.bf16
+                 else pytest.mark.slow)
     for each in IN_FORMS for form in FORMS if each[1] != "dora" or form[0] != "int8"
 ])  # fmt: skip
 def test_predicted_equals_tracked_in_every_form(backbone, method, form, precision):
