@@ -30,9 +30,21 @@ def multiply_depth(config: PreTrainedConfig, times: int) -> None:
     """Makes a configuration that of a model with `times` as many layers, in place."""
     depths = {name: getattr(config, name) for name in DEPTH_NAMES if hasattr(config, name)}
     for name, depth in depths.items():  # read before any is set: BART has two names for one of them
-        setattr(config, name, times * depth)
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = times * config.layer_types
+        _set_depth(config, name, times * depth)
+
+
+def set_depth(config: PreTrainedConfig, depth: int) -> None:
+    """Makes a configuration that of a model with `depth` layers in each stack, in place."""
+    for name in DEPTH_NAMES:
+        if hasattr(config, name):
+            _set_depth(config, name, depth)
+
+
+def _set_depth(config: PreTrainedConfig, name: str, depth: int) -> None:
+    setattr(config, name, depth)
+    kinds = getattr(config, "layer_types", None)  # how each layer attends; those of more layers begin again
+    if kinds is not None:
+        config.layer_types = [kinds[place % len(kinds)] for place in range(depth)]
 
 
 def _numbered(layers: list[Any]) -> list[Any]:

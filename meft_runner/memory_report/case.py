@@ -10,9 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.loading import load_config
-from meft_runner.backbones.repeat import multiply_depth
+from meft_runner.backbones.repeat import multiply_depth, set_depth
 from meft_runner.config import (
-    DEPTH_NAMES,
     BackboneSettings,
     Kernel,
     MeftSettings,
@@ -81,9 +80,7 @@ class Case:
         """
         config = model_config(self.backbone)
         if self.depth is not None:
-            for name in DEPTH_NAMES:
-                if hasattr(config, name):
-                    setattr(config, name, self.depth)
+            set_depth(config, self.depth)
         with sizes_of(self.backbone):
             tokens = positions(config)
         if self.length is not None and self.length > tokens:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.backbones.repeat import repeat_layers, set_depth
 from meft_runner.methods.layers import reversible_stacks
-from tests.helpers.models import KINDS, batch, family_of, meft_settings, prepared, tiny_model
+from tests.helpers.models import KINDS, batch, family_of, meft_settings, prepared, tiny_config, tiny_model
 
 
 def repeated(times, kind="bert", **kwargs):
@@ -65,6 +65,15 @@ def test_the_configuration_tells_the_depth_and_stays_one(kind):
     assert all(np.shape(value) == (6,) or value == 6 for value in (getattr(model.config, name) for name in names))
     configurations = [module.config for module in model.modules() if hasattr(module, "config")]
     assert all(configuration is model.config for configuration in configurations)
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_each_layer_of_another_depth_knows_how_it_attends(depth):
+    config = tiny_config("qwen3")
+    config.layer_types = ["full_attention", "sliding_attention"]
+    set_depth(config, depth)
+    assert config.num_hidden_layers == depth
+    assert config.layer_types == (["full_attention", "sliding_attention"] * 3)[:depth]
 
 
 def test_opts_keys_and_values_are_kept_for_each_layer():

@@ -120,6 +120,18 @@ def test_pre_ln_adapters_read_behind_the_layer_norm(kind):
     assert torch.allclose(result, attended + mlp + 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_adapters_of_llamas_layer_read_behind_the_norm(kind):
+    x, rotary = torch.randn(2, 5, 64), torch.randn(2, 1, 5, 16 if kind == "llama" else 32)
+    layer, seen, attended, result = what_adapters_read(kind, 0, x, BlockInputs(cos=rotary[0], sin=rotary[1]))
+    o = layer.self_attn(layer.input_layernorm(x), tuple(rotary), None)[0]
+    read = layer.post_attention_layernorm(attended)
+    assert torch.equal(seen[0], o)
+    assert torch.allclose(attended, x + o + 1, atol=1e-6)
+    assert torch.equal(seen[1], read)
+    assert torch.allclose(result, attended + layer.mlp(read) + 1, atol=1e-6)
+
+
 def test_barts_decoder_adapter_stands_behind_the_attention_to_the_encoder():
     x, states = torch.randn(2, 5, 64), torch.randn(2, 7, 64)
     layer, seen, attended, _ = what_adapters_read("bart", 1, x, BlockInputs(encoder_states=states))
