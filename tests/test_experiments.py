@@ -25,7 +25,10 @@ OF_THE_ISSUE = {
 }  # fmt: skip
 MEFT = ("meft1", "meft2", "meft3", "meft1_start", "meft2_start", "meft3_start")
 IMAGES = ("image_vit", "cifar_vit")
-ITS_OWN_MODEL = ("qa_opt_1b3", "qa_opt_6b7", "arc_random_opt", *IMAGES)
+ITS_OWN_MODEL = ("qa_opt_1b3", "qa_opt_6b7", "arc_random_opt", "small_llama", *IMAGES)
+OWN_WORDS = {name: ["backbone=vit", "task=cifar10"] for name in IMAGES} | {
+    "small_llama": ["backbone=smollm2_135m", "task=instruct"]
+}
 
 
 def cells(arguments):
@@ -121,7 +124,7 @@ def test_the_papers_experiments_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_composes(name, scale, monkeypatch):
     register()
-    own = ["backbone=vit", "task=cifar10"] if name in IMAGES else ["backbone=opt_125m", "task=arc_easy"]
+    own = OWN_WORDS.get(name, ["backbone=opt_125m", "task=arc_easy"])
     arguments = [f"experiment={name}", *scale, *(own if scale and name in ITS_OWN_MODEL else []), "output_dir=x"]
     with initialize_config_dir(config_directory(), version_base="1.3"):
         for cell in cells(arguments):
