@@ -23,7 +23,8 @@ _EXACT = 2**53  # integers below it are floating-point numbers
 def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)".
 
-    Settings that are on an axis or in a column are left out with `without`.
+    Frozen weights of another form than fp32 are part of how a model is trained: "lora (weights=nf4)". Settings that
+    are on an axis or in a column are left out with `without`.
     """
     method = record.config.method.plain()
     name = method.pop("name")
@@ -34,6 +35,8 @@ def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
         if key not in without and _has_effect(name, key, defaults | method)
         and usual.get(key, MISSING) not in (MISSING, meant[key])
     ]  # fmt: skip
+    form = record.config.backbone.weights
+    changed += [] if form == WeightForm.fp32.name else [f"weights={form}"]
     return str(Label(name, tuple(map(one_line, changed))))
 
 
@@ -48,13 +51,9 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
 def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
     """Returns the name of each record's backbone; where models of one name have different weights, they differ.
 
-    One whose weights are not held as fp32 is another: "minilm (weights=nf4)"; with `with_depth`, one whose layers are
-    stacked is too: "minilm (repeat=4)".
+    With `with_depth`, a backbone whose layers are stacked is another: "minilm (repeat=4)".
     """
-
-    def label(record: CompleteRecord) -> Label:
-        return _backbone_label(record, with_depth)
-
+    label = _backbone_label if with_depth else lambda record: Label(record.config.backbone.name)
     return told_apart(records, label, _weights, (_model_place, _weights_name, _weights_digest))
 
 
@@ -121,12 +120,10 @@ def _data_digest(record: CompleteRecord) -> str:
     return f"data {_data(record)}"
 
 
-def _backbone_label(record: CompleteRecord, with_depth: bool) -> Label:
+def _backbone_label(record: CompleteRecord) -> Label:
     backbone = record.config.backbone
-    times = (backbone.repeat or 1) if with_depth else 1
-    marks = (f"repeat={times}",) if times > 1 else ()
-    usual = backbone.weights == WeightForm.fp32.name
-    return Label(backbone.name, marks if usual else (*marks, f"weights={backbone.weights}"))
+    times = backbone.repeat or 1
+    return Label(backbone.name, (f"repeat={times}",) if times > 1 else ())
 
 
 def _weights(record: CompleteRecord) -> str | None:

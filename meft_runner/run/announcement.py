@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from meft_runner.backbones.weights import is_quantised
 from meft_runner.config import Settings, WeightForm
 from meft_runner.config.methods import with_reversal
 from meft_runner.records.schema import Data, Memory, Parameters
@@ -48,7 +49,8 @@ def show_model(parameters: Parameters, device: torch.device, form: WeightForm, s
     """Prints how large the model is, how much of it trains, and in which form the rest is held."""
     share = 100 * parameters.trainable / parameters.total
     text = f"{parameters.total:,} parameters, of which {parameters.trainable:,} ({share:.2f} %) train"
-    held = "" if form is WeightForm.fp32 else f", the others as {form.name}"
+    others = "the layers' matrices" if is_quantised(form) else "the others"
+    held = "" if form is WeightForm.fp32 else f", {others} as {form.name}"
     screen.line("model", f"{text}{held}, on {device.type}")
 
 

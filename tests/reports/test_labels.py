@@ -213,10 +213,10 @@ def test_methods_in_order():
     assert in_method_order(table)["method"].tolist() == ["full", "lora (rank=2)", "meft1", "full"]
 
 
-def test_weights_of_another_form_make_another_backbone():
-    found = [record(0.5), record(0.5, "backbone.weights=nf4"), record(0.5, "backbone.weights=nf4", "backbone.repeat=2")]
-    assert backbone_labels(found) == ["minilm", "minilm (weights=nf4)", "minilm (repeat=2, weights=nf4)"]
-    assert backbone_labels(found, with_depth=False) == ["minilm", "minilm (weights=nf4)", "minilm (weights=nf4)"]
+def test_weights_of_another_form_make_another_method_of_the_same_backbone():
+    found = [record(0.5), record(0.5, "backbone.weights=nf4"), record(0.5, "backbone.weights=nf4", "method.chunks=2")]
+    assert backbone_labels(found) == ["minilm"] * 3
+    assert list(map(method_label, found)) == ["meft1", "meft1 (weights=nf4)", "meft1 (chunks=2, weights=nf4)"]
     plain = found[0].plain()
     del plain["config"]["backbone"]["weights"]  # of a run before there were other forms
-    assert backbone_labels([type(found[0]).model_validate(plain)]) == ["minilm"]
+    assert method_label(type(found[0]).model_validate(plain)) == "meft1"
