@@ -18,11 +18,12 @@ _FILE_WIDTH = 160  # characters a line where output does not go to a terminal
 def run_table(record: CompleteRecord) -> pd.DataFrame:
     """Returns one run's figures, a row each, with units in their names."""
     total, trainable = record.parameters.total, record.parameters.trainable
-    rows = {}
+    rows: dict[str, str] = {}
     if record.scores is not None:
-        rows[f"best {record.scores.metric} (%)"] = percent(record.scores.best)
-        rows[f"final {record.scores.metric} (%)"] = percent(record.scores.final)
-        rows |= _language_rows(record.scores)
+        rows |= _language_rows(record.scores) or {
+            f"best {record.scores.metric} (%)": percent(record.scores.best),
+            f"final {record.scores.metric} (%)": percent(record.scores.final),
+        }
     rows["trainable parameters"] = f"{trainable:,} ({100 * trainable / total:.2f} % of {total:,})"
     if record.memory is not None:
         memory = record.memory
@@ -52,13 +53,17 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
 
 
 def _language_rows(scores: Scores) -> dict[str, str]:
-    """Returns what a language model's best epoch has scored besides; nothing of other models."""
+    """Returns what a language model has scored, in the usual units; nothing of other models."""
     best = scores.best_epoch
     if best is None or "perplexity" not in best.metrics:
         return {}
-    rows = {name: rounded(best.metrics.get(name), 3) for name in ("loss", "perplexity")}
-    shares = {name: best.metrics[name] for name in ("token_accuracy", "exact_match") if name in best.metrics}
-    return rows | {f"{name} (%)": percent(value) for name, value in shares.items()}
+    rows = {"best loss": rounded(best.metrics.get("loss"), 4)}
+    rows["final loss"] = rounded(scores.history[-1].metrics.get("loss"), 4)
+    rows["perplexity of the best"] = rounded(best.metrics["perplexity"], 3)
+    for name in ("token_accuracy", "exact_match"):
+        if name in best.metrics:
+            rows[f"{name} of the best (%)"] = percent(best.metrics[name])
+    return rows
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:

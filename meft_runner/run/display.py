@@ -102,7 +102,8 @@ class _Training(TrainerCallback):
 
     def _print(self, state: TrainerState) -> None:
         epoch = math.ceil(state.epoch or 0)
-        figures = "  ".join(f"{name} {_written(name, value)}" for name, value in self._row.items())
+        shown = {name: value for name, value in self._row.items() if name != "inverse_perplexity"}  # the loss says it
+        figures = "  ".join(f"{name} {_written(name, value)}" for name, value in shown.items())
         seconds = time.monotonic() - self._began
         self.screen.line(f"epoch {epoch}/{self.epochs}", f"step {state.global_step}  {figures}  ({seconds:.0f} s)")
 

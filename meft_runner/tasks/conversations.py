@@ -77,12 +77,26 @@ class Conversations:
             texts.append((whole, [*earlier, (len(before), len(whole))]))
         return [self._by_places(text, places) for text, places in texts]
 
+    @property
+    def note(self) -> str | None:
+        """That the day changes what is learnt, where it does."""
+        return "the chat template writes today's date into conversations" if "strftime_now" in self.template else None
+
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
         """Returns the tokens before the last answer, and that answer."""
-        last = max(place for place, message in enumerate(row["messages"]) if message["role"] == "assistant")
+        last = _last_answer(row["messages"])
         text = self._rendered(row["messages"][:last], where, answer=True)
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids, row["messages"][last]["content"]
+
+    def ends(self, row: Row, where: str) -> list[int]:
+        """Returns the token that the template writes after an answer, if it is one that no text has."""
+        last = _last_answer(row["messages"])
+        _, _, after = self._rendered(row["messages"][: last + 1], where).rpartition(
+            row["messages"][last]["content"].strip()
+        )
+        ids = self.tokenizer(after, add_special_tokens=False, verbose=False)["input_ids"]
+        return [token for token in ids[:1] if token in self.tokenizer.added_tokens_decoder]
 
     def _by_marks(self, messages: list[Message], where: str) -> Tokens:
         found = self._applied(messages, where, return_dict=True, return_assistant_tokens_mask=True)
@@ -129,6 +143,10 @@ def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
             "task=chat: the backbone's tokenizer has no chat template. Set task.chat_template=FILE to a Jinja "
             "template, or take task=instruct with prompts and completions."
         ) from error
+
+
+def _last_answer(messages: list[Message]) -> int:
+    return max(place for place, message in enumerate(messages) if message["role"] == "assistant")
 
 
 def _messages(value: Any, where: str) -> list[Message]:

@@ -26,7 +26,7 @@ from meft_runner.tasks.language_rows import EVALUATION, TRAIN, Placed, find_rows
 from meft_runner.tasks.language_scores import METRIC, exact_match, token_scores
 from meft_runner.tasks.packing import collate_packed, pack
 
-_ENDLESS = "no answer ends with the tokenizer's end-of-sequence token, so the model does not learn to stop"
+_ENDLESS = "nothing that is learnt ends with the tokenizer's end-of-sequence token, where generation stops by itself"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
     train, development = splits[TRAIN], splits[EVALUATION]
     packed = pack(train.rows, task.max_length) if task.pack else None
     notes = [
-        *([found.note] if found.note else []),
+        *(note for note in (found.note, form.note) if note),
         *(note for split, part in splits.items() for note in _notes(task, split, part)),
         *([f"{len(train.rows):,} rows of {TRAIN} are packed into {len(packed):,}"] if packed else []),
         *([] if _ends(train.rows, tokenizer) else [_ENDLESS]),
@@ -169,7 +169,9 @@ def _answering(
                 "that row."
             )
         questions.append((prompt, expected))
-    return partial(exact_match, tokenizer=tokenizer, questions=questions, max_new_tokens=task.max_new_tokens)
+    ends = answers.ends(rows[0].row, rows[0].where)
+    limit = task.max_new_tokens
+    return partial(exact_match, tokenizer=tokenizer, questions=questions, max_new_tokens=limit, ends=ends)
 
 
 def _collate(tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False) -> Batch:

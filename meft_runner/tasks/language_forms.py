@@ -35,6 +35,10 @@ class Form(Protocol):
 
     learns: str  # in words
 
+    @property
+    def note(self) -> str | None:
+        """What there is to say of it."""
+
     def read(self, row: Row, where: str) -> Row:
         """Returns what is read of a row.
 
@@ -56,11 +60,15 @@ class AnswerForm(Form, Protocol):
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
         """Returns the tokens before a row's last answer, and that answer."""
 
+    def ends(self, row: Row, where: str) -> list[int]:
+        """Returns the tokens that end an answer besides the tokenizer's own."""
+
 
 class Texts:
     """Texts, all of whose tokens are learnt, and then the end of the sequence."""
 
     learns = "all tokens"
+    note = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -79,6 +87,7 @@ class Completions:
     """Prompts with completions, which are learnt with the end of the sequence; nothing is put between the two."""
 
     learns = "the completions"
+    note = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -105,6 +114,10 @@ class Completions:
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
         """Returns the prompt's tokens and the completion."""
         return text_tokens(self.tokenizer, row["prompt"]), row["completion"]
+
+    def ends(self, row: Row, where: str) -> list[int]:
+        """Returns none."""
+        return []
 
 
 def filled(row: Row, columns: tuple[str, ...], where: str) -> Row:

@@ -152,7 +152,7 @@ def _parted(task: LanguageSettings, rows: int, name: str) -> tuple[list[int], li
     count = max(1, round(rows * task.eval_fraction))
     if count >= rows:
         raise UserError(
-            f"{name}: has {rows} rows, too few to hold out task.eval_fraction={task.eval_fraction:g} of them. "
+            f"{name}: has too few rows ({rows}) to hold out task.eval_fraction={task.eval_fraction:g} of them. "
             "Add rows, or set task.eval_file=FILE."
         )
     held_out = set(np.random.default_rng(_HELD_OUT_SEED).permutation(rows)[:count].tolist())

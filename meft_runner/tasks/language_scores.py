@@ -28,7 +28,7 @@ def token_scores(prediction: EvalPrediction) -> dict[str, float]:
     loss = float(-likelihoods.sum() / tokens.sum())
     perplexity = math.inf if loss > _LARGEST else math.exp(loss)
     accuracy = float(correct.sum() / tokens.sum())
-    return {METRIC: math.exp(-loss), "loss": loss, "perplexity": perplexity, "token_accuracy": accuracy}
+    return {"loss": loss, "perplexity": perplexity, METRIC: math.exp(-loss), "token_accuracy": accuracy}
 
 
 def exact_match(
@@ -36,6 +36,7 @@ def exact_match(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[tuple[list[int], str]],
     max_new_tokens: int,
+    ends: Sequence[int],
 ) -> dict[str, float]:
     """Lets a model answer, taking the likeliest token each time, and counts answers that are the expected ones.
 
@@ -44,10 +45,11 @@ def exact_match(
         tokenizer: turns its tokens into text.
         questions: tokens to begin with, and the answer that is expected after them.
         max_new_tokens: of an answer.
+        ends: tokens that end an answer besides the model's own.
 
     Returns:
         `exact_match`, the share of answers that are equal to the expected ones but for blanks around them.
     """
-    answers = generate(model, tokenizer, [prompt for prompt, _ in questions], max_new_tokens)
+    answers = generate(model, tokenizer, [prompt for prompt, _ in questions], max_new_tokens, ends=ends)
     hits = [answer.strip() == expected.strip() for answer, (_, expected) in zip(answers, questions, strict=True)]
     return {"exact_match": sum(hits) / len(hits)}

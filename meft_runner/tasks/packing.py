@@ -1,7 +1,8 @@
 """Several rows of tokens in one, each with positions from 0: attention masks made of those keep them apart.
 
-transformers makes such masks for causal models where positions begin anew inside a row and no mask of padding is given
-(`masking_utils.find_packed_sequence_indices`). So padding, too, is a row with positions of its own, without labels.
+transformers makes such masks for causal models where positions begin anew inside a row, no mask of padding is given and
+keys and values are not kept (`masking_utils.find_packed_sequence_indices`). So padding, too, is a row with positions of
+its own, without labels.
 """
 
 from bisect import bisect_left, insort

@@ -10,6 +10,7 @@ from meft_runner import cli
 from meft_runner.backbones.answers import for_answers
 from meft_runner.records.record import read_folder
 from meft_runner.reports.overview import make_tables
+from meft_runner.run.console import run_table
 from meft_runner.run.lifecycle import run
 from meft_runner.tasks import load_task
 from tests.helpers.commands import call
@@ -65,6 +66,9 @@ def test_a_run_of_each_kind(kind, method, more, folder, tmp_path):
     assert "held out" in record.data.notes[0]
     if method == "meft1":
         assert (record.reversal.mode, record.reversal.mismatches) == ("exact", 0)
+    shown = dict(run_table(record).values)
+    assert float(shown["best loss"]) == pytest.approx(epoch.metrics["loss"], abs=1e-4)
+    assert not any("inverse" in name for name in shown)
     (row,) = make_tables(read_folder(tmp_path))["language"].to_dict("records")
     assert row["task"] == f"{kind} ({kind}.jsonl)"
     assert float(row["loss"]) == pytest.approx(epoch.metrics["loss"], abs=1e-3)

@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 
 from meft_runner.config import ChatSettings, InstructSettings, LmSettings, TooLong, from_plain, identity, plain
 from meft_runner.errors import UserError
-from meft_runner.tasks import language_rows, load_task
+from meft_runner.tasks import language_rows, language_scores, load_task
 from meft_runner.tasks.language_scores import token_scores
 from tests.helpers.commands import ended
 from tests.helpers.composed import settings
@@ -152,7 +152,7 @@ def test_long_rows_are_refused_on_request(chosen, complaint, tmp_path):
         ("lm", None, {}, r"task=lm: needs task.train_file=FILE .* with text, or task.hub=NAME"),
         ("instruct", None, {}, "with prompt and completion, or task.hub=NAME"),
         ("lm", [], {}, r"task.train_file=.*train_file.jsonl: has no rows\."),
-        ("lm", ROWS[:1], {}, "has 1 rows, too few to hold out task.eval_fraction=0.1 of them"),
+        ("lm", ROWS[:1], {}, "has too few rows .1. to hold out task.eval_fraction=0.1 of them"),
         ("lm", [{"text": "a", "messages": TALK}], {}, "has column 'text' and column 'messages', .*lm or task=chat"),
         ("chat", [{"text": "a", "messages": TALK}], {}, "has column 'messages' and column 'text'"),
         ("chat", ROWS, {}, "has column 'text' in place of column 'messages'. Take task=lm"),
@@ -168,14 +168,38 @@ def test_what_cannot_be_trained_on(kind, rows, chosen, complaint, load):
         load(rows, kind=kind, **chosen)
 
 
-def test_a_model_that_does_not_learn_to_stop_is_told(load):
-    data = load([{"messages": TALK}] * 2, kind="chat")
-    assert not any("stop" in note for note in data.description["notes"])
-    tokenizer = chat_tokenizer("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-                               "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")  # fmt: skip
-    file = data.description["source"]
-    data = load_task(ChatSettings(name="chat", train_file=file, max_length=100), tokenizer)
-    assert data.description["notes"][-1].endswith("so the model does not learn to stop")
+ENDS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + 'END\n' }}{% endfor %}"
+DATED = "{{ strftime_now('%d %b %Y') }}"
+BEGINS = "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+
+
+def test_an_end_that_is_not_the_tokenizers_is_told_and_ends_generated_answers(load, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(language_scores, "generate", lambda *given, **more: asked.update(more) or [" Five.\n"])
+    file = load([{"messages": TALK}] * 2, kind="chat").description["source"]
+    for end in (None, "END"):
+        tokenizer = chat_tokenizer(DATED + ENDS.replace("END", end or "") + BEGINS)
+        tokenizer.add_special_tokens({"additional_special_tokens": [end]} if end else {})
+        task = ChatSettings(name="chat", train_file=file, max_length=100, generate=True, max_new_tokens=5)
+        data = load_task(task, tokenizer)
+        *_, dated, endless = data.description["notes"]
+        assert dated == "the chat template writes today's date into conversations"
+        assert endless.startswith("nothing that is learnt ends with the tokenizer's end-of-sequence token")
+        assert data.evaluation["evaluation"].by_model(None) == {"exact_match": 1.0}
+        assert asked["ends"] == ([tokenizer.convert_tokens_to_ids(end)] if end else [])
+    assert load([{"messages": TALK}] * 2, kind="chat", max_length=128).description["notes"][1:] == []
+
+
+def test_exact_matches_are_counted_but_for_blanks_around_them(load, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        language_scores, "generate", lambda *given, **more: asked.append(given) or ["4", "It is blue", ""]
+    )
+    rows = LANGUAGE_ROWS["instruct"]
+    data = load(rows, [*rows, *rows[:1]], kind="instruct", generate=True, max_new_tokens=5)
+    assert data.evaluation["evaluation"].by_model(None) == {"exact_match": pytest.approx(1 / 3)}
+    assert [chat_tokenizer().decode(prompt) for prompt in asked[0][2]] == ["<s>2 + 2 =", "<s>Sky?", "<s>2 + 2 ="]
+    assert load(rows, rows, kind="instruct").evaluation["evaluation"].by_model is None
 
 
 def test_packed_rows_have_positions_and_no_mask_and_development_rows_a_mask(load):

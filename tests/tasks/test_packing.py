@@ -1,9 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from meft_runner.tasks.packing import collate_packed, pack
 from tests.helpers.models import meft_settings, move_away, peft_settings, prepared, tiny_model
@@ -49,11 +60,21 @@ def test_padding_is_a_row_of_its_own_without_labels():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_transformers_own_model_loses_the_same_on_every_token(attention):
+@pytest.mark.parametrize(
+    ("of", "causal"),
+    [
+        (LlamaConfig, LlamaForCausalLM),
+        (partial(MistralConfig, sliding_window=4), MistralForCausalLM),
+        (Qwen2Config, Qwen2ForCausalLM),
+        (Qwen3Config, Qwen3ForCausalLM),
+    ],
+    ids=["llama", "mistral", "qwen2", "qwen3"],
+)
+def test_transformers_own_model_loses_the_same_on_every_token(of, causal, attention):
     """The reference: each row by itself, without padding, in the model of transformers."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
+    model = causal(
+        of(
             vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=64, attn_implementation=attention,
         )
