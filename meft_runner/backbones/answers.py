@@ -13,10 +13,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 IGNORED = -100  # the label of a position that is not learned
-# Both measured by scripts/benchmark_loss.py: more tokens at once take memory and save no time, and few of them in half
-# precision are faster projected as they are, since nothing is computed again or cast.
-_CHUNK = 256  # tokens whose logits exist at once
-_FEW = 64
+# results/loss has what these rest on. Tokens whose logits exist at once: of more, an H100 would wait for arithmetic and
+# not for the weight, so that they only take memory; a CPU is as fast with 64.
+_CHUNK = 256
+_FEW = 64  # tokens that are projected as they are in half precision: as fast or faster, since nothing is computed again
 # What some families do to a head's projection before it is called logits, a factor or a bound; none is done here.
 _CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -129,7 +129,7 @@ def _loss(head: nn.Linear, states: Tensor, targets: Tensor, labelled: Tensor) ->
         targets: (N,), the token that a state predicts, -100 where none is learned.
         labelled: (L,), the positions where one is.
     """
-    if 2 * len(labelled) <= len(targets):  # more of them take less time with the others than a copy takes memory
+    if 2 * len(labelled) <= len(targets):  # a copy of them saves half the products at the least; of more it is for little
         states, targets = states.index_select(0, labelled), targets.index_select(0, labelled)
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
