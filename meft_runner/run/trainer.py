@@ -113,7 +113,7 @@ class MeftTrainer(Trainer):
         ignored = ["past_key_values", "encoder_last_hidden_state"]
         output = super().evaluation_loop(dataloader, description, False, ignored, metric_key_prefix)
         if split is not None and split.by_model is not None and output.metrics is not None:
-            with self.compute_loss_context_manager():  # autocast, as of predictions
+            with self.accelerator.autocast():  # which predictions have by the model's own `forward` alone
                 found = split.by_model(self.model)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output

@@ -12,7 +12,6 @@ from tests.helpers.folders import byte_tokenizer
 from tests.helpers.models import batch, meft_settings, move_away, peft_settings, prepared, tiny_model
 
 NEW = 12
-END = 17
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,17 @@ def test_the_loss_of_accumulated_passes_is_the_mean_over_their_tokens(method, tm
     assert [part.shape for part in predicted[1]] == [(4,)] * 3
 
 
+def test_what_a_split_asks_the_model_itself_is_computed_as_predictions_are(tmp_path):
+    data = Dataset.from_dict({name: tensor.tolist() for name, tensor in batch("opt-answers").items()})
+    seen = {"by_model": lambda model: {"cast": torch.is_autocast_enabled("cpu"), "training": model.training}}
+    task = TaskData(Head.lm, (), data, {"validation": EvalSplit(data, lambda predicted: {}, **seen)}, "a", None, {})
+    model = prepared(LoraSettings(name="lora", learning_rate=1e-3), "opt-answers")
+    trainer = make_trainer(settings("training.precision=bf16"), model, task, tmp_path, default_data_collator)
+    metrics = trainer.evaluate(task.evaluation["validation"].rows, metric_key_prefix="eval_validation")
+    assert metrics["eval_validation_cast"]
+    assert not metrics["eval_validation_training"]
+
+
 def test_weight_decay_leaves_the_two_weights_of_a_learned_merge_alone(tmp_path):
     model = prepared(meft_settings("meft1", merge="learned"))
     data = Dataset.from_dict({"labels": [0]})
