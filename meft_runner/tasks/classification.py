@@ -34,6 +34,10 @@ class Classification:
         """Returns rows as model inputs with `length`, and with `labels` where the rows have a `label`."""
         texts = [[row[column] for row in rows] for column in self.text_columns]
         encoded = dict(tokenizer(*texts, truncation=True, max_length=self.max_length))
+        for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True):
+            if not ids:  # a tokenizer that marks nothing makes nothing of an empty text: it is the end of one
+                ids.append(tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
+                mask.append(1)
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
         if "label" in rows[0]:
             encoded["labels"] = [row["label"] if self.classes else float(row["label"]) for row in rows]

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 
 from meft_runner.backbones.pairs import separate_pairs
 from meft_runner.config import Head
+from tests.helpers.folders import plain_tokenizer
 from tests.helpers.models import family_of, tiny_config
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3"]
@@ -63,13 +63,6 @@ def test_without_a_mask_every_row_is_whole():
     ours, theirs = classifiers("llama")
     ids = torch.randint(5, 100, (3, 7))
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
-
-
-def plain_tokenizer(**names):
-    """A tokenizer that reads texts by bytes and marks nothing."""
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([], vocab_size=300, special_tokens=["<s>", "</s>"])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names)
 
 
 def test_texts_of_a_pair_are_told_apart():

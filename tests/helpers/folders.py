@@ -59,6 +59,13 @@ def byte_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names)
 
 
+def plain_tokenizer(**names):
+    """A tokenizer that reads texts by bytes and marks nothing."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([], vocab_size=300, special_tokens=["<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **names)
+
+
 def save_byte_tokenizer(folder):
     """Saves the tokenizer that reads texts by bytes."""
     byte_tokenizer().save_pretrained(folder)

@@ -3,8 +3,10 @@ import pytest
 from transformers import EvalPrediction
 
 from meft_runner.tasks import load_task
+from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import metric_suffix
 from meft_runner.tasks.description import fingerprint
+from tests.helpers.folders import plain_tokenizer
 from tests.helpers.glue_rows import GOOD, task, write
 
 
@@ -22,6 +24,14 @@ def test_pairs_are_tokenised_and_cut(folder, tokenizer):
     assert tokenizer.decode(data.train[0]["input_ids"]) == "[CLS] a [SEP] b [SEP]"
     assert data.train["labels"] == [0, 1]
     assert data.description["splits"]["train"]["rows"] == 2
+
+
+def test_an_empty_text_is_the_end_of_one_where_a_tokenizer_marks_nothing():
+    form = Classification(["text"], ["no", "yes"], ["accuracy"], 20)
+    rows = form.tokenised(plain_tokenizer(eos_token="</s>", pad_token="<s>"), [{"text": ""}, {"text": "ab"}])
+    assert rows["input_ids"][0] == [1]
+    assert rows["attention_mask"][0] == [1]
+    assert rows["length"] == [1, 2]
 
 
 def test_development_rows_are_predicted_longest_first(folder, tokenizer):
