@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from meft_runner.backbones.answers import IGNORED
 from tests.helpers.models import batch, gradients, meft_settings, peft_settings, prepared
 
 METHODS = {
@@ -13,6 +14,7 @@ METHODS = {
     "meft1 that learns its merge": meft_settings("meft1", merge="learned", zero_start=True),
     "lora": peft_settings("lora", "off"),
     "lora reversed": peft_settings("lora", init_noise=0.1),
+    "meft1 of a language model": meft_settings("meft1"),
 }
 
 
@@ -29,16 +31,23 @@ kept = []  # models in DDP, for the same reason
 
 
 def compare(name, method):
-    rank = dist.get_rank()
-    whole = batch(rows=8, padding=None)
+    rank, kind = dist.get_rank(), "llama-answers" if "language model" in name else "bert"
+    whole = batch(kind, rows=8, padding=None)
+    if kind != "bert":
+        whole["labels"][:4, -2:] = IGNORED  # the first process has fewer tokens to learn
 
-    alone = prepared(method, dropout=0.0)
+    alone = prepared(method, kind, dropout=0.0)
     alone(**whole).loss.backward()
 
-    together = DistributedDataParallel(prepared(method, dropout=0.0))
+    together = DistributedDataParallel(prepared(method, kind, dropout=0.0))
     kept.append(together)
     half = {key: tensor[4 * rank : 4 * rank + 4] for key, tensor in whole.items()}
-    together(**half).loss.backward()
+    if kind == "bert":
+        loss = together(**half).loss
+    else:  # as the Trainer does, since DDP takes the mean of the gradients
+        items = (whole["labels"][:, 1:] != IGNORED).sum()
+        loss = together(**half, num_items_in_batch=items).loss * dist.get_world_size()
+    loss.backward()
 
     expected = gradients(alone)
     for key, gradient in gradients(together.module).items():
