@@ -10,7 +10,14 @@ import pandas as pd
 from meft_runner.config import result_settings
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import backbone_labels, in_method_order, method_label, task_labels
+from meft_runner.reports.labels import (
+    LANGUAGE_KINDS,
+    backbone_labels,
+    in_method_order,
+    method_label,
+    task_kind,
+    task_labels,
+)
 from meft_runner.reports.memory_tables import activations_mib
 from meft_runner.reports.score_tables import score_texts
 from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
@@ -113,7 +120,8 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
 def _runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns a row for each run that measured where it starts, gradient studies left out."""
     chosen = chosen_runs(scored_runs(records))
-    scores = dict(zip((record.identity for record in chosen["record"]), chosen["score"], strict=True))
+    shares = chosen["score"].mask(chosen["record"].map(lambda record: task_kind(record) in LANGUAGE_KINDS).astype(bool))
+    scores = dict(zip((record.identity for record in chosen["record"]), shares, strict=True))
     rows = [
         {"backbone": backbone, "task": task, **_row(record), "score": scores.get(record.identity, math.nan),
          "chosen": record.identity in scores}

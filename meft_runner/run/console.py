@@ -1,5 +1,6 @@
 """What a run and the other commands print: tables on the terminal."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -39,7 +40,11 @@ def run_table(record: CompleteRecord) -> pd.DataFrame:
         rows["largest error of a layer"] = _worst([layer.error for layer in record.gradients], max)
         rows["smallest cosine of a layer"] = _worst([layer.cosine for layer in record.gradients], min)
     if record.plain_model is not None:
-        rows["best score in the plain model (%)"] = percent(record.plain_model.score)
+        score, language = record.plain_model.score, record.scores is not None and _language_rows(record.scores)
+        if language and score:
+            rows["best loss in the plain model"] = rounded(-math.log(score), 4)  # the score is the inverse perplexity
+        else:
+            rows["best score in the plain model (%)"] = percent(score)
         rows["plain and coupled outputs apart"] = _finite(record.plain_model.output_distance)
     if record.scores is None and record.start is not None:
         rows["outputs apart from pre-training"] = _finite(record.start.output_distance)

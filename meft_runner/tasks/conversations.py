@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from meft_runner.config import ChatSettings
 from meft_runner.errors import UserError, first_line
 from meft_runner.tasks.data import Row
-from meft_runner.tasks.language_forms import COLUMNS, Tokens
+from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text
 from meft_runner.tasks.rows import check_columns, check_filled
 
 Message = dict[str, str]
@@ -83,20 +83,19 @@ class Conversations:
         return "the chat template writes today's date into conversations" if "strftime_now" in self.template else None
 
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
-        """Returns the tokens before the last answer, and that answer."""
+        """Returns the tokens before the last answer, and that answer with all that the template writes into it."""
         last = _last_answer(row["messages"])
-        text = self._rendered(row["messages"][:last], where, answer=True)
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids, row["messages"][last]["content"]
+        before = self._rendered(row["messages"][:last], where, answer=True)
+        whole = self._rendered(row["messages"][: last + 1], where)
+        written = whole.removeprefix(before) if whole.startswith(before) else row["messages"][last]["content"]
+        return self._ids(before), answer_text(self.tokenizer, self._ids(written), self.ends(row, where))
 
     def ends(self, row: Row, where: str) -> list[int]:
         """Returns the token that the template writes after an answer, if it is one that no text has."""
         last = _last_answer(row["messages"])
-        _, _, after = self._rendered(row["messages"][: last + 1], where).rpartition(
-            row["messages"][last]["content"].strip()
-        )
-        ids = self.tokenizer(after, add_special_tokens=False, verbose=False)["input_ids"]
-        return [token for token in ids[:1] if token in self.tokenizer.added_tokens_decoder]
+        whole = self._rendered(row["messages"][: last + 1], where)
+        _, _, after = whole.rpartition(row["messages"][last]["content"].strip())
+        return [token for token in self._ids(after)[:1] if token in self.tokenizer.added_tokens_decoder]
 
     def _by_marks(self, messages: list[Message], where: str) -> Tokens:
         found = self._applied(messages, where, return_dict=True, return_assistant_tokens_mask=True)
@@ -115,6 +114,10 @@ class Conversations:
             for n in inside:
                 learnt[n] = not ends or n <= ends[-1]
         return Tokens(ids, learnt)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def _rendered(self, messages: list[Message], where: str, answer: bool = False) -> str:
         return str(self._applied(messages, where, tokenize=False, add_generation_prompt=answer))

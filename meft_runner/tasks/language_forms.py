@@ -1,6 +1,8 @@
 """Rows that a language model learns to write: texts, and prompts with completions, as tokens."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -58,7 +60,7 @@ class AnswerForm(Form, Protocol):
     """A kind of rows that have answers."""
 
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
-        """Returns the tokens before a row's last answer, and that answer."""
+        """Returns the tokens before a row's last answer, and that answer as its tokens would be read."""
 
     def ends(self, row: Row, where: str) -> list[int]:
         """Returns the tokens that end an answer besides the tokenizer's own."""
@@ -113,7 +115,9 @@ class Completions:
 
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
         """Returns the prompt's tokens and the completion."""
-        return text_tokens(self.tokenizer, row["prompt"]), row["completion"]
+        (tokens,) = self.encode(row, where)
+        answer = tokens.ids[tokens.learnt.index(True) :]
+        return tokens.ids[: -len(answer)], answer_text(self.tokenizer, answer)
 
     def ends(self, row: Row, where: str) -> list[int]:
         """Returns none."""
@@ -141,6 +145,12 @@ def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     while len(ids) > 1 and ids[-1] == end:
         ids = ids[:-1]
     return ids
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Collection[int] = ()) -> str:
+    """Returns an answer's tokens as text, as generated ones are read: up to its end, without special tokens."""
+    before = takewhile(lambda token: token not in ends and token != tokenizer.eos_token_id, ids)
+    return str(tokenizer.decode(list(before), skip_special_tokens=True))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -72,6 +72,11 @@ def test_the_question_is_all_before_the_last_answer():
     assert (tokens, answer) == (expected, "Five.")
 
 
+def test_the_expected_answer_is_all_that_the_template_lets_the_model_write():
+    assert conversations(THINKS).question({"messages": TALK}, "")[1].strip() == "<think></think>Five."
+    assert conversations(MARKED).question({"messages": TALK}, "")[1].strip() == "Five."
+
+
 def test_a_file_with_a_template_takes_the_place_of_the_tokenizers(tmp_path):
     file = tmp_path / "chat.jinja"
     file.write_text(CHATML, encoding="utf-8")

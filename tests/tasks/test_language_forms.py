@@ -45,6 +45,9 @@ def test_a_prompt_has_the_tokens_that_it_has_by_itself_where_one_token_would_spa
         def __call__(self, text, add_special_tokens=True, verbose=True):
             return {"input_ids": [3 if part == "ab" else ord(part) for part in ([text] if text == "ab" else text)]}
 
+        def decode(self, ids, skip_special_tokens):
+            return "".join(map(chr, ids))
+
     (tokens,) = Completions(Merging()).encode({"prompt": "a", "completion": "b"}, "")
     assert (tokens.ids, tokens.learnt) == ([ord("a"), ord("b"), 9], [False, True, True])
     assert Completions(Merging()).question({"prompt": "a", "completion": "b"}, "") == ([ord("a")], "b")
