@@ -4,17 +4,21 @@
 everything else as a CPU does it. `flash` stands for a GPU: a fused attention kernel that keeps queries, keys,
 values, the output and one number a query; dropout masks of one byte an element, where a CPU's have the size of
 what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; integers that are divided
-in one operation; and a loss head that takes its weight as it is, where a CPU casts it to float32.
+in one operation; a loss head that takes its weight as it is, where a CPU casts it to float32; and matrices in int8
+that are multiplied as they are, where a CPU makes them floating-point ones.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
+from meft_runner.memory.quantised import int8_product
 from meft_runner.reversible import streams
 
 _CPU_LAYER_NORM = torch.nn.functional.layer_norm
@@ -123,12 +127,15 @@ _GPU_OPERATIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
 
 @contextmanager
 def gpu_operations() -> Iterator[None]:
-    """Makes dropout, LayerNorm, the loss head and the division of streams need what a GPU's do.
+    """Makes dropout, LayerNorm, the loss head, the division of streams and products in int8 need what a GPU's do.
 
     The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
     """
-    own = [(module, {name: vars(module)[name] for name in functions}) for module, functions in _GPU_OPERATIONS]
-    for module, functions in _GPU_OPERATIONS:
+    operations = list(_GPU_OPERATIONS)
+    if find_spec("bitsandbytes") is not None:
+        operations.append((import_module("bitsandbytes"), {"matmul": int8_product}))
+    own = [(module, {name: vars(module)[name] for name in functions}) for module, functions in operations]
+    for module, functions in operations:
         vars(module).update(functions)
     try:
         yield

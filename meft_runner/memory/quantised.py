@@ -37,19 +37,49 @@ def _owners(module: nn.Module) -> Iterator[tuple[Any, tuple[str, ...]]]:
 
 
 def inside_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Returns what an operation of bitsandbytes allocates, and frees again before it returns.
+    """Returns what a product with a matrix in NF4 allocates, and frees again before it returns; 0 of other operations.
 
-    A product with a matrix in NF4 makes its scales and the matrix anew in floating point (with a few rows, a GPU does
-    without), and one with a matrix in int8 has a result in int32 and in float16 before the one that it returns.
+    It makes the scales and the matrix anew in floating point. With a few rows a GPU does without.
     """
-    if func.namespace != "bitsandbytes":
+    if func.namespace != "bitsandbytes" or func._schema.name != "bitsandbytes::gemm_4bit":
         return 0
-    x, name = args[0], func._schema.name.removeprefix("bitsandbytes::")
-    if name == "gemm_4bit":
-        elements, scales = math.prod(args[2]), math.ceil(math.prod(args[2]) / args[4])
-        nested = kwargs.get("absmax_8bit") is not None  # the difference from their mean, and then they themselves
-        return rounded_bytes(elements * x.element_size()) + (2 * rounded_bytes(4 * scales) if nested else 0)
-    if name == "int8_mixed_scaled_mm":
-        elements = math.prod(x.shape[:-1]) * args[2].shape[0]
-        return rounded_bytes(4 * elements) + (0 if x.dtype == torch.float16 else rounded_bytes(2 * elements))
-    return 0
+    x, _, shape, _, block = args[:5]
+    elements = math.prod(shape)
+    packed = args[7] if len(args) > 7 else kwargs.get("absmax_8bit")
+    # A GPU keeps the scales' differences from their mean until it has the matrix, beside the scales themselves.
+    scales = 0 if packed is None else 2 * rounded_bytes(4 * math.ceil(elements / block))
+    return rounded_bytes(elements * x.element_size()) + scales
+
+
+class _Int8Product(torch.autograd.Function):
+    """Allocates and keeps what a product with a matrix in int8 does on a GPU, and computes nothing.
+
+    Its input is no saved tensor there, so that checkpointing does not free it either.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Returns a result of (..., K) inputs and (N, K) bytes, (..., N); inputs are taken to have no outliers."""
+        flat = x.reshape(-1, x.shape[-1])
+        quantised = torch.empty_like(flat, dtype=torch.int8)
+        half = flat.to(torch.float16)
+        outliers = half.abs() >= 1
+        del half, outliers
+        sums = flat.new_empty(len(flat), len(weight), dtype=torch.int32)
+        result = sums.to(torch.float16).to(x.dtype)
+        del quantised, sums
+        ctx.kept = flat, weight, x.shape
+        return result.reshape(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Returns a gradient of the input's shape, by the matrix in floating point."""
+        flat, weight, shape = ctx.kept
+        matrix = weight.to(flat.dtype, copy=True)
+        grad = grads[0].reshape(-1, grads[0].shape[-1]).to(flat.dtype)
+        return torch.matmul(grad, matrix).view(shape), None
+
+
+def int8_product(x: Tensor, weight: Tensor, *arguments: Any, state: Any, **options: Any) -> Tensor:
+    """Stands for `bitsandbytes.matmul` on a GPU; on a CPU, training makes a matrix in floating point instead."""
+    return _Int8Product.apply(x, state.CB)
