@@ -94,8 +94,9 @@ class Conversations:
         """Returns the token that the template writes after an answer, if it is one that no text has."""
         last = _last_answer(row["messages"])
         whole = self._rendered(row["messages"][: last + 1], where)
-        _, _, after = whole.rpartition(row["messages"][last]["content"].strip())
-        return [token for token in self._ids(after)[:1] if token in self.tokenizer.added_tokens_decoder]
+        _, content, after = whole.rpartition(row["messages"][last]["content"].strip())
+        ids = self._ids(after)[:1] if content else []  # a template may write the content otherwise
+        return [token for token in ids if token in self.tokenizer.added_tokens_decoder]
 
     def _by_marks(self, messages: list[Message], where: str) -> Tokens:
         found = self._applied(messages, where, return_dict=True, return_assistant_tokens_mask=True)
