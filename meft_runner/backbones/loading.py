@@ -64,6 +64,11 @@ def load_model(
     """
     fetch_weights(backbone, source)
     config = load_config(backbone, source)
+    if head is Head.lm and getattr(config, "is_causal", True) is False:
+        complaint = (
+            "config.json has is_causal=false, and what reads the tokens that follow does not learn to write them"
+        )
+        raise refused(backbone, source, complaint, "Give a causal model, or take a task that classifies.")
     pads_with_a_word = head is not Head.image and getattr(config, "pad_token_id", None) is None
     if head is not Head.image:
         config.use_cache = False  # keys and values are kept for generation only
