@@ -44,7 +44,7 @@ def parse(config: DictConfig, typed: Collection[str] = ()) -> Settings:
         is_typed = key in typed or any(name.startswith(f"{key}.") for name in typed)
         if is_typed and (message := refusal(settings, key, value, notes)) is not None:
             raise UserError(message)
-        if notes.path and value is not None:
+        if notes.is_path(value):
             _set(settings, key, expanded(key, value))
         if notes.words is not None:  # a quoted "true" is the same as one without quotes
             _set(settings, key, {as_typed(word): word for word in notes.words}.get(as_typed(value), value))

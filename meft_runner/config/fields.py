@@ -27,6 +27,7 @@ class Notes:
         path: it is a file or folder.
         later: it came later; at its default a run is what it was before, and keeps its identity.
         words: the values there are, where no one type has them all.
+        named: values of a path that name something else than a file.
         default: its default.
     """
 
@@ -37,7 +38,12 @@ class Notes:
     path: bool = False
     later: bool = False
     words: tuple[bool | str, ...] | None = None
+    named: tuple[str, ...] = ()
     default: Any = None
+
+    def is_path(self, value: Any) -> bool:
+        """Tells whether a value of the setting is the path of a file or folder."""
+        return self.path and value is not None and value not in self.named
 
 
 def setting(
@@ -49,12 +55,13 @@ def setting(
     path: bool = False,
     later: bool = False,
     words: tuple[bool | str, ...] | None = None,
+    named: tuple[str, ...] = (),
 ) -> _T:
     """Declares a field of a settings class, as `dataclasses.field` does, with its `Notes`.
 
     The declared type is the default's, since that is what the field will hold. Lists and dictionaries are copied.
     """
-    metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, words, default)}
+    metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, words, named, default)}
     made: Any = (
         field(default_factory=partial(deepcopy, default), metadata=metadata)
         if isinstance(default, list | dict)

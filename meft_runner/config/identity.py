@@ -34,7 +34,7 @@ def meaning(settings: Settings) -> dict[str, Any]:
         written = _written(value)
         if notes.later and written == _written(notes.default):
             continue
-        content[key] = os.path.realpath(os.path.expanduser(written)) if notes.path else written
+        content[key] = os.path.realpath(os.path.expanduser(written)) if notes.is_path(value) else written
     if "method.scale_1" in content:
         content.pop("method.mu", None)
         content |= _coupling(settings.method)

@@ -8,6 +8,7 @@ from meft_runner.config.fields import COUNT, setting
 from meft_runner.config.task_base import Head, TaskSettings
 
 TooLong = Enum("TooLong", ["cut", "refuse"])
+PLAIN_TEMPLATE = "plain"  # names a chat template that needs no file
 
 _NO_FILE = {"task.train_file": (None,)}
 _GENERATES = {"task.generate": (True,)}
@@ -74,7 +75,8 @@ class ChatSettings(AnswerSettings):
     """Conversations, in a column `messages` of roles and contents; what the assistant says is learnt.
 
     Attributes:
-        chat_template: a file with a Jinja template that takes the place of the tokenizer's own.
+        chat_template: a file with a Jinja template that takes the place of the tokenizer's own; or `plain`, a line
+            "User: ..." or "Assistant: ..." for each message, for models that have none.
     """
 
-    chat_template: str | None = setting(None, path=True)
+    chat_template: str | None = setting(None, path=True, named=(PLAIN_TEMPLATE,))

@@ -14,15 +14,21 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from meft_runner.config import ChatSettings
+from meft_runner.config.language_tasks import PLAIN_TEMPLATE
 from meft_runner.errors import UserError, first_line
 from meft_runner.tasks.data import Row
-from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text
+from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text, text_tokens
 from meft_runner.tasks.rows import check_columns, check_filled
 
 Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")
 _MARKS = re.compile(r"\{%-?\s*generation\b")
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)  # of whatever a template computes
+_PLAIN = (  # a blank before a word is part of its token, so the one after the colon is the answer's
+    "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 _OTHER_TEMPLATE = "Set task.chat_template=FILE to another Jinja template"
 
 
@@ -132,6 +138,9 @@ class Conversations:
 
 
 def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
+    if task.chat_template == PLAIN_TEMPLATE:
+        begins = text_tokens(tokenizer, "a")[0] == tokenizer.bos_token_id
+        return ("{{ bos_token }}" if begins else "") + _PLAIN
     if task.chat_template is not None:
         try:
             return Path(task.chat_template).read_text(encoding="utf-8")
@@ -144,8 +153,8 @@ def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
         return tokenizer.get_chat_template()
     except ValueError as error:
         raise UserError(
-            "task=chat: the backbone's tokenizer has no chat template. Set task.chat_template=FILE to a Jinja "
-            "template, or take task=instruct with prompts and completions."
+            "task=chat: the backbone's tokenizer has no chat template. Set task.chat_template=plain for lines of "
+            "'User: ...' and 'Assistant: ...', or =FILE to a Jinja template; or take task=instruct."
         ) from error
 
 

@@ -77,6 +77,20 @@ def test_the_expected_answer_is_all_that_the_template_lets_the_model_write():
     assert conversations(MARKED).question({"messages": TALK}, "")[1].strip() == "Five."
 
 
+def test_plain_lines_serve_a_tokenizer_without_a_template():
+    tokenizer = chat_tokenizer(None)
+    form = Conversations(ChatSettings(name="chat", chat_template="plain"), tokenizer)
+    (tokens,) = form.encode({"messages": [SYSTEM, *TALK]}, "")
+    assert tokenizer.decode(tokens.ids) == (
+        "<s>System: Be brief.\nUser: Two and two?\nAssistant: Four.</s>\nUser: And one?\nAssistant: Five.</s>\n"
+    )
+    learnt = [token for token, each in zip(tokens.ids, tokens.learnt, strict=True) if each]
+    assert tokenizer.decode(learnt) == " Four.</s> Five.</s>"
+    prompt, answer = form.question({"messages": TALK}, "")
+    assert tokenizer.decode(prompt).endswith("And one?\nAssistant:")
+    assert answer == " Five."
+
+
 def test_a_file_with_a_template_takes_the_place_of_the_tokenizers(tmp_path):
     file = tmp_path / "chat.jinja"
     file.write_text(CHATML, encoding="utf-8")
@@ -91,7 +105,9 @@ def test_a_file_with_a_template_takes_the_place_of_the_tokenizers(tmp_path):
 
 
 def test_without_a_template_the_key_and_the_way_out_are_named():
-    with pytest.raises(UserError, match=r"task=chat: .*no chat template. Set task.chat_template=FILE .*task=instruct"):
+    with pytest.raises(
+        UserError, match=r"task=chat: .*no chat template. Set task.chat_template=plain .*=FILE .*task=instruct"
+    ):
         conversations(None)
 
 

@@ -228,6 +228,19 @@ def test_settings_of_each_kind_are_found_again_in_a_record(kind):
     assert identity(again) == identity(chosen)
 
 
+def test_a_word_in_place_of_a_file_is_the_same_wherever_it_is_typed(tmp_path, monkeypatch):
+    def identities():
+        chosen = [
+            settings("backbone=opt", "task=chat", f"task.chat_template={value}") for value in ("plain", "a.jinja")
+        ]
+        return [identity(each) for each in chosen]
+
+    here = identities()
+    monkeypatch.chdir(tmp_path)
+    there = identities()
+    assert (here[0] == there[0], here[1] == there[1]) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
