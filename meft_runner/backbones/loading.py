@@ -64,18 +64,8 @@ def load_model(
     """
     fetch_weights(backbone, source)
     config = load_config(backbone, source)
-    if head is Head.lm and getattr(config, "is_causal", True) is False:
-        complaint = (
-            "config.json has is_causal=false, and what reads the tokens that follow does not learn to write them"
-        )
-        raise refused(backbone, source, complaint, "Give a causal model, or take a task that classifies.")
     pads_with_a_word = head is not Head.image and getattr(config, "pad_token_id", None) is None
-    if head is not Head.image:
-        config.use_cache = False  # keys and values are kept for generation only
-        config.pad_token_id = padding_id(config)
-    if head in (Head.classification, Head.image):
-        config.num_labels = labels
-        config.problem_type = "regression" if labels == 1 else "single_label_classification"
+    _set_head(backbone, source, config, head, labels)
     dtype = held_dtype(backbone.weights, precision)
     quantised = quantisation(backbone.weights, dtype)
     with reading(backbone, source, "weights"):
@@ -101,6 +91,23 @@ def load_model(
         model.get_input_embeddings().padding_idx = None  # that word's vector trains like any other
     settle(model)
     return model
+
+
+def _set_head(backbone: BackboneSettings, source: str, config: PreTrainedConfig, head: Head, labels: int) -> None:
+    """Sets what a head needs of a configuration.
+
+    Raises:
+        UserError: the model does not read texts as the head needs it.
+    """
+    if head is Head.lm and getattr(config, "is_causal", True) is False:
+        complaint = "config.json has is_causal=false; what reads the tokens that follow does not learn to write them"
+        raise refused(backbone, source, complaint, "Give a causal model, or take a task that classifies.")
+    if head is not Head.image:
+        config.use_cache = False  # keys and values are kept for generation only
+        config.pad_token_id = padding_id(config)
+    if head in (Head.classification, Head.image):
+        config.num_labels = labels
+        config.problem_type = "regression" if labels == 1 else "single_label_classification"
 
 
 def padding_id(config: PreTrainedConfig) -> int:

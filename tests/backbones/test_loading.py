@@ -117,7 +117,7 @@ def test_a_model_that_reads_what_follows_does_not_learn_to_write(tmp_path):
     model.config.is_causal = False
     model.save_pretrained(tmp_path)
     backbone = settings(name="llama", model_types=["llama"], path=str(tmp_path))
-    with pytest.raises(UserError, match=r"config.json has is_causal=false, .*. Give a causal model, or take a task"):
+    with pytest.raises(UserError, match=r"config.json has is_causal=false; .*. Give a causal model, or take a task"):
         load_model(backbone, find_source(backbone), Head.lm, 1)
     assert load_model(backbone, find_source(backbone), Head.classification, 2).config.num_labels == 2
 
