@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from meft_runner.backbones import FAMILIES, task_head
 from meft_runner.backbones.reading import reading
@@ -19,6 +20,7 @@ from meft_runner.errors import UserError
 _FLOATS = {"F64", "F32", "F16", "BF16", torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _UNUSED = ("pooler", "mask_token", "position_ids", "token_type_ids", "version")  # that a model may do without
 _CHANCES = ("dropout", "dropout_prob", "layerdrop")  # at the end of a name
+_ACTIVATIONS = ("_act", "activation_function")
 _PLAIN = {  # what a model gives back and in which form, whatever its config.json says
     "return_dict": True,
     "output_attentions": False,
@@ -130,9 +132,13 @@ def _check_config(backbone: BackboneSettings, source: str, config: PreTrainedCon
     for name, size in sizes.items():
         if type(size) is int and size < 1:
             raise refused(backbone, source, f"config.json has {name}={size}, expected 1 or more")
-    for name, chance in config.to_dict().items():
-        if name.endswith(_CHANCES) and isinstance(chance, int | float) and not 0 <= chance <= 1:
-            raise refused(backbone, source, f"config.json has {name}={chance}, expected 0 to 1")
+    for name, value in config.to_dict().items():
+        if name.endswith(_CHANCES) and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise refused(backbone, source, f"config.json has {name}={value}, expected 0 to 1")
+        if name.endswith(_ACTIVATIONS) and isinstance(value, str) and value not in ACT2FN:
+            raise refused(backbone, source, f"config.json has {name}={value}, which transformers does not know")
+        if name == "pooler_hidden_size" and value != config.hidden_size:
+            raise refused(backbone, source, f"config.json has {name}={value}, expected {config.hidden_size}")
     vocabulary = getattr(config, "vocab_size", None)
     if vocabulary is not None and not 0 <= padding_id(config) < vocabulary:
         complaint = f"config.json has pad_token_id={padding_id(config)}, expected 0 to {vocabulary - 1}"

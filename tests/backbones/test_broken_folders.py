@@ -137,7 +137,7 @@ BROKEN = {
     "a dropout as text": (configured(hidden_dropout_prob="0.1"), "hidden_dropout_prob"),
     "a dropout of 2": (configured(hidden_dropout_prob=2.0), "hidden_dropout_prob=2.0, expected 0 to 1"),
     "a dropout that no layer looks at": (configured(attention_dropout=-1), "attention_dropout=-1, expected 0 to 1"),
-    "no such activation": (configured(hidden_act="nope"), "KeyError: 'nope'"),
+    "no such activation": (configured(hidden_act="nope"), "hidden_act=nope, which transformers does not know"),
     "no such dtype": (configured(dtype="nonsense"), "its configuration cannot be loaded"),
     "labels that are no table": (configured(id2label="junk"), "its configuration cannot be loaded"),
     "weights of a decoder": (configured(is_decoder=True, add_cross_attention=True), "weights are missing there"),

@@ -53,6 +53,18 @@ def test_published_weights_are_read_in_single_precision(folder, head):
         assert torch.equal(value, published[name].float())
 
 
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"pooler_hidden_size": 32}, "pooler_hidden_size=32, expected 64"),
+    ({"pooler_hidden_act": "nope"}, "pooler_hidden_act=nope, which transformers does not know"),
+], ids=["size", "activation"])  # fmt: skip
+def test_a_pooler_that_cannot_be_computed_is_told_before(folder, changed, told):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changed))
+    backbone = settings(folder)
+    with pytest.raises(UserError, match=f"config.json has {told}"):
+        load_model(backbone, find_source(backbone), Head.classification, 3)
+
+
 def test_no_fused_kernel_is_given_to_its_attention(folder):
     backbone = settings(folder, Attention.sdpa)
     with pytest.raises(UserError, match=r"^backbone.attention=sdpa: no fused kernel .* of deberta-v2. Take eager.$"):
