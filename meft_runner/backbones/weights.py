@@ -43,7 +43,8 @@ def check_installed(form: WeightForm) -> None:
     if is_quantised(form) and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"backbone.weights={form.name}: needs bitsandbytes, which is not installed. "
-            "Run pip install 'meft-runner[quantised]', or take backbone.weights=bf16."
+            "Run pip install 'meft-runner[quantised]', or take "
+            "backbone.weights=bf16 with training.precision=bf16."
         )
 
 

@@ -104,6 +104,7 @@ IN_FORMS = [("llama3_1b", "lora + checkpointing"), ("llama3_1b", "meft1"), ("qwe
             ("qwen3_0b6", "meft1")]  # fmt: skip
 IN_FORMS += [("minilm", "meft1"), ("opt_125m", "lora reversed"), ("vit", "meft3"), ("vit", "ia3"), ("minilm", "dora"),
              ("minilm", "vera")]  # fmt: skip
+NOT_INT8 = ("dora", "ia3")  # peft cannot; peft gives int8 layers float32 on a CPU, which turns their biases for good
 QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("qwen3_0b6", "meft1", "bf16"), ("opt_125m", "lora reversed", "int8"),
                ("llama3_1b", "lora + checkpointing", "nf4")}  # fmt: skip
 
@@ -111,7 +112,7 @@ QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("qwen3_0b6", "meft1", "bf16"), ("
 @pytest.mark.parametrize(("backbone", "method", "form", "precision"), [
     pytest.param(*each, *form, marks=() if (*each, form[0]) in QUICK_FORMS and form[1] is Precision.bf16
                  else pytest.mark.slow)
-    for each in IN_FORMS for form in FORMS if each[1] != "dora" or form[0] != "int8"
+    for each in IN_FORMS for form in FORMS if each[1] not in NOT_INT8 or form[0] != "int8"
 ])  # fmt: skip
 def test_predicted_equals_tracked_in_every_form(backbone, method, form, precision):
     assert_predicted(in_form(case(backbone, method, precision=precision), form))
