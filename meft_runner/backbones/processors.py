@@ -35,6 +35,8 @@ def load_tokenizer(backbone: BackboneSettings, source: str, max_length: int) -> 
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         _check_tokens(backbone, source, tokenizer, config)
         tokenizer.pad_token_id = padding_id(config)
+        if "attention_mask" not in tokenizer.model_input_names:  # padding would be read like any word
+            tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
         if getattr(config, "type_vocab_size", 0) < 2:  # a BERT tokenizer would number the second sentence 1
             tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         family.finish_tokenizer(tokenizer, config)

@@ -7,6 +7,8 @@ it is asked; a template under which the one does not begin with the other is ref
 
 import json
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from meft_runner.config import ChatSettings
 from meft_runner.config.language_tasks import PLAIN_TEMPLATE
-from meft_runner.errors import UserError, first_line
+from meft_runner.errors import UserError, first_line, listed
 from meft_runner.tasks.data import Row
 from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text, text_tokens
 from meft_runner.tasks.rows import check_columns, check_filled
 
 Message = dict[str, str]
+_READ = ("role", "content")  # of a message
 _ROLES = ("system", "user", "assistant")
 _MARKS = re.compile(r"\{%-?\s*generation\b")
 _TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)  # of whatever a template computes
@@ -48,6 +51,7 @@ class Conversations:
     def __init__(self, task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.template = _template(task, tokenizer)
+        self.unread: set[str] = set()  # keys of messages that hold something
         if not tokenizer.is_fast:
             raise UserError(
                 "task=chat: this tokenizer cannot tell which characters a token stands for. Save its tokenizer.json "
@@ -58,7 +62,10 @@ class Conversations:
         """Returns the messages."""
         check_columns(row, COLUMNS["chat"], where)
         (column,) = COLUMNS["chat"]
-        return {column: _messages(row[column], where)}
+        messages = _messages(row[column], where)
+        for message in messages:
+            self.unread |= {str(key) for key, value in message.items() if key not in _READ and value is not None}
+        return {column: [{key: message[key] for key in _READ} for message in messages]}
 
     def encode(self, row: Row, where: str) -> list[Tokens]:
         """Returns a conversation's tokens.
@@ -84,9 +91,11 @@ class Conversations:
         return [self._by_places(text, places) for text, places in texts]
 
     @property
-    def note(self) -> str | None:
-        """That the day changes what is learnt, where it does."""
-        return "the chat template writes today's date into conversations" if "strftime_now" in self.template else None
+    def notes(self) -> Sequence[str]:
+        """That the day changes what is learnt, where it does, and what was not read of messages."""
+        dated = "the chat template writes today's date into conversations"
+        unread = f"of messages only role and content are read, not {listed(sorted(self.unread))}"
+        return [*([dated] if "strftime_now" in self.template else []), *([unread] if self.unread else [])]
 
     def question(self, row: Row, where: str) -> tuple[list[int], str]:
         """Returns the tokens before the last answer, and that answer with all that the template writes into it."""
@@ -112,11 +121,21 @@ class Conversations:
         return Tokens(found["input_ids"], [bool(mark) for mark in found["assistant_masks"]])
 
     def _by_places(self, text: str, places: list[tuple[int, int]]) -> Tokens:
-        """Returns a text's tokens, of which those inside the places are learnt, up to the last end token in each."""
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, learnt = found["input_ids"], [False] * len(found["input_ids"])
+        """Returns a text's tokens, of which those inside the places are learnt, up to the last end token in each.
+
+        Where a token would span the beginning of an answer, what comes before has the tokens that it has by itself, as
+        when a model is asked, and the answer those that it has after it.
+        """
+        whole, ids, spans = self._ids(text), [], []
+        spanned = [start for start, _ in places if whole[: len(before := self._ids(text[:start]))] != before]
+        for begin, stop in pairwise([0, *spanned, len(text)]):
+            how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+            found = self.tokenizer(text[begin:stop], **how)
+            ids += found["input_ids"]
+            spans += [(begin + first, begin + last) for first, last in found["offset_mapping"]]
+        learnt = [False] * len(ids)
         for start, end in places:
-            inside = [n for n, (first, last) in enumerate(found["offset_mapping"]) if start <= first and last <= end]
+            inside = [n for n, (first, last) in enumerate(spans) if start <= first and last <= end]
             ends = [n for n in inside if ids[n] == self.tokenizer.eos_token_id]
             for n in inside:
                 learnt[n] = not ends or n <= ends[-1]
@@ -162,8 +181,8 @@ def _last_answer(messages: list[Message]) -> int:
     return max(place for place, message in enumerate(messages) if message["role"] == "assistant")
 
 
-def _messages(value: Any, where: str) -> list[Message]:
-    """Returns the messages of a row, each with role and content alone.
+def _messages(value: Any, where: str) -> list[dict[str, Any]]:
+    """Returns the messages of a row as they are there.
 
     Raises:
         UserError: one is not as it must be.
@@ -177,7 +196,7 @@ def _messages(value: Any, where: str) -> list[Message]:
         before = message["role"]
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: has no message of the assistant, so there is nothing to learn. Remove that row.")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return messages
 
 
 def _parsed(text: str) -> Any:

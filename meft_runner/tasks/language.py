@@ -66,7 +66,8 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
     train, development = splits[TRAIN], splits[EVALUATION]
     packed = pack(train.rows, task.max_length) if task.pack else None
     notes = [
-        *(note for note in (found.note, form.note) if note),
+        *([found.note] if found.note else []),
+        *form.notes,
         *(note for split, part in splits.items() for note in _notes(task, split, part)),
         *([f"{len(train.rows):,} rows of {TRAIN} are packed into {len(packed):,}"] if packed else []),
         *([] if _ends(train.rows, tokenizer) else [_ENDLESS]),

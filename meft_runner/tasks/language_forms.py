@@ -1,6 +1,6 @@
 """Rows that a language model learns to write: texts, and prompts with completions, as tokens."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
@@ -38,8 +38,8 @@ class Form(Protocol):
     learns: str  # in words
 
     @property
-    def note(self) -> str | None:
-        """What there is to say of it."""
+    def notes(self) -> Sequence[str]:
+        """What there is to say of the rows that were read."""
 
     def read(self, row: Row, where: str) -> Row:
         """Returns what is read of a row.
@@ -70,7 +70,7 @@ class Texts:
     """Texts, all of whose tokens are learnt, and then the end of the sequence."""
 
     learns = "all tokens"
-    note = None
+    notes: Sequence[str] = ()
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -89,7 +89,7 @@ class Completions:
     """Prompts with completions, which are learnt with the end of the sequence; nothing is put between the two."""
 
     learns = "the completions"
-    note = None
+    notes: Sequence[str] = ()
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

@@ -97,6 +97,18 @@ def test_a_model_without_segments_gets_none(tmp_path):
     assert set(tokenizer(["a"], ["b"])) == {"input_ids", "attention_mask"}
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_masked_whatever_a_tokenizer_calls_its_models_inputs(tmp_path, side):
+    LlamaForCausalLM(tiny_config("llama")).save_pretrained(tmp_path)
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    named = {"model_input_names": ["input_ids"], "padding_side": side}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    backbone = settings(name="llama", model_types=["llama"], path=str(tmp_path))
+    tokenizer = load_tokenizer(backbone, find_source(backbone), 16)
+    masks = [[0, 1], [1, 1]] if side == "left" else [[1, 0], [1, 1]]
+    assert tokenizer.pad({"input_ids": [[1], [0, 1]]})["attention_mask"] == masks
+
+
 def test_roberta_positions_start_behind_the_padding_token():
     config = tiny_model("roberta").config
     assert positions(config) == config.max_position_embeddings - 2

@@ -1,6 +1,9 @@
 import json
+from dataclasses import astuple
 
 import pytest
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 from meft_runner.config import ChatSettings
 from meft_runner.errors import UserError
@@ -52,6 +55,30 @@ def test_answers_that_are_written_otherwise_when_they_are_the_last_are_rows_of_t
     )
     assert second[0].count("<think>") == 1
     assert second[1] == "<think></think>Five.</s>"
+
+
+@pytest.mark.parametrize(("ends", "content"), [(" ", "Four."), ("\n", "\n\nFour.")])
+def test_an_answer_is_learnt_whole_where_a_token_would_span_its_beginning(ends, content):
+    template = (
+        "{% for m in messages %}{{ m['role'] + ':END' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:END' }}{% endif %}"
+    ).replace("END", ends)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([" Four.", "\n\n"] * 9, vocab_size=290, special_tokens=["</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="</s>", chat_template=template)
+    form = Conversations(ChatSettings(name="chat"), tokenizer)
+    row = {"messages": [TALK[0], {"role": "assistant", "content": content}] * 2}
+    (tokens,) = form.encode(row, "row 1")
+    assert tokenizer.decode([t for t, learnt in zip(*astuple(tokens), strict=True) if learnt]) == f"{content}</s>" * 2
+    asked, _ = form.question({"messages": row["messages"][:2]}, "row 1")
+    assert tokens.ids[: len(asked)] == asked
+
+
+def test_what_is_not_read_of_messages_is_told():
+    form = conversations(CHATML)
+    messages = [TALK[0] | {"name": None}, TALK[1] | {"weight": 0, "tool_calls": [{"id": "a"}]}]
+    assert form.read({"messages": messages}, "row 1") == {"messages": TALK[:2]}
+    assert form.notes == ["of messages only role and content are read, not tool_calls, weight"]
 
 
 def test_a_template_that_rewrites_what_comes_before_an_answer_is_refused():
