@@ -14,7 +14,7 @@ from meft_runner.backbones import FAMILIES, task_head
 from meft_runner.backbones.reading import reading
 from meft_runner.backbones.sources import check_model_type, fetch_weights, refused, weight_files
 from meft_runner.backbones.weights import held_dtype, is_quantised, quantisation, settle
-from meft_runner.config import Attention, BackboneSettings, Head, Precision
+from meft_runner.config import Attention, BackboneSettings, Head, Precision, WeightForm
 from meft_runner.errors import UserError
 
 _FLOATS = {"F64", "F32", "F16", "BF16", torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -229,4 +229,6 @@ def _check_values(backbone: BackboneSettings, source: str, weights: Iterable[tup
     for name, weight in weights:
         # A sum costs no memory; it can overflow where all are numbers, so that they are looked at one by one then.
         if not weight.sum().isfinite() and not weight.isfinite().all():
-            raise refused(backbone, source, f"its weights hold values that are no numbers (NaN or infinite), in {name}")
+            complaint = f"its weights hold values that are no numbers (NaN or infinite), in {name}"
+            as_fp16 = "Values above 65,504 are none in fp16: take backbone.weights=bf16, or choose other weights."
+            raise refused(backbone, source, complaint, as_fp16 if backbone.weights is WeightForm.fp16 else None)

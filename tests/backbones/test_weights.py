@@ -167,6 +167,15 @@ def test_weights_that_are_no_numbers_are_refused(form, value, folder):
         loaded(folder, form, "bf16")
 
 
+def test_weights_that_fp16_cannot_hold_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.weight"][3, 4] = 1e5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert loaded(folder, "bf16", "bf16").dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"Values above 65,504 are none in fp16: take backbone.weights=bf16"):
+        loaded(folder, "fp16", "fp16")
+
+
 def test_without_bitsandbytes(monkeypatch):
     check_installed(WeightForm.nf4)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
