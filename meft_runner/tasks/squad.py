@@ -2,6 +2,7 @@
 
 import json
 import logging
+import string
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from meft_runner.tasks.rows import check_columns, check_text, load_splits, origi
 from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers
 
 _log = logging.getLogger(__name__)
+_BLANKS = [ord(blank) for blank in string.whitespace]
 ROWS_AT_ONCE = 1000  # what the tokenizer returns takes some hundred bytes a token
 
 
@@ -165,7 +167,8 @@ def _cut(
         chunk = rows[first : first + ROWS_AT_ONCE]
         encoded = _encode(task, tokenizer, chunk, split)
         owners = encoded["overflow_to_sample_mapping"]
-        new = [_window(encoded, number, first + owner) for number, owner in enumerate(owners)]
+        begins = [_begins_of_words(row["context"]) for row in chunk]
+        new = [_window(encoded, number, first + owner, begins[owner]) for number, owner in enumerate(owners)]
         targets = [_target(window, rows[window.question]) for window in new]
         columns = {name: encoded[name] for name in tokenizer.model_input_names}
         columns["length"] = [len(ids) for ids in encoded["input_ids"]]
@@ -202,9 +205,18 @@ def _encode(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[
     )
 
 
-def _window(encoded: BatchEncoding, number: int, question: int) -> Window:
+def _begins_of_words(context: str) -> np.ndarray:
+    """Returns the next place without a blank from each of C characters on, and from their end on, (C + 1,)."""
+    codes = np.append(np.frombuffer(context.encode("utf-32-le", "surrogatepass"), dtype=np.uint32), 0)
+    places = np.where(np.isin(codes, _BLANKS), len(codes), np.arange(len(codes)))
+    return np.minimum.accumulate(places[::-1])[::-1]
+
+
+def _window(encoded: BatchEncoding, number: int, question: int, begins: np.ndarray) -> Window:
+    """Returns what stands in a model input; tokens of some vocabularies cover the blank before their word too."""
     offsets = np.array(encoded["offset_mapping"][number], dtype=np.int32)
     of_context = np.array(encoded.sequence_ids(number), dtype=float) == 1  # special tokens' None becomes NaN
+    offsets[of_context, 0] = begins[offsets[of_context, 0]]
     positions = np.flatnonzero(of_context & (offsets[:, 0] < offsets[:, 1]))
     return Window(question, positions, offsets[positions])
 

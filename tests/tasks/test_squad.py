@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertTokenizer,
+    DebertaV2Tokenizer,
     EvalPrediction,
     RobertaTokenizer,
     Trainer,
@@ -45,7 +46,20 @@ def tokenizer_of_roberta():
     return RobertaTokenizer(vocab=vocabulary, merges=merges)
 
 
-@pytest.fixture(scope="module", params=[tokenizer_of_bert, tokenizer_of_roberta], ids=["bert", "roberta"])
+def tokenizer_of_deberta():
+    """One of SentencePiece's form: a token begins with the blank before its letter, and covers it."""
+    letters = [*string.ascii_letters, *string.digits]
+    pieces = ["▁", *letters, *(f"▁{letter}" for letter in letters), *string.punctuation, "▁19"]
+    marks = [(mark, 0.0) for mark in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")]
+    scored = [*marks, *((piece, -5.0 / len(piece)) for piece in pieces)]
+    return DebertaV2Tokenizer(vocab=scored, model_input_names=["input_ids", "attention_mask"])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[tokenizer_of_bert, tokenizer_of_roberta, tokenizer_of_deberta],
+    ids=["bert", "roberta", "deberta"],
+)
 def tokenizer(request):
     return request.param()
 
