@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meft_runner.config import Precision
+from meft_runner.config import Head, Precision
 from meft_runner.errors import in_brief
 from meft_runner.files import write_whole
 from meft_runner.memory import AUTOCAST, TrainingStep, training_step
@@ -109,7 +109,8 @@ def case_of(shape: Shape, precision: str, method: str, *overrides: str) -> Case:
     name, _, checkpointing = method.partition(" + ")
     own = ["method.checkpointing=true"] if checkpointing else []
     run = composed([f"backbone={shape.backbone}", f"method={name}", *shape.sizes, *own, *overrides])
-    return Case(run.backbone, run.method, shape.batch_size, shape.length, Precision[precision])
+    of_all = {"precision": Precision[precision], "head": Head.classification}
+    return Case(run.backbone, run.method, shape.batch_size, shape.length, **of_all)
 
 
 def build(case: Case) -> nn.Module:

@@ -74,7 +74,7 @@ class Family:
     Attributes:
         model_type: as its config.json names it.
         views: its layer lists, in the order in which a forward pass runs them.
-        heads: what it can do; the first one is what memory is predicted with, from shapes alone.
+        heads: what it can do.
         lora_targets: pattern of the modules that LoRA updates: query and value projections.
         ia3_targets: pattern of the modules that (IA)^3 rescales: keys, values, the MLP's second layer.
         ia3_feedforward: those of them whose input is rescaled instead of the output.
@@ -106,11 +106,6 @@ class Family:
     packs: bool = False
     finish_tokenizer: Callable[[PreTrainedTokenizerBase, PreTrainedConfig], None] = lambda tokenizer, config: None
     finish_model: Callable[[PreTrainedModel], None] = lambda model: None
-
-    @property
-    def first_head(self) -> Head:
-        """The first of its heads."""
-        return next(iter(self.heads))
 
     def positions(self, config: PreTrainedConfig) -> int:
         """Returns how many tokens a model reads in a row; of images, how many it makes of each."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from meft_runner.config.fields import COUNT, expanded, setting
-from meft_runner.config.methods import METHODS
-from meft_runner.config.run import Precision
+from meft_runner.config.methods import METHODS, Checkpointing
+from meft_runner.config.run import Precision, WeightForm
+from meft_runner.config.tasks import Head
 from meft_runner.errors import UserError, nearest
 
 Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
@@ -37,11 +38,14 @@ class MemorySettings:
     Attributes:
         backbone: models.
         method: fine-tuning methods.
-        checkpointing: with and without gradient checkpointing (full, lora, ia3); without unless set.
+        checkpointing: kinds of gradient checkpointing (full and peft's methods, without reversal). Unless set, rows are
+            without, and where one is of reversible layers, LoRA's (or the first method's) are of all kinds.
         batch: rows in one forward pass.
         length: tokens a row, 128 unless set; images have their own.
         precision: fp32, or autocast to bf16 or fp16.
         attention: scores in memory, or a fused kernel.
+        weights: the form in which frozen weights are held, fp32 unless set.
+        head: what the model is to do; a decoder is a language model unless set, others classify.
         accumulating: predict a step that adds to the gradients of an earlier pass.
         format: of what is printed.
         sweep: draw the curve over lengths, depths or batches.
@@ -53,11 +57,13 @@ class MemorySettings:
 
     backbone: list[str] = field(default_factory=lambda: ["roberta"])
     method: list[str] = field(default_factory=lambda: list(METHODS))
-    checkpointing: list[bool] | None = None
+    checkpointing: list[Checkpointing] | None = None
     batch: list[int] = setting([32], COUNT)
     length: list[int] | None = setting(None, COUNT)
     precision: list[Precision] = field(default_factory=lambda: [Precision.fp32])
     attention: list[Kernel] = field(default_factory=lambda: [Kernel.materialised])
+    weights: list[WeightForm] = field(default_factory=lambda: [WeightForm.fp32])
+    head: list[Head] | None = None
     accumulating: bool = False
     format: Format = Format.table
     sweep: Sweep | None = None

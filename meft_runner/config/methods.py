@@ -18,7 +18,9 @@ _REVERSED = {"method.reversal": ("exact", "float", "stored")}
 _ON_THE_GRID = {"method.reversal": ("exact", "stored")}
 _CHECKED = {"method.reversal": ("exact",)}
 OFFLOAD = "offload"
-CHECKPOINTING = (False, True, OFFLOAD, "every_4")  # transformers' own; records have the first two as booleans
+# transformers' own, as they are typed; a run's settings and its record have the first two as booleans
+Checkpointing = Enum("Checkpointing", {"false": False, "true": True, "offload": "offload", "every_4": "every_4"})
+CHECKPOINTING = tuple(each.value for each in Checkpointing)
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """A training step from shapes alone: fake tensors have sizes and lifetimes, but no data."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from meft_runner.memory.host import HostMemory
 from meft_runner.memory.meters import TrackedMeter
 from meft_runner.memory.quantised import tensors_beside
 from meft_runner.memory.sampling import SampledChunks
@@ -27,6 +28,21 @@ class PredictedMeter(TrackedMeter):
     def __init__(self) -> None:
         super().__init__()
         self._shapes = ShapeMode()
+        self._host, self._entered = HostMemory(), ExitStack()
+
+    def __enter__(self) -> Self:
+        """Starts counting, on the device and on the host."""
+        self._entered.enter_context(self._host.receiving())
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Stops counting."""
+        super().__exit__(*exception)
+        self._entered.close()
+
+    def host_bytes(self) -> int:
+        """Returns the bytes that wait on the host now."""
+        return self._host.live_bytes
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs an operation without data; at once, since a second mode would cost a second dispatch."""

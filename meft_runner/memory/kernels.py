@@ -3,13 +3,13 @@
 `materialised` is transformers' own attention in matrix products ("eager"), with the scores in memory, and
 everything else as a CPU does it. `flash` stands for a GPU: a fused attention kernel that keeps queries, keys,
 values, the output and one number a query; dropout masks of one byte an element, where a CPU's have the size of
-what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; integers that are divided
-in one operation; a loss head that takes its weight as it is, where a CPU casts it to float32; and matrices in int8
-that are multiplied as they are, where a CPU makes them floating-point ones.
+what they mask; LayerNorm in float32 under autocast, where a CPU's stays in half precision; a loss head that takes
+its weight as it is, where a CPU casts it to float32; and matrices in int8 that are multiplied as they are, where a CPU
+makes them floating-point ones.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -118,38 +118,41 @@ def _floor_divide(values: Tensor, count: int) -> Tensor:
     return torch.div(values, count, rounding_mode="floor")
 
 
-_OF_TORCH = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross_entropy": _linear_cross_entropy}
-_GPU_OPERATIONS: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (torch.nn.functional, _OF_TORCH),
-    (streams, {"floor_divide": _floor_divide}),
-)
+_GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross_entropy": _linear_cross_entropy}
 
 
 @contextmanager
 def gpu_operations() -> Iterator[None]:
-    """Makes dropout, LayerNorm, the loss head, the division of streams and products in int8 need what a GPU's do.
+    """Makes dropout, LayerNorm, the loss head and products in int8 need what a GPU's do.
 
     The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
     """
-    operations = list(_GPU_OPERATIONS)
-    if find_spec("bitsandbytes") is not None:
-        operations.append((import_module("bitsandbytes"), {"matmul": int8_product}))
-    own = [(module, {name: vars(module)[name] for name in functions}) for module, functions in operations]
-    for module, functions in operations:
-        vars(module).update(functions)
-    try:
+    with ExitStack() as replaced:
+        replaced.enter_context(_replaced(torch.nn.functional, _GPU_OPERATIONS))
+        if find_spec("bitsandbytes") is not None:
+            replaced.enter_context(_replaced(import_module("bitsandbytes"), {"matmul": int8_product}))
         yield
-    finally:
-        for module, functions in own:
-            vars(module).update(functions)
 
 
 @contextmanager
 def whole_rows() -> Iterator[None]:
-    """Tells transformers that no row holds several texts, which it would look for in positions that have no values."""
-    own = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    """Tells transformers that no row holds several texts, which it would look for in positions that have no values.
+
+    Integers of streams are divided in one operation, as a GPU does it: a CPU takes pieces of a size of their own, of
+    which a long row has too many to follow.
+    """
+    with (
+        _replaced(masking_utils, {"find_packed_sequence_indices": lambda position_ids: None}),
+        _replaced(streams, {"floor_divide": _floor_divide}),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, functions: dict[str, Any]) -> Iterator[None]:
+    own = {name: vars(module)[name] for name in functions}
+    vars(module).update(functions)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = own
+        vars(module).update(own)

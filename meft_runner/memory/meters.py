@@ -40,6 +40,9 @@ class Meter(Protocol):
     def reset_peak(self) -> None:
         """Makes the present number of bytes the peak."""
 
+    def host_bytes(self) -> int:
+        """Returns the bytes that checkpointing has moved into the host's memory and that wait there now."""
+
 
 class CudaMeter:
     """The statistics of the CUDA caching allocator.
@@ -77,6 +80,11 @@ class CudaMeter:
     def reset_peak(self) -> None:
         """Makes the present number of bytes the peak."""
         torch.cuda.reset_peak_memory_stats(self.device)
+
+    def host_bytes(self) -> int:
+        """Returns the bytes of pinned memory in use, as its allocator rounds them."""
+        torch.cuda.synchronize(self.device)
+        return int(torch.cuda.host_memory_stats()["active_bytes.current"])
 
 
 class TrackedMeter(TorchDispatchMode):
@@ -135,6 +143,10 @@ class TrackedMeter(TorchDispatchMode):
     def reset_peak(self) -> None:
         """Makes the present number of bytes the peak."""
         self._peak = self._live
+
+    def host_bytes(self) -> int:
+        """Returns 0: without a GPU nothing is moved."""
+        return 0
 
     def _forget(self, key: int) -> None:
         self._live -= self._sizes.pop(key)

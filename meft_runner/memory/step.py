@@ -29,6 +29,7 @@ class StepMemory:
         peak_bytes: the peak.
         activation_paper_bytes: the peak less what is allocated between steps (the paper's measure).
         retained_after_forward_bytes: what the forward pass left for the backward pass.
+        host_bytes: what it moved into the host's memory for it, beside all of these.
     """
 
     parameters_bytes: int
@@ -38,6 +39,7 @@ class StepMemory:
     peak_bytes: int
     activation_paper_bytes: int
     retained_after_forward_bytes: int
+    host_bytes: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Returns the columns by name."""
@@ -83,9 +85,7 @@ def measure_step(
             forward().backward()
         watch = _PeakWatch(meter, model)
         with watch.following():
-            before = meter.live_bytes()
-            loss = forward()
-            retained = meter.live_bytes() - before
+            loss, retained, offloaded = _left_by(forward, meter)
             loss.backward()
             del loss
             _end_step(optimizer)
@@ -99,7 +99,15 @@ def measure_step(
         peak_bytes=held + beside,
         activation_paper_bytes=beside,
         retained_after_forward_bytes=retained,
+        host_bytes=offloaded,
     )
+
+
+def _left_by(forward: Callable[[], Tensor], meter: Meter) -> tuple[Tensor, int, int]:
+    """Returns the loss of a forward pass, and the bytes that it has left on the device and on the host."""
+    live, on_host = meter.live_bytes(), meter.host_bytes()
+    loss = forward()
+    return loss, meter.live_bytes() - live, meter.host_bytes() - on_host
 
 
 class _PeakWatch:

@@ -14,15 +14,16 @@ from hydra.errors import OverrideParseException
 
 from meft_runner.config import MemorySettings
 from meft_runner.config.checks import check_ranges
+from meft_runner.config.fields import as_typed
 from meft_runner.config.overrides import check_form, check_name
 from meft_runner.errors import UserError, nearest
 from meft_runner.memory_report.effects import check_answers, check_of_a_run
 
 _HINTS = get_type_hints(MemorySettings)
 _EXAMPLES = {
-    "backbone": "roberta", "method": "[lora,meft1]", "checkpointing": "[false,true]", "batch": "32", "length": "128",
-    "precision": "bf16", "attention": "flash", "format": "json", "sweep": "length", "fit": "24GiB",
-    "output_dir": "memory",
+    "backbone": "roberta", "method": "[lora,meft1]", "checkpointing": "[false,true,offload]", "batch": "32",
+    "length": "128", "precision": "bf16", "attention": "flash", "weights": "nf4", "head": "lm", "format": "json",
+    "sweep": "length", "fit": "24GiB", "output_dir": "memory",
 }  # fmt: skip
 _WORDS = {int: "a whole number", bool: "true or false", str: "a text"}
 _UNREADABLE = (OverrideParseException, ValueError, RecursionError)  # numbers of too many digits, brackets too deep
@@ -126,7 +127,7 @@ def _typed(override: Override, kind: Any, given: Any) -> Any:
     value = given.text if isinstance(given, QuotedString) else given
     key = override.key_or_group
     if isinstance(kind, EnumMeta):
-        known = list(kind.__members__)
+        known, value = list(kind.__members__), as_typed(value)
         if value not in known:
             raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
         return kind[value]

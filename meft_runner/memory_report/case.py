@@ -13,13 +13,14 @@ from meft_runner.backbones.loading import load_config
 from meft_runner.backbones.repeat import multiply_depth, set_depth
 from meft_runner.config import (
     BackboneSettings,
+    Head,
     Kernel,
     MeftSettings,
     MethodSettings,
     PeftSettings,
     Precision,
 )
-from meft_runner.config.fields import COUNT
+from meft_runner.config.fields import COUNT, as_typed
 from meft_runner.config.methods import with_reversal
 from meft_runner.errors import UserError
 from meft_runner.memory.sampling import MOST_CHUNKS
@@ -45,6 +46,7 @@ class Case:
         attention: the kernel of the machine that is asked about.
         accumulating: the step adds to the gradients of an earlier pass.
         depth: layers of each stack, None for the model's own.
+        head: what the model is to do; None for what its family is usually trained to do.
     """
 
     backbone: BackboneSettings
@@ -55,11 +57,18 @@ class Case:
     attention: Kernel = Kernel.materialised
     accumulating: bool = False
     depth: int | None = None
+    head: Head | None = None
 
     @property
-    def checkpointing(self) -> bool:
-        """Whether the method recomputes each layer's activations; reversible layers keep none."""
-        return getattr(self.method, "checkpointing", False)
+    def checkpointing(self) -> str:
+        """Which activations the method recomputes, as it is typed; reversible layers keep none."""
+        return as_typed(getattr(self.method, "checkpointing", False))
+
+    @property
+    def task_head(self) -> Head:
+        """What the model is to do: unless it is said, a decoder is a language model, others do their family's first."""
+        first = next(iter(FAMILIES[self.backbone.model_types[0]].heads))
+        return self.head or (Head.lm if Head.lm in self.backbone.heads else first)
 
     @property
     def reversal(self) -> str | None:
@@ -104,9 +113,10 @@ class Case:
             )
 
 
-def method_label(name: str, checkpointing: bool, reversal: str | None) -> str:
-    """Returns what tables and figures call a method: `lora (reversal=exact)`, `lora + checkpointing`."""
-    return with_reversal(name, reversal) + (" + checkpointing" if checkpointing else "")
+def method_label(name: str, checkpointing: str, reversal: str | None) -> str:
+    """Returns what tables and figures call a method: `lora (reversal=exact)`, `lora + checkpointing (offload)`."""
+    kind = {"false": "", "true": " + checkpointing"}.get(checkpointing, f" + checkpointing ({checkpointing})")
+    return with_reversal(name, reversal) + kind
 
 
 def model_config(backbone: BackboneSettings) -> PreTrainedConfig:

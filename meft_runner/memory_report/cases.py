@@ -18,9 +18,10 @@ from meft_runner.config import (
     Settings,
     Sweep,
 )
-from meft_runner.config.checks import refusal
+from meft_runner.config.checks import refusal, weights_hindrance
 from meft_runner.config.compatibility import services
 from meft_runner.config.fields import settings_of
+from meft_runner.config.methods import Checkpointing
 from meft_runner.errors import UserError, nearest
 from meft_runner.memory_report.case import Case, model_config
 from meft_runner.run.composing import composed
@@ -28,7 +29,7 @@ from meft_runner.run.composing import composed
 _USUAL_LENGTHS = [128]  # tokens, where none are asked for
 SWEPT_DEPTHS = (6, 12, 24, 48, 96)
 SWEPT_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-SWEPT_LENGTHS = tuple(32 * 2**power for power in range(12))  # those of them that the model reads
+SWEPT_LENGTHS = tuple(32 * 2**power for power in range(13))  # those of them that the model reads
 _OF_CONFIG = "backbone.config."
 
 
@@ -45,14 +46,24 @@ def cases(asked: MemorySettings, overrides: Sequence[str] = ()) -> list[Case]:
     _check_sizes(asked.backbone, overrides)
     runs = [_composed(backbone, method, overrides) for backbone, method in product(asked.backbone, asked.method)]
     _check_effects(runs, asked, overrides)
-    found = []
+    _check_heads(runs, asked)
+    found: list[Case] = []
+    hindered: list[str] = []  # full fine-tuning, for instance, trains float32 weights alone
+    heads: list[Head | None] = [*asked.head] if asked.head else [None]
     for run in runs:
         lengths = [None] if Head.image in run.backbone.heads else asked.length or _USUAL_LENGTHS
-        for own, batch, length, precision, attention in product(
-            _with_checkpointing(run.method, asked), asked.batch, lengths, asked.precision, asked.attention
+        kinds = _kinds(run, runs, asked)
+        for own, weights, head, batch, length, precision, attention in product(
+            kinds, asked.weights, heads, asked.batch, lengths, asked.precision, asked.attention
         ):
-            case = Case(run.backbone, own, batch, length, precision, attention, asked.accumulating)
-            found += _swept(case, asked.sweep)
+            refused = weights_hindrance(weights, own, precision)
+            hindered += [refused] if refused else []
+            if refused is None:
+                backbone = replace(run.backbone, weights=weights)
+                case = Case(backbone, own, batch, length, precision, attention, asked.accumulating, head=head)
+                found += _swept(case, asked.sweep)
+    if not found:
+        raise UserError(hindered[0].replace("backbone.weights", "weights").replace("training.precision", "precision"))
     if (asked.length is not None or asked.sweep is Sweep.length) and all(case.length is None for case in found):
         raise UserError(f"length: backbone={','.join(asked.backbone)} reads images, which have a length of their own.")
     for case in found:
@@ -60,11 +71,33 @@ def cases(asked: MemorySettings, overrides: Sequence[str] = ()) -> list[Case]:
     return found
 
 
-def _with_checkpointing(method: MethodSettings, asked: MemorySettings) -> list[MethodSettings]:
-    """Returns a method with and without checkpointing as asked; as it is where it is reversible."""
-    if isinstance(method, FullSettings | PeftSettings) and not method.reverses:
-        return [replace(method, checkpointing=on) for on in asked.checkpointing or [False]]
-    return [method]
+def _kinds(run: Settings, runs: Sequence[Settings], asked: MemorySettings) -> list[MethodSettings]:
+    """Returns a run's method with the kinds of checkpointing that are asked for; as it is where it is reversible.
+
+    Where none are asked for, they are the rivals of reversible layers: a table with those has all kinds of one method,
+    LoRA or else the first that has them.
+    """
+    if not _recomputes(run.method):
+        return [run.method]
+    kinds = [Checkpointing.false] if asked.checkpointing is None else asked.checkpointing
+    having = [each.method.name for each in runs if _recomputes(each.method)]
+    has_rivals = any(each.method.reverses for each in runs) and asked.sweep is None
+    has_rivals = has_rivals and not (asked.timeline or asked.measure)
+    if asked.checkpointing is None and has_rivals and run.method.name == ("lora" if "lora" in having else having[0]):
+        kinds = list(Checkpointing)
+    return [replace(run.method, checkpointing=kind.value) for kind in kinds]  # type: ignore[call-arg]
+
+
+def _recomputes(method: MethodSettings) -> bool:
+    return isinstance(method, FullSettings | PeftSettings) and not method.reverses
+
+
+def _check_heads(runs: Sequence[Settings], asked: MemorySettings) -> None:
+    """Refuses a head that a backbone has not."""
+    for head, run in product(asked.head or [], runs):
+        if head not in run.backbone.heads:
+            having = ", ".join(each.name for each in run.backbone.heads)
+            raise UserError(f"head={head.name}: backbone={run.backbone.name} has no such head, expected {having}.")
 
 
 def _composed(backbone: str, method: str, overrides: Sequence[str]) -> Settings:

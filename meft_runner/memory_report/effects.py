@@ -17,7 +17,7 @@ _ALONE = {  # an answer, what has no effect beside it, and why
     "fit": (("timeline", "sweep", "measure"), "answers with the largest batch and length alone"),
     "timeline": (("sweep", "measure", "format", "accumulating"), "draws one step and prints no table"),
 }
-_ONE_LINE = ("backbone", "batch", "length", "precision", "attention")  # of which a curve has one: it is a line a method
+_ONE_LINE = ("backbone", "batch", "length", "precision", "attention", "weights", "head")  # a curve has one of each
 
 
 def check_of_a_run(key: str, override: str, asked: MemorySettings) -> None:
@@ -46,7 +46,7 @@ def check_of_a_run(key: str, override: str, asked: MemorySettings) -> None:
 def _check_of_methods(name: str, override: str, methods: list[str]) -> None:
     having = [method for method, schema in METHODS.items() if name in {each.name for each in fields(schema)}]
     if name == "checkpointing":
-        raise UserError(f"{override}: is asked for with checkpointing=[false,true].")
+        raise UserError(f"{override}: is asked for with checkpointing=[false,true,offload,every_4].")
     if name in _NOT_OF_MEMORY:
         raise UserError(f"{override}: has no effect on memory. Leave it out.")
     if not having:
@@ -63,6 +63,8 @@ def _check_of_backbones(name: str, override: str, backbones: list[str]) -> None:
     setting = name.partition(".")[0]
     if setting == "attention":
         raise UserError(f"{override}: is asked for with attention=materialised or attention=flash.")
+    if setting == "weights":
+        raise UserError(f"{override}: is asked for with weights=[fp32,bf16,nf4,int8].")
     if setting in {each.name for each in fields(BackboneSettings)} - set(_OF_BACKBONES):
         raise UserError(f"{override}: has no effect on memory. Leave it out.")
     if setting not in _OF_BACKBONES or (setting == "config") != ("." in name):

@@ -80,6 +80,8 @@ def _answer(case: Case, budget: int) -> dict[str, Any]:
         "checkpointing": case.checkpointing,
         "precision": case.precision.name,
         "attention": case.attention.name,
+        "weights": case.backbone.weights.name,
+        "head": case.task_head.name,
         "length": case.length or tokens,
         "largest_batch": batch.number,
         "largest_batch_source": batch.source,

@@ -11,10 +11,12 @@ from meft_runner.reports.memory_tables import OF_FULL, in_unit, percent_of_full
 from meft_runner.reports.tables import markdown
 from meft_runner.run.console import print_table
 
-_SHAPE = ["backbone", "batch_size", "length", "depth", "precision", "attention", "source"]  # of what is compared
+# Of what is compared. Full fine-tuning trains float32 weights, whatever form those of others have.
+_SHAPE = ["backbone", "batch_size", "length", "depth", "precision", "attention", "head", "source"]
 _BRIEF = [
-    "backbone", "method", "batch", "length", "depth", "precision", "attention", "source", "parameters (GiB)",
-    "gradients (GiB)", "optimizer (GiB)", "activations (GiB)", OF_FULL, "retained (GiB)", "peak (GiB)", "dominant",
+    "backbone", "method", "batch", "length", "depth", "precision", "attention", "weights", "head", "source",
+    "parameters (GiB)", "gradients (GiB)", "optimizer (GiB)", "activations (GiB)", OF_FULL, "retained (GiB)",
+    "host (GiB)", "peak (GiB)", "dominant",
 ]  # fmt: skip
 
 
@@ -50,7 +52,7 @@ def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Returns rows as a table in GiB, with activations in percent of full fine-tuning of the same shape."""
     made = pd.DataFrame(rows)
     table = in_unit(made, "GiB")
-    is_full = (made["method"] == "full") & ~made["checkpointing"]
+    is_full = (made["method"] == "full") & (made["checkpointing"] == "false")
     table[OF_FULL] = percent_of_full(made["activations_bytes"], is_full, made[_SHAPE])
     return table.round({column: 3 for column in map(str, table) if "GiB" in column} | {OF_FULL: 1})
 
@@ -58,5 +60,6 @@ def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def brief(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of a table that a terminal has room for."""
     table = table.rename(columns={"batch_size": "batch", "retained after forward (GiB)": "retained (GiB)"})
-    same = [column for column in _BRIEF[2:8] if table[column].nunique() == 1]
-    return table.assign(method=method_labels(table))[[column for column in _BRIEF if column not in same]]
+    same = [column for column in _BRIEF[2:10] if table[column].nunique() == 1]
+    kept = [column for column in _BRIEF if column in table and column not in same]
+    return table.assign(method=method_labels(table))[kept]

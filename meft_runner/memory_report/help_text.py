@@ -6,10 +6,13 @@ MEMORY_HELP = f"""\
 meft-memory: what a training step needs, predicted from shapes alone: no weights, no GPU, no network.
 
   meft-memory backbone=roberta method=[full,lora,meft1] checkpointing=[false,true] batch=32 length=128
+  meft-memory backbone=llama3_8b weights=[bf16,nf4] batch=1 length=8192 precision=bf16 attention=flash
 
   backbone=[roberta]   method=[{",".join(METHODS)}]
-  checkpointing=[false]      without and with: of methods that have no reversal
+  checkpointing=[false,true,offload,every_4]       of methods without reversal; unless set, of lora
   batch=[32]   length=[128]   precision=[fp32]   attention=[materialised]     lists; every combination is a row
+  weights=[fp32]             fp32, bf16, fp16, nf4, int8: the frozen ones; what cannot be trained so is left out
+  head=[lm,classification]   what the model is to do; a decoder is a language model unless set
   accumulating=true          a step that adds to the gradients of an earlier pass
   method.reversal=exact      layers of lora, dora, ia3 and vera that keep no activations
   method.chunks=4 ...        settings of meft-run's methods on which memory depends, for every row that has them

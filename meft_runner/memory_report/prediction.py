@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.weights import check_installed, held_dtype, quantise, settle
 from meft_runner.config import Head, Kernel
+from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
 from meft_runner.memory.fake import Shapes, fake_step, predict_step
@@ -34,7 +35,7 @@ def build(case: Case) -> nn.Module:
     config = case.config()
     _look_at_no_values(config)
     family = FAMILIES[config.model_type]
-    auto = family.heads[family.first_head]
+    auto = family.heads[case.task_head]
     form, dtype = case.backbone.weights, held_dtype(case.backbone.weights, case.precision)
     check_installed(form)
     with sizes_of(case.backbone):
@@ -56,13 +57,13 @@ def inputs_of(case: Case) -> Shapes:
     """Returns shape and dtype of a batch without padding."""
     config, rows = case.config(), case.batch_size
     family = FAMILIES[config.model_type]
-    labels = _LABELS.get(family.first_head, ("labels",))
+    labels = _LABELS.get(case.task_head, ("labels",))
     inputs: Shapes = dict.fromkeys(labels, ((rows,), torch.long))
     if case.length is None:
         shape = (rows, config.num_channels, config.image_size, config.image_size)
         return {"pixel_values": (shape, torch.float32), **inputs}
     text = ((rows, case.length), torch.long)
-    if family.first_head is Head.lm:
+    if case.task_head is Head.lm:
         inputs = {"labels": text}  # every token is learned
     # Attention that is no fused kernel has a mask in memory, of whole rows too; others leave that of ones out.
     return {"input_ids": text, **({} if family.fused_attention else {"attention_mask": text}), **inputs}
@@ -82,11 +83,21 @@ def trace(case: Case) -> Timeline:
 
 @contextmanager
 def _shapes_of(case: Case) -> Iterator[TrainingStep]:
-    """Makes a case's step of fake tensors, with the kernels of the machine that is asked about."""
+    """Makes a case's step of fake tensors, with the kernels of the machine that is asked about.
+
+    Raises:
+        UserError: the head's shapes depend on values, as BART's do, which looks for the end of each text.
+    """
     operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
     made = fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name])
-    with kernels.whole_rows(), operations, made as step:
-        yield step
+    try:
+        with kernels.whole_rows(), operations, made as step:
+            yield step
+    except NotImplementedError as error:
+        if case.head is None:
+            raise
+        name = case.backbone.name
+        raise UserError(f"head={case.head.name}: what {name} does with it depends on tokens. Leave it out.") from error
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -110,9 +121,15 @@ def rows(found: list[Case], measured: bool) -> list[dict[str, Any]]:
     for case in found:
         made.append(predict(case))
         if measured:
+            _check_gpu(case)
             _check_room(made[-1]["peak_bytes"])
             made.append(measure(case))
     return made
+
+
+def _check_gpu(case: Case) -> None:
+    if case.checkpointing == OFFLOAD and not torch.cuda.is_available():
+        raise UserError("measure=true: checkpointing=offload moves what a GPU holds, and this machine has none.")
 
 
 def _check_room(peak: int) -> None:
@@ -136,6 +153,8 @@ def _row(case: Case, memory: StepMemory, trained: int, source: str) -> dict[str,
         "depth": case.depth or case.config().num_hidden_layers,
         "precision": case.precision.name,
         "attention": case.attention.name,
+        "weights": case.backbone.weights.name,
+        "head": case.task_head.name,
         "source": source,
         "trainable_parameters": trained,
         **memory.as_dict(),

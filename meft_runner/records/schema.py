@@ -147,6 +147,7 @@ class Memory(Part):
     peak_bytes: Count
     activation_paper_bytes: Count
     retained_after_forward_bytes: Count
+    host_bytes: Count = 0
     batch_size: Count
     length: Count
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 mpl.rcParams["svg.hashsalt"] = "meft-runner"  # the same figure is the same file
 _GIB = 2**30
+_CHECKPOINTED = {"false": "-", "true": "--", "offload": ":", "every_4": "-."}
 _PHASES = ("forward", "backward", "optimizer")
 _PALETTE = (
     "black", "tab:brown", "tab:blue", "tab:green", "tab:cyan", "tab:red", "lightcoral", "tab:orange", "tab:purple",
@@ -102,7 +103,7 @@ def memory_curve(table: pd.DataFrame, over: str, title: str) -> Figure:
         line = part.sort_values(over)
         axes.plot(
             line[over], line["activations_bytes"] / _GIB, marker="o", markersize=3, label=label,
-            color=_COLOURS[_method(str(label))], linestyle="--" if checkpointing else "-",
+            color=_COLOURS[_method(str(label))], linestyle=_CHECKPOINTED[str(checkpointing)],
         )  # fmt: skip
     axes.set(xlabel=over.replace("_", " "), ylabel="activations (GiB)", title=title, xscale="log")
     axes.set_yscale("log", base=2)

@@ -66,7 +66,12 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_unit(table: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """Returns a table whose columns of bytes are in one of `UNITS`: peak_bytes becomes "peak (GiB)"."""
+    """Returns a table whose columns of bytes are in one of `UNITS`: peak_bytes becomes "peak (GiB)".
+
+    That of the host's memory is left out where nothing has been moved there.
+    """
+    if "host_bytes" in table and not table["host_bytes"].any():
+        table = table.drop(columns="host_bytes")
     sizes = [column for column in map(str, table) if column.endswith("_bytes")]
     named = {column: f"{column.removesuffix('_bytes').replace('_', ' ')} ({unit})" for column in sizes}
     return table.assign(**{column: table[column] / UNITS[unit] for column in sizes}).rename(columns=named)

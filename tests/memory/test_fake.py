@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meft_runner.backbones.families.opt import OPT
 from meft_runner.config import Head, Kernel, Precision, WeightForm
 from meft_runner.memory.step import StepMemory
 from meft_runner.memory_report.case import Case
@@ -43,7 +42,8 @@ def case(backbone, method, batch=8, length=64, **kwargs):
     task = ["task=cifar10"] if backbone == "vit" else []
     chosen = settings(f"backbone={backbone}", *task, *(METHODS | INSIDE_LAYERS).get(method, [f"method={method}"]))
     model = replace(chosen.backbone, config=chosen.backbone.config | SMALL[backbone])
-    return Case(model, chosen.method, batch, None if backbone == "vit" else length, **kwargs)
+    head = {"head": Head.classification} if backbone == "opt_125m" else {}  # a loss would hide what layers need
+    return Case(model, chosen.method, batch, None if backbone == "vit" else length, **head | kwargs)
 
 
 def in_form(asked, form):
@@ -199,22 +199,18 @@ def test_the_dominant_part_in_words():
     assert dominant(memory) == "activations, 40 % of the peak"
 
 
-@pytest.fixture
-def language_model(monkeypatch):
-    """OPT with a language model's head as the one that memory is predicted with."""
-    monkeypatch.setattr(type(OPT), "first_head", Head.lm)
-
-
 @pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["meft1", pytest.param("full", marks=pytest.mark.slow)])
-def test_predicted_equals_tracked_with_a_language_model_s_loss(method, precision, language_model):
-    asked = case("opt_125m", method, batch=2, length=160, precision=precision)  # two chunks of the loss
+def test_predicted_equals_tracked_with_a_language_model_s_loss(method, precision):
+    asked = case("opt_125m", method, batch=2, length=160, precision=precision, head=Head.lm)  # two chunks of the loss
     assert_predicted(asked)
 
 
-def test_the_loss_head_of_a_gpu_does_not_cast_its_weight(language_model):
-    short, long = (case("opt_125m", "meft1", 1, length, precision=Precision.bf16, attention=Kernel.flash)
-                   for length in (512, 1024))  # fmt: skip
+def test_the_loss_head_of_a_gpu_does_not_cast_its_weight():
+    short, long = (
+        case("opt_125m", "meft1", 1, length, precision=Precision.bf16, attention=Kernel.flash, head=Head.lm)
+        for length in (512, 1024)
+    )
     logits = 256 * 50272 * (4 + 2)  # of one chunk of tokens, whatever the length
     head = 50272 * 256 * 2  # its weight as autocast casts it
     for asked in (short, long):
@@ -236,7 +232,7 @@ def test_more_floors():
     checkpointed = ["method=lora", "method.checkpointing=true"]
     assert floor("roberta", ["method=meft3"], 32, 128) <= 0.30
     assert floor("roberta", ["method=meft1"], 32, 512) <= 1.2
-    long = {"precision": Precision.bf16, "attention": Kernel.flash}
+    long = {"precision": Precision.bf16, "attention": Kernel.flash, "head": Head.classification}
     assert floor("opt", ["method=meft1"], 1, 2048, **long) <= 0.6 * floor("opt", checkpointed, 1, 2048, **long)
 
 

@@ -20,12 +20,12 @@ def test_rows_of_the_contract(monkeypatch, capsys):
     rows = json.loads(out)
     assert code == 0
     assert [(row["method"], row["checkpointing"]) for row in rows] == [
-        ("full", False), ("full", True), ("lora", False), ("lora", True), ("meft1", False),
+        ("full", "false"), ("full", "true"), ("lora", "false"), ("lora", "true"), ("meft1", "false"),
     ]  # fmt: skip
     assert rows[0].keys() >= {
         "backbone", "method", "checkpointing", "batch_size", "length", "precision", "attention", "source",
         "trainable_parameters", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes",
-        "peak_bytes", "activation_paper_bytes", "retained_after_forward_bytes",
+        "peak_bytes", "activation_paper_bytes", "retained_after_forward_bytes", "host_bytes", "weights", "head",
     }  # fmt: skip
     for row in rows:
         parts = ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
@@ -39,13 +39,30 @@ def test_a_reversed_method_is_told_from_a_plain_one(monkeypatch, capsys):
     asked = (*REVERSED, "method=[full,lora,meft1]")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "checkpointing=[false,true]", "format=json")
     assert [(row["method"], row["reversal"], row["checkpointing"]) for row in json.loads(out)] == [
-        ("full", None, False), ("full", None, True), ("lora", "exact", False), ("meft1", "exact", False),
+        ("full", None, "false"), ("full", None, "true"), ("lora", "exact", "false"), ("meft1", "exact", "false"),
     ]  # fmt: skip
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *TINY, "format=json")
-    assert [row["reversal"] for row in json.loads(out)] == [None, "off", "exact"]
+    assert [(row["reversal"], row["checkpointing"]) for row in json.loads(out)] == [
+        (None, "false"), *(("off", kind) for kind in ("false", "true", "offload", "every_4")), ("exact", "false"),
+    ]  # fmt: skip
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "fit=1TiB", "format=markdown")
     assert "lora (reversal=exact)" in out
     assert "meft1 (" not in out
+
+
+def test_forms_of_weights_and_heads_are_combined(monkeypatch, capsys):
+    asked = ("backbone=opt_125m", "batch=1", "length=16", "backbone.config.num_hidden_layers=2", "method=[full,lora]")
+    own = ("weights=[fp32,nf4]", "head=[lm,classification]", "checkpointing=offload", "format=json")
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, *own)
+    rows = json.loads(out)
+    assert [(row["method"], row["weights"], row["head"]) for row in rows] == [
+        ("full", "fp32", "lm"), ("full", "fp32", "classification"),  # it trains no others
+        ("lora", "fp32", "lm"), ("lora", "fp32", "classification"),
+        ("lora", "nf4", "lm"), ("lora", "nf4", "classification"),
+    ]  # fmt: skip
+    assert [row["host_bytes"] for row in rows] == 6 * [2 * 16 * 768 * 4]
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked[:4], "method=lora", "format=json")
+    assert json.loads(out)[0]["head"] == "lm"
 
 
 def test_figures_name_a_reversed_method(monkeypatch, capsys, tmp_path):
@@ -166,6 +183,11 @@ def test_the_curve_of_measured_steps_is_the_predicted_one(monkeypatch, capsys, t
             "method=lora method.reversal=exact checkpointing=[false,true]",
             "checkpointing: the layers of method=lora are",
         ),
+        ("backbone=[opt,roberta] head=lm", "head=lm: backbone=roberta has no such head, expected classification, span"),
+        ("backbone=bart_base method=lora head=classification", "what bart_base does with it depends on tokens"),
+        ("method=full weights=nf4", "weights=nf4: method=full trains the weights themselves, as fp32."),
+        ("method=lora weights=bf16", "weights=bf16: with precision=fp32 weights of another precision would have to"),
+        ("method=lora checkpointing=offload measure=true backbone=minilm", "checkpointing=offload moves what a GPU"),
         ("method=lora method.reversal=on", "method.reversal: Invalid value 'on', expected one of [off, exact"),
         (
             "batch=1000000000 method=[lora,meft1] method.reversal=stored",

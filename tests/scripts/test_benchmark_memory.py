@@ -4,6 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from meft_runner.memory_report.prediction import predict
+
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "benchmark_memory.py"
 KEY = ["method", "checkpointing", "precision"]
@@ -15,7 +17,8 @@ def regenerated(name, **kwargs):
 
 
 def committed(name):
-    return pd.read_csv(ROOT / "results" / "memory" / f"{name}.csv").set_index(KEY).sort_index()
+    table = pd.read_csv(ROOT / "results" / "memory" / f"{name}.csv", dtype={"checkpointing": str})
+    return table.set_index(KEY).sort_index()
 
 
 def assert_same(found, expected):
@@ -25,6 +28,15 @@ def assert_same(found, expected):
 
 def test_two_methods_of_a_table_regenerate_to_the_same_figures():
     assert_same(regenerated("bert-32x128", methods=["lora", "meft3"]), committed("bert-32x128"))
+
+
+def test_a_long_row_regenerates_to_the_same_figures():
+    script = runpy.run_path(str(SCRIPT), run_name="benchmark_memory")
+    method = "lora (reversal=exact, 4 bits)"
+    (case,) = (case for label, case in script["contenders"]("nf4", [131072]) if label == method)
+    table = committed("llama3_8b-nf4").set_index(["label", "length"])
+    found = {key: value for key, value in predict(case).items() if key.endswith("_bytes")}
+    assert found == {key: table.loc[(method, 131072), key] for key in found}
 
 
 @pytest.mark.slow

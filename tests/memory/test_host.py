@@ -1,0 +1,51 @@
+"""What checkpointing with offload needs, on the device and on the host."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import modeling_utils
+
+from meft_runner.config import Head, Kernel, Precision, WeightForm
+from meft_runner.config.methods import CHECKPOINTING
+from meft_runner.memory_report.case import Case
+from meft_runner.memory_report.prediction import predict
+from tests.helpers.composed import settings
+
+LAYERS, HIDDEN = 4, 256
+SIZES = {"num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "num_attention_heads": 4}
+INNER = {"opt_125m": {"ffn_dim": 1024, "word_embed_proj_dim": HIDDEN}, "roberta_base": {"intermediate_size": 1024}}
+
+
+def by_kind(backbone, form="fp32", precision="fp32"):
+    """Predictions of LoRA at 8 x 64, by the kind of checkpointing."""
+    chosen = settings(f"backbone={backbone}", "method=lora")
+    sizes = chosen.backbone.config | SIZES | INNER[backbone]
+    model = replace(chosen.backbone, config=sizes, weights=WeightForm[form])
+    on = {"precision": Precision[precision], "attention": Kernel.flash, "head": Head.classification}
+    return {
+        kind: predict(Case(model, replace(chosen.method, checkpointing=kind), 8, 64, **on)) for kind in CHECKPOINTING
+    }
+
+
+@pytest.mark.parametrize(("backbone", "form", "precision", "size"), [
+    ("opt_125m", "fp32", "fp32", 4), ("opt_125m", "bf16", "bf16", 2), ("roberta_base", "fp32", "bf16", 4),
+])  # fmt: skip
+def test_what_a_layer_is_computed_from_waits_on_the_host(backbone, form, precision, size):
+    rows = by_kind(backbone, form, precision)
+    assert rows["offload"]["host_bytes"] == LAYERS * 8 * 64 * HIDDEN * size
+    assert [rows[kind]["host_bytes"] for kind in (False, True, "every_4")] == [0, 0, 0]
+    freed = rows[True]["retained_after_forward_bytes"] - rows["offload"]["retained_after_forward_bytes"]
+    assert freed == pytest.approx(rows["offload"]["host_bytes"], rel=0.3)  # the last layer's output stays for the head
+    assert rows["offload"]["activations_bytes"] < rows[True]["activations_bytes"]
+
+
+def test_one_layer_in_four_keeps_nothing():
+    rows = by_kind("opt_125m")
+    kept = {kind: row["retained_after_forward_bytes"] for kind, row in rows.items()}
+    assert kept["every_4"] - kept[True] == pytest.approx((LAYERS - 1) / LAYERS * (kept[False] - kept[True]), rel=0.1)
+
+
+def test_what_was_replaced_is_put_back():
+    own = modeling_utils.save_on_cpu
+    by_kind("opt_125m")
+    assert modeling_utils.save_on_cpu is own
