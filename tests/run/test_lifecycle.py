@@ -36,7 +36,7 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
         "parameters": {"total", "trainable", "layers"},
         "memory": {
             "source", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "peak_bytes",
-            "activation_paper_bytes", "retained_after_forward_bytes", "batch_size", "length",
+            "activation_paper_bytes", "retained_after_forward_bytes", "host_bytes", "batch_size", "length",
         },
         "timing": {"median_step_seconds", "tokens_per_second", "train_seconds"},
     }  # fmt: skip
