@@ -25,7 +25,7 @@ from meft_runner.run.display import Screen
 from meft_runner.run.distances import first_outputs, relative_distance
 from meft_runner.run.measuring import first_batch
 from meft_runner.run.results import parameter_counts
-from meft_runner.run.reuse import stamps_of_sources
+from meft_runner.run.reuse import digest_of_inputs, stamps_of_sources
 from meft_runner.tasks import TaskData, load_task
 
 
@@ -87,6 +87,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},
         "version": record.data.version,
         "weights": record.weights.sha256 or record.weights.revision,
+        "inputs": digest_of_inputs(settings),
     }
     return Opened(model, data, planned, made_from)
 

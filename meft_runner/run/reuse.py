@@ -5,6 +5,7 @@ and where these differ the digest. An interrupted run is compared by its rows, w
 Nothing heavy is imported here.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from glob import glob
@@ -21,6 +22,7 @@ _MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)"
     r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|sp(iece|m)\.model|chat_template\.jinja"
 )
+_INPUT_FILES = re.compile(r"backbone\.path/(?!config\.json|.*(\.safetensors|\.bin|index\.json)$)|task\.chat_template/")
 
 
 def stamps_of_sources(settings: Settings) -> dict[str, File]:
@@ -31,6 +33,12 @@ def stamps_of_sources(settings: Settings) -> dict[str, File]:
 def stamps_of_adapter(directory: Path) -> dict[str, File]:
     """Returns the same of the trained weights in a run's folder."""
     return {name: _stamp(path) for name, path in _adapter_files(directory)}
+
+
+def digest_of_inputs(settings: Settings) -> str | None:
+    """Returns a digest of the local files that say how rows become tokens; None where there are none."""
+    lines = [f"{digest(path)}  {name}\n" for name, path in _sources(settings) if _INPUT_FILES.match(name)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
 
 
 def check_complete(settings: Settings, directory: Path, record: CompleteRecord) -> None:
@@ -78,7 +86,7 @@ def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], dire
 
     Args:
         made_from: what it says of itself: the `identity` of its run, the fingerprints of its `rows` by split, the
-            task's `version` and the digest of the backbone's `weights`.
+            task's `version`, the digest of the backbone's `weights`, and that of what makes `inputs` of rows.
         now: the same of what is there now.
         directory: of the run.
 
@@ -90,8 +98,15 @@ def check_interrupted(made_from: Mapping[str, Any], now: Mapping[str, Any], dire
         if then_rows.get(split) != rows.get(split):
             change = f"{split}: fingerprint {then_rows.get(split)} then, {rows.get(split)} now"
             raise _other_sources(directory, "rows", change, "to train on the present rows")
-    differing = {"identity": "settings", "version": "prompts or preprocessing", "weights": "weights"}
+    differing = {
+        "identity": "settings",
+        "version": "prompts or preprocessing",
+        "weights": "weights",
+        "inputs": "tokenizer or chat template",
+    }
     for key, what in differing.items():
+        if key == "inputs" and key not in made_from:  # of an earlier version, which did not look at them
+            continue
         if made_from.get(key) != now.get(key):
             change = f"{key} {made_from.get(key)} then, {now.get(key)} now"
             raise _other_sources(directory, what, change, "to train with the present ones")

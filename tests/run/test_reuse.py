@@ -9,9 +9,16 @@ from transformers import TrainerCallback
 from meft_runner.errors import UserError
 from meft_runner.run import arguments, lifecycle
 from meft_runner.run.folder import run_directory, why_not_to_run
-from meft_runner.run.reuse import check_complete, check_interrupted, stamps_of_adapter, stamps_of_sources
+from meft_runner.run.reuse import (
+    check_complete,
+    check_interrupted,
+    digest_of_inputs,
+    stamps_of_adapter,
+    stamps_of_sources,
+)
 from tests.helpers.composed import settings, tiny
 from tests.helpers.folders import make_image_rows, make_model_folder
+from tests.helpers.language import make_llama_folder
 from tests.helpers.records import changed, record
 
 WEIGHTS = "adapter_model.safetensors"
@@ -169,7 +176,7 @@ def test_records_that_do_not_know_their_files_are_believed(made):
     check_complete(made[0], made[1], changed(made[2], files=None))
 
 
-NOW = {"identity": "d4", "rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3"}
+NOW = {"identity": "d4", "rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3", "inputs": "e5"}
 
 
 @pytest.mark.parametrize(
@@ -180,12 +187,32 @@ NOW = {"identity": "d4", "rows": {"train": "a1", "validation": "b2"}, "version":
         ({"version": 0}, r"other prompts or preprocessing \(version 0 then, 1 now\)"),
         ({"identity": "d3"}, r"other settings \(identity d3 then, d4 now\)"),
         ({"weights": "c2"}, r"other weights \(weights c2 then, c3 now\)"),
+        ({"inputs": "e4"}, r"other tokenizer or chat template \(inputs e4 then, e5 now\)"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(then, message, tmp_path):
     check_interrupted(dict(NOW), NOW, tmp_path)
     with pytest.raises(UserError, match=message):
         check_interrupted(NOW | then, NOW, tmp_path)
+
+
+def test_a_checkpoint_from_before_its_tokenizer_was_recorded_is_used(tmp_path):
+    check_interrupted({key: value for key, value in NOW.items() if key != "inputs"}, NOW, tmp_path)
+
+
+def test_what_makes_tokens_of_rows_is_known_by_its_content(tmp_path):
+    template = tmp_path / "template.jinja"
+    template.write_text("one")
+    model = make_llama_folder(tmp_path / "model")
+    words = ("backbone=smollm2_135m", f"backbone.path={model}", "task=chat", f"task.train_file={template}")
+    chosen = settings(*words, f"task.chat_template={template}")
+    first = digest_of_inputs(chosen)
+    append(f"{model}/model.safetensors", " ")  # weights are known by their own
+    assert digest_of_inputs(chosen) == first
+    template.write_text("two")
+    second = digest_of_inputs(chosen)
+    append(f"{model}/tokenizer_config.json", " ")
+    assert len({first, second, digest_of_inputs(chosen)}) == 3
 
 
 class StopAt(TrainerCallback):
