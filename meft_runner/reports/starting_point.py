@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from meft_runner.config import result_settings
@@ -92,29 +93,34 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns what adapters that were trained in coupled layers score in the plain model: a row a task and method.
 
     The chosen setting's seeds: means and deviations of both scores, the mean difference, and how far outputs are apart.
+    Language models have the loss a token in nats in place of a score.
     """
     runs = chosen_runs(scored_runs(records))
     runs = runs[runs["record"].map(lambda record: record.plain_model is not None).astype(bool)]
     if runs.empty:
         return pd.DataFrame()
     parts = runs["record"].map(lambda record: record.plain_model)
-    runs = runs.assign(
-        coupled=100 * parts.map(lambda part: part.coupled_score).astype(float),
-        plain=100 * parts.map(lambda part: part.score).astype(float),
-        distance=parts.map(lambda part: part.output_distance).astype(float),
-    )
-    runs["difference"] = runs["plain"] - runs["coupled"]
-    cells = runs.groupby(CELL)
-    table = pd.DataFrame(
-        {
-            "coupled (%)": score_texts(cells["coupled"]),
-            "plain (%)": score_texts(cells["plain"]),
-            "plain - coupled": cells["difference"].mean().map("{:+.1f}".format, na_action="ignore"),
-            "output distance": cells["distance"].mean().map("{:.3g}".format, na_action="ignore"),
-        }
-    )
+    coupled = parts.map(lambda part: part.coupled_score).astype(float)
+    plain = parts.map(lambda part: part.score).astype(float)
+    of_texts = runs["record"].map(lambda record: task_kind(record) in LANGUAGE_KINDS).astype(bool)
+    runs = runs.assign(distance=parts.map(lambda part: part.output_distance).astype(float))
+    runs.loc[of_texts, "task"] = runs.loc[of_texts, "task"].str.rsplit(n=1).str[0]  # without the score's name
+    shares = _both(runs, 100 * coupled.mask(of_texts), 100 * plain.mask(of_texts), " (%)", 1)
+    losses = _both(runs, -np.log(coupled.where(of_texts)), -np.log(plain.where(of_texts)), " (loss)", 3)
+    distance = runs.groupby(CELL)["distance"].mean().map("{:.3g}".format, na_action="ignore")
+    shown = [*([] if of_texts.all() else [shares]), *([losses] if of_texts.any() else [])]
+    table = pd.concat([*shown, distance.rename("output distance")], axis=1)
     ordered = in_method_order(table.reset_index()).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
     return ordered[["backbone", "task", "method", *table]]
+
+
+def _both(runs: pd.DataFrame, coupled: pd.Series, plain: pd.Series, unit: str, digits: int) -> pd.DataFrame:
+    """Returns the scores of each cell of runs in coupled layers and in the plain model, and the mean difference."""
+    cells = runs.assign(coupled=coupled, plain=plain, difference=plain - coupled).groupby(CELL)
+    apart = cells["difference"].mean().map(f"{{:+.{digits}f}}".format, na_action="ignore")
+    coupled_texts, plain_texts = (score_texts(cells[name], digits) for name in ("coupled", "plain"))
+    name = "plain - coupled" + ("" if unit == " (%)" else unit)
+    return pd.DataFrame({f"coupled{unit}": coupled_texts, f"plain{unit}": plain_texts, name: apart})
 
 
 def _runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:

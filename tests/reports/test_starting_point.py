@@ -134,3 +134,22 @@ def test_adapters_in_the_plain_model():
         },
     ]  # fmt: skip
     assert plain_table([record(), study([0.1])]).empty
+
+
+def test_language_models_in_the_plain_model_have_losses():
+    def run(*words):
+        part = {"coupled_score": math.exp(-2), "score": math.exp(-1.5), "output_distance": 0.01}
+        return record(0.5, *LORA, *words, plain_model=part)
+
+    texts = run("backbone=smollm2_135m", "task=lm", "task.train_file=a.jsonl")
+    table = plain_table([texts])
+    assert table.to_dict("records") == [
+        {
+            "backbone": "smollm2_135m", "task": "lm (a.jsonl)", "method": "lora (reversal=exact)",
+            "coupled (loss)": "2.000", "plain (loss)": "1.500", "plain - coupled (loss)": "-0.500",
+            "output distance": "0.01",
+        }
+    ]  # fmt: skip
+    both = plain_table([texts, run()]).set_index("backbone")
+    assert both.loc["minilm", "coupled (%)"] == "13.5"
+    assert both.loc["minilm", "coupled (loss)"] == both.loc["smollm2_135m", "coupled (%)"] == "-"
