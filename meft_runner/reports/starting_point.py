@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from meft_runner.config import result_settings
@@ -106,12 +105,17 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     runs = runs.assign(distance=parts.map(lambda part: part.output_distance).astype(float))
     runs.loc[of_texts, "task"] = runs.loc[of_texts, "task"].str.rsplit(n=1).str[0]  # without the score's name
     shares = _both(runs, 100 * coupled.mask(of_texts), 100 * plain.mask(of_texts), " (%)", 1)
-    losses = _both(runs, -np.log(coupled.where(of_texts)), -np.log(plain.where(of_texts)), " (loss)", 3)
+    losses = _both(runs, _losses(coupled.where(of_texts)), _losses(plain.where(of_texts)), " (loss)", 3)
     distance = runs.groupby(CELL)["distance"].mean().map("{:.3g}".format, na_action="ignore")
     shown = [*([] if of_texts.all() else [shares]), *([losses] if of_texts.any() else [])]
     table = pd.concat([*shown, distance.rename("output distance")], axis=1)
     ordered = in_method_order(table.reset_index()).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
     return ordered[["backbone", "task", "method", *table]]
+
+
+def _losses(scores: pd.Series) -> pd.Series:
+    """Returns the losses of inverse perplexities; none of 0, whose loss is beyond what was recorded."""
+    return scores.map(lambda score: -math.log(score) if score > 0 else math.nan)
 
 
 def _both(runs: pd.DataFrame, coupled: pd.Series, plain: pd.Series, unit: str, digits: int) -> pd.DataFrame:
