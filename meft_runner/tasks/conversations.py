@@ -19,7 +19,7 @@ from meft_runner.config import ChatSettings
 from meft_runner.config.language_tasks import PLAIN_TEMPLATE
 from meft_runner.errors import UserError, first_line, listed
 from meft_runner.tasks.data import Row
-from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text, text_tokens
+from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text, placed, text_tokens
 from meft_runner.tasks.rows import check_columns, check_filled
 
 Message = dict[str, str]
@@ -126,13 +126,13 @@ class Conversations:
         Where a token would span the beginning of an answer, what comes before has the tokens that it has by itself, as
         when a model is asked, and the answer those that it has after it.
         """
-        whole, ids, spans = self._ids(text), [], []
+        whole = self._ids(text)
         spanned = [start for start, _ in places if whole[: len(before := self._ids(text[:start]))] != before]
+        ids, spans = [], []
         for begin, stop in pairwise([0, *spanned, len(text)]):
-            how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
-            found = self.tokenizer(text[begin:stop], **how)
-            ids += found["input_ids"]
-            spans += [(begin + first, begin + last) for first, last in found["offset_mapping"]]
+            for token, first, last in placed(self.tokenizer, text[begin:stop], follows=begin > 0):
+                ids.append(token)
+                spans.append((begin + first, begin + last))
         learnt = [False] * len(ids)
         for start, end in places:
             inside = [n for n, (first, last) in enumerate(spans) if start <= first and last <= end]

@@ -11,6 +11,7 @@ from meft_runner.backbones.answers import IGNORED
 from meft_runner.tasks.data import Row
 from meft_runner.tasks.rows import check_columns, check_filled
 
+_BEFORE = ("\n", ":")  # what no token joins with what follows, the one or the other
 COLUMNS = {"lm": ("text",), "instruct": ("prompt", "completion"), "chat": ("messages",)}  # by what is typed as task=
 
 
@@ -109,7 +110,7 @@ class Completions:
         if len(answer) > len(prompt) and answer[: len(prompt)] == prompt:
             answer = answer[len(prompt) :]
         else:
-            answer = self.tokenizer(row["completion"], add_special_tokens=False, verbose=False)["input_ids"]
+            answer = [token for token, *_ in placed(self.tokenizer, row["completion"], follows=True)]
         answer = [*answer, *end_tokens(self.tokenizer)]
         return [Tokens(prompt + answer, [False] * len(prompt) + [True] * len(answer))]
 
@@ -145,6 +146,26 @@ def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     while len(ids) > 1 and ids[-1] == end:
         ids = ids[:-1]
     return ids
+
+
+def placed(tokenizer: PreTrainedTokenizerBase, text: str, follows: bool) -> list[tuple[int, int, int]]:
+    """Returns a text's tokens, each with the places where it begins and ends there.
+
+    Args:
+        tokenizer: without one that is fast, the places are not known, and stand at -1.
+        text: what is read, without marks of a beginning and an end.
+        follows: whether another text goes before it, so that it does not begin with the blank that tokenizers of
+            SentencePiece's kind put before a text.
+    """
+    how = {"add_special_tokens": False, "verbose": False}
+    for before in (*(_BEFORE if follows else ()), ""):
+        skipped = tokenizer(before, **how)["input_ids"] if before else []
+        found = tokenizer(before + text, return_offsets_mapping=tokenizer.is_fast, **how)
+        if found["input_ids"][: len(skipped)] == skipped and tokenizer.unk_token_id not in skipped:
+            break
+    shift, spans = len(before), found.get("offset_mapping", [(-1, -1)] * len(found["input_ids"]))
+    tokens = zip(found["input_ids"], spans, strict=True)
+    return [(token, first - shift, last - shift) for token, (first, last) in tokens][len(skipped) :]
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: Collection[int] = ()) -> str:

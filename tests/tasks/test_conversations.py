@@ -2,7 +2,7 @@ import json
 from dataclasses import astuple
 
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from meft_runner.config import ChatSettings
@@ -57,14 +57,22 @@ def test_answers_that_are_written_otherwise_when_they_are_the_last_are_rows_of_t
     assert second[1] == "<think></think>Five.</s>"
 
 
-@pytest.mark.parametrize(("ends", "content"), [(" ", "Four."), ("\n", "\n\nFour.")])
-def test_an_answer_is_learnt_whole_where_a_token_would_span_its_beginning(ends, content):
+@pytest.mark.parametrize(
+    ("kind", "ends", "content"),
+    [
+        (ByteLevelBPETokenizer, " ", "Four."),
+        (ByteLevelBPETokenizer, "\n", "\n\nFour."),
+        (SentencePieceBPETokenizer, " ", "Four."),
+    ],
+)
+def test_an_answer_is_learnt_whole_where_a_token_would_span_its_beginning(kind, ends, content):
     template = (
         "{% for m in messages %}{{ m['role'] + ':END' + m['content'] + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant:END' }}{% endif %}"
     ).replace("END", ends)
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([" Four.", "\n\n"] * 9, vocab_size=290, special_tokens=["</s>"])
+    bpe = kind()
+    lines = [" Four.", "\n\n", *map(str, TALK), "assistant: user:"] * 9
+    bpe.train_from_iterator(lines, vocab_size=290, special_tokens=["</s>", "<unk>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="</s>", chat_template=template)
     form = Conversations(ChatSettings(name="chat"), tokenizer)
     row = {"messages": [TALK[0], {"role": "assistant", "content": content}] * 2}

@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import SentencePieceBPETokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from meft_runner.errors import UserError
 from meft_runner.tasks.language_forms import Completions, Texts, text_tokens
@@ -40,9 +42,9 @@ def test_a_prompt_has_the_tokens_that_it_has_by_itself_where_one_token_would_spa
     class Merging:
         """Reads "ab" as one token."""
 
-        bos_token_id, eos_token_id = None, 9
+        bos_token_id, eos_token_id, unk_token_id, is_fast = None, 9, None, False
 
-        def __call__(self, text, add_special_tokens=True, verbose=True):
+        def __call__(self, text, **how):
             return {"input_ids": [3 if part == "ab" else ord(part) for part in ([text] if text == "ab" else text)]}
 
         def decode(self, ids, skip_special_tokens):
@@ -72,3 +74,17 @@ def test_rows_that_are_no_prompts_with_completions(row, complaint, tokenizer):
 def test_texts_are_texts(text, tokenizer):
     with pytest.raises(UserError, match="row 1: column 'text' is"):
         Texts(tokenizer).read({"text": text}, "row 1")
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_no_blank_is_put_between_prompt_and_completion_where_a_token_would_span_both(scheme):
+    bpe = SentencePieceBPETokenizer()
+    bpe.train_from_iterator(["Say Paris", "Say:", "f(x)", "\n"] * 9, vocab_size=60, special_tokens=["</s>", "<unk>"])
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="</s>")
+    for prompt, completion in (("Say ", "Paris"), ("f", "(x)")):
+        spanned = tokenizer(prompt)["input_ids"]
+        assert tokenizer(prompt + completion)["input_ids"][: len(spanned)] != spanned
+        (tokens,) = Completions(tokenizer).encode({"prompt": prompt, "completion": completion}, "row 1")
+        assert tokenizer.decode(tokens.ids) == f"{prompt}{completion}</s>"
+        assert learnt(tokens, tokenizer) == f"{completion}</s>"
