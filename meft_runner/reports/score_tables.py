@@ -90,7 +90,8 @@ def hyperparameter_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     chosen = chosen_runs(runs)
     training = pd.DataFrame([_training(record) for record in chosen["record"]], index=chosen.index)
     table = chosen.join(training).groupby(CELL)[list(training)].first()
-    scores = _mean_and_deviation(chosen)
+    of_texts = chosen["record"].map(task_kind).isin(LANGUAGE_KINDS)  # their scores are no shares: see language_table
+    scores = _mean_and_deviation(chosen.assign(score=chosen["score"].mask(of_texts)))
     table = table.assign(
         **{"seeds": scores["size"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}
     ).reset_index()

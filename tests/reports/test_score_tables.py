@@ -198,4 +198,7 @@ def test_what_language_models_score_at_their_best_epoch_stands_by_itself():
     assert set(glue_table(records)) >= {"rte accuracy", "average"}
     assert not any("chat" in column for column in glue_table(records))
     assert averages(scored_runs(records))["score"].tolist() == [50.0]
+    by_task = dict(hyperparameter_table(records)[["task", "score (%)"]].to_numpy().tolist())
+    assert by_task.pop("rte accuracy") == "50.0"
+    assert set(by_task.values()) == {"-"}, "an inverse perplexity in per cent"
     assert language_table([record(0.5)]).empty
