@@ -28,7 +28,8 @@ def by_kind(backbone, form="fp32", precision="fp32"):
 
 
 @pytest.mark.parametrize(("backbone", "form", "precision", "size"), [
-    ("opt_125m", "fp32", "fp32", 4), ("opt_125m", "bf16", "bf16", 2), ("roberta_base", "fp32", "bf16", 4),
+    ("opt_125m", "bf16", "bf16", 2), pytest.param("opt_125m", "fp32", "fp32", 4, marks=pytest.mark.slow),
+    pytest.param("roberta_base", "fp32", "bf16", 4, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_what_a_layer_is_computed_from_waits_on_the_host(backbone, form, precision, size):
     rows = by_kind(backbone, form, precision)

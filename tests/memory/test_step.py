@@ -72,7 +72,7 @@ def test_gradients_of_full_fine_tuning_are_seen_where_they_are_the_peak():
     assert memory.gradients_bytes == 4_000_256
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=() if v == "meft1" else pytest.mark.slow) for v in VARIANTS])
 def test_retained_memory_grows_by_the_remainders_alone(variant):
     rows, length, hidden, growth = 8, 32, 64, {}
     for reversal in ("exact", "stored"):
@@ -89,7 +89,11 @@ def test_retained_memory_grows_by_the_remainders_alone(variant):
 
 
 @pytest.mark.parametrize(
-    ("name", "scale", "values_a_byte"), [*((name, "1/256", 1) for name in PEFT_METHODS), ("lora", "1/16", 2)]
+    ("name", "scale", "values_a_byte"),
+    [
+        ("lora", "1/16", 2),
+        *(pytest.param(name, "1/256", 1, marks=pytest.mark.slow) for name in PEFT_METHODS),
+    ],
 )
 def test_a_delay_retains_the_remainders_of_one_stream(name, scale, values_a_byte):
     rows, length, hidden, retained = 8, 32, 64, []
