@@ -29,7 +29,13 @@ def test_what_it_makes_is_fine_tuned_by_the_experiment(monkeypatch, tmp_path, ca
     monkeypatch.setattr("sys.argv", [SCRIPT.name, str(model), str(make_rows(tmp_path / "rows")), *sizes])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "perplexity of held-out paragraphs" in capsys.readouterr().out
-    command = ["experiment=small_llama", f"backbone.path={model}", "method=lora,meft1", "training.max_steps=2"]
+    command = [
+        "experiment=small_llama",
+        f"backbone.path={model}",
+        "method=lora,meft1",
+        "level=1",
+        "training.max_steps=2",
+    ]
     sweeps.finish(sweeps.start(command, tmp_path / "runs"))
     found = sweeps.records(tmp_path / "runs").values()
     assert [record["status"] for record in found] == ["complete", "complete"]
