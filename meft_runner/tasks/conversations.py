@@ -162,12 +162,15 @@ def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
         return ("{{ bos_token }}" if begins else "") + _PLAIN
     if task.chat_template is not None:
         try:
-            return Path(task.chat_template).read_text(encoding="utf-8")
+            template = Path(task.chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
             raise UserError(
                 f"task.chat_template={task.chat_template}: cannot be read ({reason}). Give a file of a Jinja template."
             ) from error
+        if not template.strip():
+            raise UserError(f"task.chat_template={task.chat_template}: is empty. Give a file of a Jinja template.")
+        return template
     try:
         return tokenizer.get_chat_template()
     except ValueError as error:

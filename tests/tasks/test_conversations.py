@@ -134,6 +134,9 @@ def test_a_file_with_a_template_takes_the_place_of_the_tokenizers(tmp_path):
     assert tokens[0] == tokens[1]
     with pytest.raises(UserError, match=r"task.chat_template=.*no.jinja: cannot be read \(No such file"):
         conversations(CHATML, chat_template=str(tmp_path / "no.jinja"))
+    file.write_text(" \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"task.chat_template=.*: is empty. Give a file"):
+        conversations(CHATML, chat_template=str(file))
     file.write_text("{% for %}", encoding="utf-8")
     with pytest.raises(UserError, match="row 1: the chat template does not take this conversation"):
         conversations(CHATML, chat_template=str(file)).encode({"messages": TALK}, "row 1")
