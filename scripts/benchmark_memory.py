@@ -23,9 +23,9 @@ import transformers
 from meft_runner.backbones import positions
 from meft_runner.config import Head, Kernel, MemorySettings, Precision, Sweep, WeightForm
 from meft_runner.config.methods import Checkpointing
+from meft_runner.memory.search import largest
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.cases import cases
-from meft_runner.memory_report.fit import largest
 from meft_runner.memory_report.forms import method_labels, shown
 from meft_runner.memory_report.prediction import predict, rows
 from meft_runner.reports.figures import memory_curve, save_figure

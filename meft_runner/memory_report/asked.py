@@ -1,10 +1,8 @@
 """What `meft-memory` is asked: its arguments, in the grammar of `meft-run` but with lists in brackets."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import EnumMeta
-from fractions import Fraction
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -16,6 +14,7 @@ from meft_runner.config import MemorySettings
 from meft_runner.config.checks import check_ranges
 from meft_runner.config.fields import as_typed
 from meft_runner.config.overrides import check_form, check_name
+from meft_runner.config.sizes import parse_bytes
 from meft_runner.errors import UserError, nearest
 from meft_runner.memory_report.effects import check_answers, check_of_a_run
 
@@ -27,7 +26,6 @@ _EXAMPLES = {
 }  # fmt: skip
 _WORDS = {int: "a whole number", bool: "true or false", str: "a text"}
 _UNREADABLE = (OverrideParseException, ValueError, RecursionError)  # numbers of too many digits, brackets too deep
-_LARGEST_BUDGET = 2**60  # bytes
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[MemorySettings, list[str]]:
@@ -59,19 +57,6 @@ def read_arguments(arguments: Sequence[str]) -> tuple[MemorySettings, list[str]]
     return asked, list(of_a_run.values())
 
 
-def parse_bytes(text: str) -> int:
-    """Reads a size such as 24GiB, 512MiB or 24GB.
-
-    Raises:
-        UserError: it has another form.
-    """
-    match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT])(i?)B", text)
-    count = match and int(Fraction(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
-    if not count or count > _LARGEST_BUDGET:
-        raise UserError(f"fit={text}: expected a number with a unit, as in 24GiB or 512MiB, up to 1048576TiB.")
-    return count
-
-
 def _check_values(asked: MemorySettings) -> None:
     check_ranges(asked)
     for name in asked.backbone:
@@ -79,7 +64,7 @@ def _check_values(asked: MemorySettings) -> None:
     for name in asked.method:
         check_name("method", name)
     if asked.fit is not None:
-        parse_bytes(asked.fit)
+        parse_bytes("fit", asked.fit)
 
 
 def _read(argument: str) -> Override:

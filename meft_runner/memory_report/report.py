@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from meft_runner.config import MemorySettings, Sweep
+from meft_runner.config.sizes import parse_bytes
 from meft_runner.errors import writing
 from meft_runner.memory_report import fit
-from meft_runner.memory_report.asked import parse_bytes
 from meft_runner.memory_report.case import Case
 from meft_runner.memory_report.cases import cases
 from meft_runner.memory_report.forms import brief, method_labels, print_rows, shown
@@ -35,7 +35,7 @@ def report(asked: MemorySettings, overrides: Sequence[str]) -> None:
 
 
 def _answer(asked: MemorySettings, overrides: Sequence[str]) -> None:
-    budget = None if asked.fit is None else parse_bytes(asked.fit)
+    budget = None if asked.fit is None else parse_bytes("fit", asked.fit)
     found, folder = cases(asked, overrides), Path(asked.output_dir)
     if asked.timeline or asked.sweep is not None:
         with writing("figures", folder):

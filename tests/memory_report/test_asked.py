@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from meft_runner import cli
 from meft_runner.config import Format, MemorySettings, Precision, Settings
 from meft_runner.errors import UserError
-from meft_runner.memory_report.asked import parse_bytes, read_arguments
+from meft_runner.memory_report.asked import read_arguments
 from tests.helpers.commands import call
 
 MISTAKES = {
@@ -131,11 +131,6 @@ def test_a_setting_that_one_of_the_methods_has():
 
 def test_a_folder_may_be_called_as_a_number():
     assert read_arguments(["output_dir=1", "sweep=depth"])[0].output_dir == "1"
-
-
-@pytest.mark.parametrize(("text", "count"), [("24GiB", 24 * 2**30), ("1.5MiB", 3 * 2**19), ("24 GB", 24 * 10**9)])
-def test_sizes(text, count):
-    assert parse_bytes(text) == count
 
 
 KEYS = [*(each.name for schema in (MemorySettings, Settings) for each in dataclasses.fields(schema)), "method.chunks"]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meft_runner.memory_report.fit import largest
+from meft_runner.memory.search import largest
 
 
 @given(
