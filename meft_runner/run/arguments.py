@@ -65,6 +65,10 @@ def plan(settings: Settings, data: TaskData) -> Plan:
     if steps == 1 and warmup_steps:
         notes.append(f"training.warmup={training.warmup:g}: left out, the learning rate of the only step would be 0")
         warmup_steps = 0
+    visible = torch.cuda.device_count()
+    if processes == 1 and visible > 1:
+        together = f"torchrun --nproc_per_node={visible} -m meft_runner"
+        notes.append(f"{visible} GPUs are visible: one of them is used; {together} trains on all of them")
     return Plan(
         batch_size=batch_size,
         eval_batch_size=eval_batch_size,
@@ -109,7 +113,7 @@ def build_trainer(
 def training_arguments(settings: Settings, data: TaskData, directory: Path) -> TrainingArguments:
     """Returns the Trainer's arguments for a run; optimizer settings are the released code's."""
     training, planned = settings.training, plan(settings, data)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory),
         seed=settings.seed,
         num_train_epochs=training.epochs,
@@ -144,6 +148,9 @@ def training_arguments(settings: Settings, data: TaskData, directory: Path) -> T
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if arguments.n_gpu > 1:  # the Trainer would wrap the model in nn.DataParallel, whose copies have no parameters
+        arguments._n_gpu = 1  # as the Trainer itself does for a model that lies on several devices
+    return arguments
 
 
 def _tokens_counted(data: TaskData) -> str:

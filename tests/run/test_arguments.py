@@ -1,13 +1,16 @@
 """What settings of training come to for the rows there are; a setting that comes to something else is said."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meft_runner.config import Head
+from meft_runner.run import arguments
 from meft_runner.run.arguments import plan, training_arguments
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
@@ -65,8 +68,26 @@ def test_every_step_has_rows_and_every_epoch_has_steps(rows, batch_size, accumul
 
 
 def test_the_trainer_gets_the_plan(tmp_path):
-    arguments = training_arguments(settings("training.batch_size=1000", "training.max_steps=1"), task(20), tmp_path)
-    assert arguments.per_device_train_batch_size == 20
-    assert arguments.get_warmup_steps(1) == 0
-    assert arguments.save_total_limit is None  # its rotation removes any folder named checkpoint-*
-    assert not arguments.logging_nan_inf_filter
+    given = training_arguments(settings("training.batch_size=1000", "training.max_steps=1"), task(20), tmp_path)
+    assert given.per_device_train_batch_size == 20
+    assert given.get_warmup_steps(1) == 0
+    assert given.save_total_limit is None  # its rotation removes any folder named checkpoint-*
+    assert not given.logging_nan_inf_filter
+
+
+def test_of_several_gpus_one_trains_without_torchrun(tmp_path, monkeypatch):
+    # The Trainer would wrap the model in nn.DataParallel, whose copies have no parameters that a reversal could train.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+    monkeypatch.setattr(arguments, "torch", SimpleNamespace(cuda=cuda))
+    given = training_arguments(settings("training.batch_size=4"), task(20), tmp_path)
+    assert (given.n_gpu, given.train_batch_size) == (1, 4)
+
+
+def test_gpus_that_are_left_alone_are_told_with_what_takes_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    (note,) = plan(settings(), task(20)).notes
+    assert "torchrun --nproc_per_node=2 -m meft_runner" in note
+    chosen = settings()
+    chosen.training.processes = 2
+    assert plan(chosen, task(20)).notes == ()
