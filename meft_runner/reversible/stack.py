@@ -59,8 +59,9 @@ class ReversibleStack(nn.Module):
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
         return Plan(blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.cutting, self.monitor)
 
+    @torch.compiler.disable(reason="a compiled forward pass need not repeat the bits of its backward pass")
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:
-        """Runs the blocks.
+        """Runs the blocks, also inside a compiled model as they are.
 
         Args:
             hidden: (B, S, H), where both streams start.
@@ -70,8 +71,14 @@ class ReversibleStack(nn.Module):
             The merged streams, (B, S, H), in the dtype of `hidden`.
 
         Raises:
+            RuntimeError: the stack is a copy that nn.DataParallel made, whose weights are no parameters.
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "nn.DataParallel cannot train a reversible stack: its copies have no parameters. "
+                "Start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one of them."
+            )
         inputs = inputs or BlockInputs()
         plan = self.plan
         tensors = (*inputs.tensors(), *plan.trainable_parameters())

@@ -249,3 +249,10 @@ def test_bfloat16_weights():
     output.square().sum().backward()
     assert output.dtype == torch.bfloat16
     assert module.monitor.mismatches == 0
+
+
+def test_a_copy_made_by_data_parallel_is_refused():
+    # Its weights are no parameters: nothing would be trained, without a word.
+    copy = stack()._replicate_for_data_parallel()
+    with pytest.raises(RuntimeError, match=r"DataParallel.*torchrun"):
+        copy(hidden_states())
