@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a backbone family: its layers, and a layer as two functions."""
+"""What the rest of the program knows of a backbone family: its layers, and how a layer runs as stages."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,29 +30,56 @@ IMAGE_HEADS: Heads = {Head.image: AutoModelForImageClassification}
 # pooler inside the base model.
 TASK_HEADS = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
 
-LayerFunction = Callable[[nn.Module, Tensor, BlockInputs, nn.Module | None], Tensor]
-
 
 class UnsupportedInputError(TypeError):
     """A layer was called with an input that the reversible stack does not carry."""
 
 
 @dataclass(frozen=True)
+class LayerStage:
+    """One step of a layer's attention, written with the layer's own submodules.
+
+    Attributes:
+        run: (layer, *tensors, inputs) -> one tensor or several, (B, S, D) each. The first step is given x, the layer's
+            input; a later one what the step before returned, and x before it where it is token-wise.
+        tokenwise: whether each token is computed by itself, in any piece of a row, (T, 1, D); of the inputs it reads
+            none but those that belong to tokens.
+    """
+
+    run: Callable[..., Tensor | tuple[Tensor, ...]]
+    tokenwise: bool
+
+
+def tokenwise(run: Callable[..., Tensor | tuple[Tensor, ...]]) -> LayerStage:
+    """Marks a step in which each token is computed by itself."""
+    return LayerStage(run, tokenwise=True)
+
+
+def whole_row(run: Callable[..., Tensor | tuple[Tensor, ...]]) -> LayerStage:
+    """Marks a step in which tokens depend on other tokens of their row."""
+    return LayerStage(run, tokenwise=False)
+
+
+@dataclass(frozen=True)
 class LayerView:
-    """One list of layers in a model, and its layers as two functions.
+    """One list of layers in a model, and how its layers run as stages.
 
     Attributes:
         path: of the layer list inside the base model.
-        attention_block: (layer, x, inputs, adapter) -> (B, S, H), with residual and LayerNorm; the
-            adapter, where given, reads the output projection's result o and is added to it.
-        mlp_block: likewise; the adapter reads what the MLP reads and is added before the residual sum.
+        attention: the steps up to the last attention kernel's result.
+        attention_end: (layer, x, *what the last step returned, adapter) -> (B, S, H), the token-wise rest of the
+            attention block, with residual and LayerNorm; the adapter, where given, reads the output projection's
+            result o and is added to it.
+        mlp_block: (layer, x, adapter) -> (B, S, H), token-wise, likewise; the adapter reads what the MLP reads and is
+            added before the residual sum.
         block_inputs: turns the arguments that the model's loop gives a layer into a record.
         result: turns a layer's hidden states, (B, S, H), into what the model's loop expects of a layer.
     """
 
     path: str
-    attention_block: LayerFunction
-    mlp_block: LayerFunction
+    attention: tuple[LayerStage, ...]
+    attention_end: Callable[..., Tensor]
+    mlp_block: Callable[[nn.Module, Tensor, nn.Module | None], Tensor]
     block_inputs: Callable[..., BlockInputs]
     result: Callable[[Tensor], Any] = lambda hidden: hidden
 

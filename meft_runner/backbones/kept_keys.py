@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from meft_runner.reversible import ReversibleStack
+
+_CACHE: ContextVar[DynamicCache | None] = ContextVar("kept keys", default=None)
 
 
 def can_keep(cache: object) -> TypeGuard[DynamicCache]:
@@ -24,19 +27,31 @@ def can_keep(cache: object) -> TypeGuard[DynamicCache]:
 def keeping(stack: ReversibleStack, cache: DynamicCache) -> Iterator[None]:
     """Makes each attention layer of a stack read the keys and values of the tokens before, and add its own.
 
-    They are handed over at the attention layer itself, so that the blocks between know nothing of them. A layer's
-    entries are those of the whole batch, which is therefore not cut into chunks.
+    They meet at the attention itself, so that the blocks between know nothing of them. A layer's entries are those of
+    the whole batch, which is therefore not cut into chunks.
     """
-
-    def handed_over(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, "past_key_values": cache}
-
-    attentions = [module for module in stack.modules() if hasattr(module, "layer_idx")]  # its place in the cache
-    hooks = [module.register_forward_pre_hook(handed_over, with_kwargs=True) for module in attentions]
+    before = _CACHE.set(cache)
     chunks, stack.chunks = stack.chunks, 1
     try:
         yield
     finally:
         stack.chunks = chunks
-        for hook in hooks:
-            hook.remove()
+        _CACHE.reset(before)
+
+
+def with_kept(attention: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds a layer's keys and values to those that are kept, while any are.
+
+    Args:
+        attention: a causal layer; another one reads what does not grow, and gets back what it gave.
+        key: (B, heads, S, D).
+        value: likewise.
+
+    Returns:
+        Keys and values of the tokens before and of these, (B, heads, T + S, D).
+    """
+    cache = _CACHE.get()
+    if cache is None or not attention.is_causal:
+        return key, value
+    keys, values = cache.update(key, value, attention.layer_idx)
+    return keys, values

@@ -16,7 +16,7 @@ class AttentionBlock(nn.Module):
     """A layer's attention block, with an adapter after the output projection where one is given.
 
     Args:
-        view: the layer as two functions.
+        view: how the layer runs as stages.
         layer: the pre-trained layer.
         adapter: the adapter, or None.
     """
@@ -29,14 +29,19 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the attention block's output, (B, S, H)."""
-        return self.view.attention_block(self.layer, x, inputs, self.adapter)
+        carried: tuple[Tensor, ...] = ()
+        for stage in self.view.attention:
+            given = (x, *carried) if stage.tokenwise or stage is self.view.attention[0] else carried
+            result = stage.run(self.layer, *given, inputs)
+            carried = (result,) if isinstance(result, Tensor) else result
+        return self.view.attention_end(self.layer, x, *carried, self.adapter)
 
 
 class MlpBlock(TokenwiseModule):
     """A layer's MLP block, with an adapter beside it where one is given.
 
     Args:
-        view: the layer as two functions.
+        view: how the layer runs as stages.
         layer: the pre-trained layer.
         adapter: the adapter, or None.
     """
@@ -49,7 +54,7 @@ class MlpBlock(TokenwiseModule):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the MLP block's output, of the shape of x."""
-        return self.view.mlp_block(self.layer, x, inputs, self.adapter)
+        return self.view.mlp_block(self.layer, x, self.adapter)
 
 
 def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> Composed:

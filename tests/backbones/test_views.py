@@ -1,4 +1,6 @@
-"""A family's two functions rebuild the Hugging Face layer bit for bit."""
+"""A family's stages rebuild the Hugging Face layer bit for bit."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +25,19 @@ def zero_adapter(hidden):
     return adapter
 
 
+def as_tuple(result):
+    return (result,) if isinstance(result, torch.Tensor) else result
+
+
+def attention_block(view, layer, x, inputs, adapter=None):
+    """A view's attention block, a whole batch at a time."""
+    read = ()
+    for stage in view.attention:
+        given = (x, *read) if stage.tokenwise or stage is view.attention[0] else read
+        read = as_tuple(stage.run(layer, *given, inputs))
+    return view.attention_end(layer, x, *read, adapter)
+
+
 def layer_and_inputs(model, kind, place=0, padding="right"):
     calls = []
     view = family_of(kind).views[place]
@@ -43,19 +58,53 @@ def test_blocks_equal_the_layer(kind, place, attention, padding, training, with_
 
 
 def assert_equal_to_the_layer(view, layer, args, kwargs, with_adapters=False):
-    """Holds a view's two functions against a layer, as its model called it."""
+    """Holds a view's stages against a layer, as its model called it."""
     hidden, *args = args
     adapter = zero_adapter(hidden.shape[-1]) if with_adapters else None
     inputs = view.block_inputs(*args, **kwargs)
     torch.manual_seed(7)
     expected = layer(hidden, *args, **kwargs)
     torch.manual_seed(7)
-    attended = view.attention_block(layer, hidden, inputs, adapter)
-    found = view.result(view.mlp_block(layer, attended, inputs, adapter))
+    attended = attention_block(view, layer, hidden, inputs, adapter)
+    found = view.result(view.mlp_block(layer, attended, adapter))
     if isinstance(expected, tuple):  # with the attention, which nobody asked for
         (found, nothing), (expected, _) = found, expected
         assert nothing is None
     assert torch.equal(found, expected)
+
+
+@EACH_STACK
+def test_tokenwise_stages_read_each_token_by_itself(kind, place):
+    model = tiny_model(kind).eval()
+    view, layer, (x, *args), kwargs = layer_and_inputs(model, kind, place)
+    inputs, read = view.block_inputs(*args, **kwargs), ()
+    pieces = [slice(0, 5), slice(5, 12), slice(12, x.shape[0] * x.shape[1])]
+
+    def tokens(tensor, piece=slice(None)):
+        return tensor.expand(*x.shape[:2], -1).reshape(-1, 1, tensor.shape[-1])[piece]
+
+    def assert_by_itself(run, given, whole):
+        rotary = {name: getattr(inputs, name) for name in ("cos", "sin") if inputs.cos is not None}
+        found = [
+            run(
+                *(tokens(each, piece) for each in given),
+                BlockInputs(**{n: tokens(t, piece) for n, t in rotary.items()}),
+            )
+            for piece in pieces
+        ]
+        for parts, expected in zip(zip(*map(as_tuple, found), strict=True), as_tuple(whole), strict=True):
+            assert torch.allclose(torch.cat(parts), tokens(expected), atol=1e-6)
+
+    for stage in view.attention:
+        given = (x, *read) if stage.tokenwise or stage is view.attention[0] else read
+        read = as_tuple(stage.run(layer, *given, inputs))
+        if stage.tokenwise:
+            assert_by_itself(partial(stage.run, layer), given, read)
+    assert kind == "deberta" or view.attention[0].tokenwise
+    attended = view.attention_end(layer, x, *read, None)
+    assert_by_itself(lambda *given: view.attention_end(layer, *given[:-1], None), (x, *read), attended)
+    result = view.mlp_block(layer, attended, None)
+    assert_by_itself(lambda x, _: view.mlp_block(layer, x, None), (attended,), result)
 
 
 @pytest.mark.parametrize("changed", [
@@ -90,8 +139,8 @@ def what_adapters_read(kind, place, x, inputs):
         seen.append(value)
         return torch.ones_like(value)
 
-    attended = view.attention_block(layer, x, inputs, spy)
-    return layer, seen, attended, view.mlp_block(layer, attended, inputs, spy)
+    attended = attention_block(view, layer, x, inputs, spy)
+    return layer, seen, attended, view.mlp_block(layer, attended, spy)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -7,28 +7,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs
+from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
 
 
-def encoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+@tokenwise
+def read(layer: Any, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns queries, keys and values, (B, S, H) each."""
+    return project(layer.self_attn, x)
+
+
+@whole_row
+def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
+    return attend(layer.self_attn, query, key, value, inputs.attention_mask, layer.self_attn.dropout)
+
+
+def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + F.dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
-    projected, _ = layer.self_attn(x, attention_mask=inputs.attention_mask)
+    projected = layer.self_attn.out_proj(context)
     return layer.self_attn_layer_norm(x + _dropped(layer, projected, projected, adapter))
 
 
-def decoder_attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """Self-attention, then attention to the encoder's states, each with residual and LayerNorm; (B, S, H).
+@tokenwise
+def read_for_encoder(layer: Any, x: Tensor, context: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+    """Returns y, the result of the decoder's own attention, and what it asks of the encoder, (B, S, H) each."""
+    y = attention_end(layer, x, context)
+    return y, layer.encoder_attn.q_proj(y)
 
-    The adapter stands at the second one, the last projection before the MLP.
+
+@whole_row
+def attend_to_encoder(layer: Any, y: Tensor, query: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+    """Returns y and the result of the attention to the encoder's states, (B, S, H) each."""
+    attention, states = layer.encoder_attn, inputs.encoder_states
+    key, value = attention.k_proj(states), attention.v_proj(states)
+    return y, attend(attention, query, key, value, inputs.encoder_mask, attention.dropout)
+
+
+def decoder_attention_end(
+    layer: Any, x: Tensor, y: Tensor, context: Tensor, adapter: nn.Module | None = None
+) -> Tensor:
+    """LayerNorm(y + F.dropout(o) + adapter(o)), o = the output projection of the attention to the encoder; (B, S, H).
+
+    The adapter stands there alone: it is the last projection before the MLP.
     """
-    x = encoder_attention_block(layer, x, inputs)
-    projected, _ = layer.encoder_attn(x, key_value_states=inputs.encoder_states, attention_mask=inputs.encoder_mask)
-    return layer.encoder_attn_layer_norm(x + _dropped(layer, projected, projected, adapter))
+    projected = layer.encoder_attn.out_proj(context)
+    return layer.encoder_attn_layer_norm(y + _dropped(layer, projected, projected, adapter))
 
 
-def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + F.dropout(MLP(x)) + adapter(x)); (B, S, H)."""
     inner = F.dropout(layer.activation_fn(layer.fc1(x)), p=layer.activation_dropout, training=layer.training)
     return layer.final_layer_norm(x + _dropped(layer, layer.fc2(inner), x, adapter))
@@ -78,11 +107,13 @@ def finish_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
     )
 
 
+_OWN, _TO_ENCODER = (read, attend_to_row), (read_for_encoder, attend_to_encoder)
+
 BART = Family(
     model_type="bart",
     views=(
-        LayerView("encoder.layers", encoder_attention_block, mlp_block, encoder_inputs),
-        LayerView("decoder.layers", decoder_attention_block, mlp_block, decoder_inputs),
+        LayerView("encoder.layers", _OWN, attention_end, mlp_block, encoder_inputs),
+        LayerView("decoder.layers", (*_OWN, *_TO_ENCODER), decoder_attention_end, mlp_block, decoder_inputs),
     ),
     # The classification head looks for end marks, which have no values where memory is predicted: the other one first.
     heads={Head.span: ENCODER_HEADS[Head.span], Head.classification: ENCODER_HEADS[Head.classification]},

@@ -6,18 +6,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs
+from meft_runner.backbones.attention import attend
+from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.reversible import BlockInputs
 
 
-def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """LayerNorm(x + dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
-    context, _ = layer.attention.self(x, attention_mask=inputs.attention_mask)
-    return after_attention(layer.attention.output, x, context, adapter)
+@tokenwise
+def read(layer: Any, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns queries, keys and values, (B, S, H) each."""
+    attention = layer.attention.self
+    return attention.query(x), attention.key(x), attention.value(x)
 
 
-def after_attention(end: Any, x: Tensor, context: Tensor, adapter: nn.Module | None) -> Tensor:
+@whole_row
+def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
+    attention = layer.attention.self
+    size, dropout = attention.attention_head_size, attention.dropout.p
+    return attend(attention, query, key, value, inputs.attention_mask, dropout, head_dim=size)
+
+
+def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + dropout(o) + adapter(o)), o = the output projection of the attention's result; (B, S, H)."""
+    end = layer.attention.output
     projected = end.dense(context)
     output = end.dropout(projected)
     if adapter is not None:
@@ -25,7 +36,7 @@ def after_attention(end: Any, x: Tensor, context: Tensor, adapter: nn.Module | N
     return end.LayerNorm(output + x)
 
 
-def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + dropout(MLP(x)) + adapter(x)); (B, S, H)."""
     output = layer.output.dropout(layer.output.dense(layer.intermediate(x)))
     if adapter is not None:
@@ -60,7 +71,7 @@ def block_inputs(
 
 BERT = Family(
     model_type="bert",
-    views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "bert")),),
+    views=(LayerView("encoder.layer", (read, attend_to_row), attention_end, mlp_block, partial(block_inputs, "bert")),),
     heads=ENCODER_HEADS,
     lora_targets=r".*\.attention\.self\.(query|value)",
     ia3_targets=r".*\.attention\.self\.(key|value)|.*\.layer\.\d+\.output\.dense",
@@ -70,6 +81,8 @@ BERT = Family(
 ROBERTA = replace(
     BERT,
     model_type="roberta",
-    views=(LayerView("encoder.layer", attention_block, mlp_block, partial(block_inputs, "roberta")),),
+    views=(
+        LayerView("encoder.layer", (read, attend_to_row), attention_end, mlp_block, partial(block_inputs, "roberta")),
+    ),
     first_position=lambda config: config.pad_token_id + 1,
 )

@@ -7,17 +7,18 @@ ModernBERT's loop picks one of two masks and of two pairs of rotary tensors by t
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
-from meft_runner.backbones.families.bert import after_attention, mlp_block
-from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs
+from meft_runner.backbones.families.bert import attention_end, mlp_block
+from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs, whole_row
 from meft_runner.reversible import BlockInputs
 
 
-def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """LayerNorm(x + dropout(o) + adapter(o)), o = the attention's output projection; (B, S, H)."""
+@whole_row  # the projections too: this attention's scores of (S, S) are in memory anyway
+def attend_to_row(layer: Any, x: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
     embeddings = inputs.relative_embeddings
     context, _ = layer.attention.self(
         x,
@@ -25,7 +26,7 @@ def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Modu
         relative_pos=inputs.relative_positions,
         rel_embeddings=None if embeddings is None else embeddings[0],
     )
-    return after_attention(layer.attention.output, x, context, adapter)
+    return context
 
 
 def block_inputs(
@@ -69,7 +70,11 @@ def _by_heads(x: Tensor, heads: int) -> Tensor:
 
 DEBERTA = Family(
     model_type="deberta-v2",
-    views=(LayerView("encoder.layer", attention_block, mlp_block, block_inputs, lambda hidden: (hidden, None)),),
+    views=(
+        LayerView(
+            "encoder.layer", (attend_to_row,), attention_end, mlp_block, block_inputs, lambda hidden: (hidden, None)
+        ),
+    ),
     heads=ENCODER_HEADS,
     lora_targets=r".*\.attention\.self\.(query_proj|value_proj)",
     ia3_targets=r".*\.attention\.self\.(key_proj|value_proj)|.*\.layer\.\d+\.output\.dense",

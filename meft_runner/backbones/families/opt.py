@@ -7,15 +7,29 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, OPTForCausalLM
 
 from meft_runner.backbones.answers import for_answers
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.family import Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
 
 
-def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+@tokenwise
+def read(layer: Any, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns scaled queries, keys and values of x or of LayerNorm(x), (B, S, H) each."""
+    query, key, value = project(layer.self_attn, layer.self_attn_layer_norm(x) if layer.do_layer_norm_before else x)
+    return query * layer.self_attn.scaling, key, value
+
+
+@whole_row
+def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
+    attention = layer.self_attn
+    return attend(attention, query, key, value, inputs.attention_mask, attention.dropout, scaling=1.0)
+
+
+def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + F.dropout(o) + adapter(o), o = the attention's output projection; LayerNorm before or after; (B, S, H)."""
-    read = layer.self_attn_layer_norm(x) if layer.do_layer_norm_before else x
-    projected, _ = layer.self_attn(hidden_states=read, attention_mask=inputs.attention_mask)
+    projected = layer.self_attn.out_proj(context)
     output = F.dropout(projected, p=layer.dropout, training=layer.training)
     if adapter is not None:
         output = output + adapter(projected)
@@ -23,7 +37,7 @@ def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Modu
     return output if layer.do_layer_norm_before else layer.self_attn_layer_norm(output)
 
 
-def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + F.dropout(MLP(r)) + adapter(r), r = what the MLP reads; LayerNorm before or after; (B, S, H)."""
     read = layer.final_layer_norm(x) if layer.do_layer_norm_before else x
     output = F.dropout(layer.fc2(layer.activation_fn(layer.fc1(read))), p=layer.dropout, training=layer.training)
@@ -49,7 +63,7 @@ OPTForAnswers = for_answers(OPTForCausalLM)
 
 OPT = Family(
     model_type="opt",
-    views=(LayerView("decoder.layers", attention_block, mlp_block, block_inputs),),
+    views=(LayerView("decoder.layers", (read, attend_to_row), attention_end, mlp_block, block_inputs),),
     heads={Head.classification: AutoModelForSequenceClassification, Head.lm: OPTForAnswers},
     lora_targets=r".*\.self_attn\.(q_proj|v_proj)",
     ia3_targets=r".*\.self_attn\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",

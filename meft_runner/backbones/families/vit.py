@@ -6,20 +6,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.family import IMAGE_HEADS, Family, LayerView, refuse_inputs
+from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.family import IMAGE_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.reversible import BlockInputs
 
 
-def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """X + dropout(o) + adapter(o), o = the attention's output projection of LayerNorm(x); (B, S, H)."""
-    projected, _ = layer.attention(layer.layernorm_before(x), inputs.attention_mask)
+@tokenwise
+def read(layer: Any, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns queries, keys and values of LayerNorm(x), (B, S, H) each."""
+    return project(layer.attention, layer.layernorm_before(x))
+
+
+@whole_row
+def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
+    return attend(layer.attention, query, key, value, inputs.attention_mask, layer.attention.attention_dropout)
+
+
+def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
+    """X + dropout(o) + adapter(o), o = the attention's output projection; (B, S, H)."""
+    projected = layer.attention.o_proj(context)
     output = layer.dropout(projected)
     if adapter is not None:
         output = output + adapter(projected)
     return output + x
 
 
-def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + dropout(MLP(r)) + adapter(r), r = LayerNorm(x); (B, S, H)."""
     read = layer.layernorm_after(x)
     output = layer.dropout(layer.mlp(read))
@@ -40,7 +53,7 @@ def block_inputs(model_type: str, attention_mask: Tensor | None = None, **others
 
 VIT = Family(
     model_type="vit",
-    views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "vit")),),
+    views=(LayerView("layers", (read, attend_to_row), attention_end, mlp_block, partial(block_inputs, "vit")),),
     heads=IMAGE_HEADS,
     lora_targets=r".*\.attention\.(q_proj|v_proj)",
     ia3_targets=r".*\.attention\.(k_proj|v_proj)|.*\.mlp\.fc2",
@@ -50,6 +63,6 @@ VIT = Family(
 DEIT = replace(
     VIT,
     model_type="deit",
-    views=(LayerView("layers", attention_block, mlp_block, partial(block_inputs, "deit")),),
+    views=(LayerView("layers", (read, attend_to_row), attention_end, mlp_block, partial(block_inputs, "deit")),),
     image_marks=2,  # the class token and the distillation token
 )

@@ -7,19 +7,32 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BioGptForCausalLM
 
 from meft_runner.backbones.answers import for_answers
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs
+from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.family import Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
 
 
-def attention_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
-    """X + F.dropout(o) + adapter(o), o = the attention's output projection of LayerNorm(x); (B, S, H)."""
-    projected, _ = layer.self_attn(layer.self_attn_layer_norm(x), attention_mask=inputs.attention_mask)
+@tokenwise
+def read(layer: Any, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns queries, keys and values of LayerNorm(x), (B, S, H) each."""
+    return project(layer.self_attn, layer.self_attn_layer_norm(x))
+
+
+@whole_row
+def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs: BlockInputs) -> Tensor:
+    """Returns the attention's result before its output projection, (B, S, H)."""
+    return attend(layer.self_attn, query, key, value, inputs.attention_mask, layer.self_attn.dropout)
+
+
+def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
+    """X + F.dropout(o) + adapter(o), o = the attention's output projection; (B, S, H)."""
+    projected = layer.self_attn.out_proj(context)
     output = F.dropout(projected, p=layer.dropout, training=layer.training)
     return x + (output if adapter is None else output + adapter(projected))
 
 
-def mlp_block(layer: Any, x: Tensor, inputs: BlockInputs, adapter: nn.Module | None = None) -> Tensor:
+def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + F.dropout(MLP(r)) + adapter(r), r = LayerNorm(x); (B, S, H)."""
     read = layer.final_layer_norm(x)
     inner = F.dropout(layer.activation_fn(layer.fc1(read)), p=layer.activation_dropout, training=layer.training)
@@ -41,7 +54,7 @@ def block_inputs(
 
 BIOGPT = Family(
     model_type="biogpt",
-    views=(LayerView("layers", attention_block, mlp_block, block_inputs),),
+    views=(LayerView("layers", (read, attend_to_row), attention_end, mlp_block, block_inputs),),
     heads={Head.classification: AutoModelForSequenceClassification, Head.lm: for_answers(BioGptForCausalLM)},
     lora_targets=r".*\.self_attn\.(q_proj|v_proj)",
     ia3_targets=r".*\.self_attn\.(k_proj|v_proj)|.*\.layers\.\d+\.fc2",
