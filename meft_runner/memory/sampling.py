@@ -1,11 +1,10 @@
 """Prediction of a batch that is computed in many chunks, from a few of them."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from meft_runner.reversible import BlockInputs
 from meft_runner.reversible.chunks import Chunks
 
 _FIRST, _LAST = 3, 2  # the sum of gradients is there from the second chunk on; the last chunk may be a smaller one
@@ -18,18 +17,16 @@ class SampledChunks(Chunks):
     Where ordinary graphs are kept, each chunk's is, and all are computed.
     """
 
-    def places(self, count: int, size: int) -> Iterator[slice]:
-        """Yields the places of chunks that are computed."""
-        starts = range(0, count, size)
-        if torch.is_grad_enabled() or len(starts) <= MOST_CHUNKS:
-            return super().places(count, size)
-        return (slice(start, start + size) for start in (*starts[:_FIRST], *starts[-_LAST:]))
+    def places(self, count: int, size: int) -> Sequence[slice]:
+        """Returns the places of chunks that are computed."""
+        places = super().places(count, size)
+        if torch.is_grad_enabled() or len(places) <= MOST_CHUNKS:
+            return places
+        return [*places[:_FIRST], *places[-_LAST:]]
 
-    def outputs(self, function: nn.Module, x: Tensor, inputs: BlockInputs) -> Iterator[Tensor]:
-        """Yields each chunk's output, and one tensor for the outputs of those that are not computed."""
-        places = [place for place, _ in self.cut(function, x)]
-        following = [place.start for place in places[1:]] + [places[-1].stop]
-        for place, start, output in zip(places, following, super().outputs(function, x, inputs), strict=True):
-            yield output
-            if start > place.stop:
-                yield torch.empty((start - place.stop, *output.shape[1:]), dtype=output.dtype)
+    def join(self, parts: Sequence[Tensor], count: int) -> Tensor:
+        """Returns each chunk's result, and one tensor for the results of those that are not computed, as one tensor."""
+        missing = count - sum(len(part) for part in parts)
+        if missing:
+            parts = [*parts, torch.empty((missing, *parts[0].shape[1:]), dtype=parts[0].dtype)]
+        return super().join(parts, count)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from meft_runner.backbones import Family, LayerView, StackLayer
 from meft_runner.config import BackboneSettings
 from meft_runner.errors import UserError
-from meft_runner.reversible import BlockInputs, Composed, ReversibleStack, TokenwiseModule
+from meft_runner.reversible import BlockInputs, ReversibleStack, Stage, TokenwiseModule
 
 
 class AttentionBlock(nn.Module):
@@ -57,9 +57,25 @@ class MlpBlock(TokenwiseModule):
         return self.view.mlp_block(self.layer, x, self.adapter)
 
 
-def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> Composed:
-    """Returns a layer as one function, with an adapter beside its MLP where one is given."""
-    return Composed(AttentionBlock(view, layer), MlpBlock(view, layer, mlp_adapter))
+class WholeLayer(nn.Module):
+    """A layer as one function, with an adapter beside its MLP where one is given."""
+
+    def __init__(self, view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first = AttentionBlock(view, layer)
+        self.second = MlpBlock(view, layer, mlp_adapter)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns the attention block on whole rows and the MLP block token by token."""
+        return (
+            Stage(self.first, False, self.first),
+            Stage(lambda x, attended, inputs: self.second(attended, inputs), True, self.second),
+        )
+
+
+def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> WholeLayer:
+    """Returns a layer as one function."""
+    return WholeLayer(view, layer, mlp_adapter)
 
 
 def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: str) -> None:

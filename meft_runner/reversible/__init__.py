@@ -3,16 +3,16 @@
 Usable by itself: it imports torch and nothing else of this project.
 """
 
-from meft_runner.reversible.block import BlockInputs, Composed, ReversibleBlock, TokenwiseModule
+from meft_runner.reversible.block import BlockInputs, ReversibleBlock, TokenwiseModule
 from meft_runner.reversible.coupling import Coupling
 from meft_runner.reversible.monitor import ReversalError, ReversalMonitor, StreamOverflowError
 from meft_runner.reversible.stack import ReversibleStack
+from meft_runner.reversible.stages import Stage
 from meft_runner.reversible.streams import MODES, ExactStreams, FloatStreams
 
 __all__ = [
     "MODES",
     "BlockInputs",
-    "Composed",
     "Coupling",
     "ExactStreams",
     "FloatStreams",
@@ -20,6 +20,7 @@ __all__ = [
     "ReversalMonitor",
     "ReversibleBlock",
     "ReversibleStack",
+    "Stage",
     "StreamOverflowError",
     "TokenwiseModule",
 ]

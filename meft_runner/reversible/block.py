@@ -1,9 +1,11 @@
 """One reversible block, and the inputs that every block of a stack shares."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor, nn
+
+_OF_TOKENS = "of_tokens"
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class BlockInputs:
     attention_mask: Tensor | None = None
     encoder_states: Tensor | None = None
     encoder_mask: Tensor | None = None
-    cos: Tensor | None = None
-    sin: Tensor | None = None
+    cos: Tensor | None = field(default=None, metadata={_OF_TOKENS: True})
+    sin: Tensor | None = field(default=None, metadata={_OF_TOKENS: True})
     relative_positions: Tensor | None = None
     relative_embeddings: Tensor | None = None
 
@@ -42,14 +44,37 @@ class BlockInputs:
         """Returns the record for some rows of the batch; a tensor shared by all rows stays whole."""
         return self.map(lambda tensor: rows_of(tensor, place))
 
-    def leaves(self, place: slice) -> "BlockInputs":
-        """Returns the record for some rows, each tensor a leaf that requires gradient where the whole one does."""
-        return self.map(lambda tensor: rows_of(tensor, place).detach().requires_grad_(tensor.requires_grad))
+    def tokens(self, place: slice | None, rows: int) -> "BlockInputs":
+        """Returns those that belong to tokens, for some tokens of a batch of so many rows.
+
+        Args:
+            place: among the tokens of all rows; None for all of them.
+            rows: B.
+
+        Returns:
+            The record with (T, 1, D) tensors, or, for all tokens, with those that are there.
+
+        Raises:
+            ValueError: one of them requires gradient, which pieces of tokens do not add up.
+        """
+        own = {each.name: getattr(self, each.name) for each in fields(self) if _OF_TOKENS in each.metadata}
+        for name, tensor in own.items():
+            if tensor is not None and tensor.requires_grad:
+                raise ValueError(
+                    f"block inputs: {name} requires a gradient, but what belongs to tokens cannot be trained"
+                )
+        if place is not None:
+            own = {name: None if t is None else _tokens_of(t, place, rows) for name, t in own.items()}
+        return BlockInputs(**own)
 
 
 def rows_of(tensor: Tensor, place: slice) -> Tensor:
     """Returns some rows of a tensor of block inputs: all of it where it is shared by all rows."""
     return tensor if tensor.shape[0] == 1 else tensor[place]
+
+
+def _tokens_of(tensor: Tensor, place: slice, rows: int) -> Tensor:
+    return tensor.expand(rows, -1, -1).reshape(-1, 1, tensor.shape[-1])[place]
 
 
 class TokenwiseModule(nn.Module):
@@ -59,26 +84,6 @@ class TokenwiseModule(nn.Module):
     """
 
 
-class Composed(nn.Module):
-    """A function of two stages, the second of which looks at each token by itself.
-
-    The second stage is differentiated a chunk of the tokens at a time, while only the first one's graph is kept.
-
-    Args:
-        first: module called as first(x, inputs).
-        second: module called as second(x, inputs).
-    """
-
-    def __init__(self, first: nn.Module, second: TokenwiseModule) -> None:
-        super().__init__()
-        self.first = first
-        self.second = second
-
-    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns second(first(x)), (B, S, H)."""
-        return self.second(self.first(x, inputs), inputs)
-
-
 class ReversibleBlock(nn.Module):
     """The two functions of a block, one for each of its two halves.
 
@@ -86,7 +91,7 @@ class ReversibleBlock(nn.Module):
     second stream, y2 = scale_2 * x2 + mu_2 * G(y1). Backward undoes the second half before the first.
 
     Args:
-        f: module called as f(x, inputs) -> increment, all (B, S, H).
+        f: module called as f(x, inputs) -> increment, all (B, S, H), or one with a method `stages` (see `stages.py`).
         g: likewise; None for a second half that leaves its stream alone.
         name: how errors call the block, for instance "layer 3".
     """

@@ -18,8 +18,8 @@ class ReversibleFunction(Function):
     """Runs a stack without a graph and differentiates it by reversal.
 
     Its tensor inputs are the first hidden states, the fields of the block inputs and the trainable
-    parameters; it returns a gradient for each of them that requires one. What it keeps, all of it as
-    saved tensors, are those inputs, the two last streams, and the trace of the forward pass.
+    parameters; it returns a gradient for each of them that requires one. What it keeps are those inputs, the two last
+    streams, and the trace of the forward pass: all of it as saved tensors, but for the generators' states.
     """
 
     @staticmethod
@@ -30,10 +30,10 @@ class ReversibleFunction(Function):
         ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
         with ctx.autocast.entered():
-            streams = ForwardPass(plan, BlockInputs(*tensors[:_INPUTS]), trace).run(hidden)
+            streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace).run()
             merged = plan.merged(*streams, hidden.dtype)
-        ctx.checksums = len(trace.checksums)
-        ctx.save_for_backward(*tensors, *streams, *trace.tensors())
+        ctx.random_states, ctx.checksums = trace.random_states, len(trace.checksums)
+        ctx.save_for_backward(*tensors, *streams, *trace.checksums, *trace.kept)
         return merged
 
     @staticmethod
@@ -42,7 +42,7 @@ class ReversibleFunction(Function):
         """Returns the gradients of forward's arguments, in their order."""
         plan, saved = ctx.plan, ctx.saved_tensors
         x1, x2, *left = saved[_INPUTS + len(ctx.parameters) :]
-        trace = Trace.from_tensors(tuple(left), ctx.checksums, functions=plan.functions)
+        trace = Trace(left[: ctx.checksums], left[ctx.checksums :], list(ctx.random_states))
         reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype)
         with random_state_kept(x1.device), ctx.autocast.entered():
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])

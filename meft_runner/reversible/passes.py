@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs
-from meft_runner.reversible.chunks import Addition, Gradients
 from meft_runner.reversible.coupling import Weights
+from meft_runner.reversible.differentiation import Differentiation, Half
+from meft_runner.reversible.evaluation import Evaluation
+from meft_runner.reversible.gradients import Gradients
 from meft_runner.reversible.plan import Plan
-from meft_runner.reversible.replay import random_state, set_random_state
+from meft_runner.reversible.replay import RandomState, random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
 
 
@@ -25,23 +27,12 @@ class Trace:
     Attributes:
         checksums: for each block, an int64 sum over its input streams; empty where not exact.
         kept: for each function, what the inverse of its addition needs; None for nothing.
-        random_states: for each function, the generator states before it ran.
+        random_states: for each evaluation of a piece of a function, the generators as they were before it.
     """
 
     checksums: list[Tensor] = field(default_factory=list)
     kept: list[Tensor | None] = field(default_factory=list)
-    random_states: list[tuple[Tensor, ...]] = field(default_factory=list)
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """Returns everything as one tuple, as an autograd context saves it."""
-        return (*self.checksums, *self.kept, *(state for states in self.random_states for state in states))
-
-    @classmethod
-    def from_tensors(cls, tensors: tuple[Tensor, ...], checksums: int, functions: int) -> Trace:
-        """Undoes `tensors`, given how many checksums and functions there are."""
-        kept, states = tensors[checksums : checksums + functions], tensors[checksums + functions :]
-        each = len(states) // functions
-        return cls(list(tensors[:checksums]), list(kept), [states[i * each : (i + 1) * each] for i in range(functions)])
+    random_states: list[RandomState] = field(default_factory=list)
 
 
 class ForwardPass:
@@ -49,51 +40,59 @@ class ForwardPass:
 
     Args:
         plan: the blocks and how they are run.
+        hidden: (B, S, H), where both streams start.
         inputs: what the blocks read besides their streams.
         trace: receives what a backward pass by reversal needs; None where there will be none.
     """
 
-    def __init__(self, plan: Plan, inputs: BlockInputs, trace: Trace | None = None) -> None:
+    def __init__(self, plan: Plan, hidden: Tensor, inputs: BlockInputs, trace: Trace | None = None) -> None:
         self.plan = plan
-        self.inputs = inputs
+        self.hidden = hidden.contiguous()  # pieces of tokens are views
+        self.evaluation = Evaluation(plan.cut(hidden.shape), inputs, self._draw)
         self.trace = trace
         self.peaks: list[Tensor] = []
 
-    def run(self, hidden: Tensor) -> tuple[Any, Any]:
-        """Returns the last two streams of a pass that starts at `hidden`, (B, S, H).
+    def run(self) -> tuple[Any, Any]:
+        """Returns the last two streams.
 
         Raises:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
         plan = self.plan
         first, second = plan.coupling.halves
-        hidden = hidden.contiguous()  # chunks of tokens are views
-        self.peaks.append(_peak(hidden))
-        x1: Any = plan.streams.start(hidden)
-        x2 = x1
+        self.peaks.append(_peak(self.hidden))
+        x1: Any
+        x2: Any
+        x1, x2 = plan.streams.start(self.hidden)
         for block in plan.blocks:
             if self.trace and isinstance(plan.streams, ExactStreams):
                 self.trace.checksums.append(_checksum(x1, x2))
-            x1 = self._half(block.f, x2, x1, first, hidden.dtype)
-            x2 = self._half(block.g, x1, x2, second, hidden.dtype)
+            x1 = self._half(block.f, x2, x1, first)
+            x2 = self._half(block.g, x1, x2, second)
             if plan.coupling.swap:
                 x1, x2 = x2, x1
         plan.monitor.check_peaks(plan.blocks, torch.stack(self.peaks), plan.coupling, plan.streams.limit)
         return x1, x2
 
-    def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, dtype: torch.dtype) -> Any:
+    def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights) -> Any:
         """Returns scale * stream + mu * function(reads); without a function the stream itself."""
         if function is None:
             return stream
-        value = self.plan.streams.value(reads, dtype)
-        if self.trace:
-            self.trace.random_states.append(random_state(value.device))
-        increment = self.plan.cut(value.shape).evaluate(function, value, self.inputs)
+        streams: Any = self.plan.streams
+        dtype = self.hidden.dtype
+        increment = self.evaluation.run(
+            function, self.hidden.shape, lambda place: streams.value(streams.rows(reads, place), dtype)
+        )
         self.peaks.append(_peak(increment))
-        result, kept = self.plan.streams.advance(stream, weights, increment)
+        result, kept = streams.advance(stream, weights, increment)
         if self.trace:
             self.trace.kept.append(kept)
         return result
+
+    def _draw(self) -> None:
+        """Keeps the generators' states before they may be drawn from."""
+        if self.trace:
+            self.trace.random_states.append(random_state(self.hidden.device))
 
 
 class ReversePass:
@@ -175,18 +174,9 @@ class ReversePass:
         """
         if function is None:
             return
-        set_random_state(self.trace.random_states.pop(), reads.device)
-        chunks = self.plan.cut(reads.shape)
-        tensors = (reads, result, grad, grad_reads, self.trace.kept.pop())
-        for place, (reads_chunk, result_chunk, grad_chunk, grad_reads_chunk, kept) in chunks.cut(function, *tensors):
-            value = self.streams.value(reads_chunk, self.dtype)
-            addition = Addition(self.streams, weights, result_chunk, kept)
-            grad_increment = grad_chunk if weights.mu == 1 else grad_chunk * weights.mu
-            through = chunks.differentiate(
-                function, value, self.inputs, place, grad_increment, addition, self.gradients, grad_reads is not None
-            )
-            if grad_reads_chunk is not None:
-                grad_reads_chunk.add_(through)
+        undone = Differentiation(self.plan.cut(reads.shape), self.inputs, self.gradients, self.dtype)
+        half = Half(self.streams, weights, reads, result, self.trace.kept.pop(), grad, grad_reads)
+        undone.run(function, half, self.trace.random_states)
         if weights.scale != 1:
             grad.mul_(float(weights.scale))
 

@@ -24,7 +24,7 @@ class Plan:
         learned_merge: (2,), the merge weights where they are learned, in place of the coupling's.
         streams: the arithmetic.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
-        cutting: how chunks are made and computed.
+        cutting: how chunks are made.
         monitor: receives what the checks find.
     """
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# The states of the generators that a computation may draw from.
+RandomState = tuple[Tensor, ...]
 
-def random_state(device: torch.device) -> tuple[Tensor, ...]:
+
+def random_state(device: torch.device) -> RandomState:
     """Returns the generator states that a computation on `device` may draw from."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
@@ -16,7 +19,7 @@ def random_state(device: torch.device) -> tuple[Tensor, ...]:
     return tuple(states)
 
 
-def set_random_state(states: tuple[Tensor, ...], device: torch.device) -> None:
+def set_random_state(states: RandomState, device: torch.device) -> None:
     """Sets the generators back to `states`, as `random_state` returned them."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":

@@ -86,4 +86,4 @@ class ReversibleStack(nn.Module):
         if self.mode != "stored" and torch.is_grad_enabled() and differentiable:
             return ReversibleFunction.apply(plan, hidden, *tensors)
         with AutocastState.current(hidden.device).entered():
-            return plan.merged(*ForwardPass(plan, inputs).run(hidden), hidden.dtype)
+            return plan.merged(*ForwardPass(plan, hidden, inputs).run(), hidden.dtype)

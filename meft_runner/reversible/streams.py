@@ -1,6 +1,6 @@
 """The arithmetic of one stream: y = scale * x + mu * increment, and its inverse.
 
-Three kinds share `start`, `value`, `advance` and `limit`, so that the code that runs a block does not know
+Three kinds share `start`, `rows`, `value`, `advance` and `limit`, so that the code that runs a block does not know
 which one it uses; the first two also have `revert_`:
 
 * `FloatStreams`, the paper's: floating point, inverted by a division that enlarges rounding errors;
@@ -27,9 +27,13 @@ class FloatStreams:
 
     limit: float = float("inf")
 
-    def start(self, hidden: Tensor) -> Tensor:
-        """Returns `hidden` itself."""
-        return hidden
+    def start(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns both streams: `hidden` itself."""
+        return hidden, hidden
+
+    def rows(self, stream: Tensor, place: slice) -> Tensor:
+        """Returns some rows of a stream."""
+        return stream[place]
 
     def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the stream in `dtype`."""
@@ -70,9 +74,14 @@ class ExactStreams:
         if scale.denominator > 1:
             bits_needed(scale.denominator)
 
-    def start(self, hidden: Tensor) -> Tensor:
-        """Returns `hidden` rounded to the grid, int32."""
-        return self._quantise(hidden, 1.0)
+    def start(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns both streams: `hidden` rounded to the grid, int32, one tensor."""
+        start = self._quantise(hidden, 1.0)
+        return start, start
+
+    def rows(self, stream: Tensor, place: slice) -> Tensor:
+        """Returns some rows of a stream."""
+        return stream[place]
 
     def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the integers as floating point in `dtype`, through float32 at the least."""
@@ -121,11 +130,18 @@ class StoredStreams:
         """The magnitude at which an int32 stream overflows."""
         return self.exact.limit
 
-    def start(self, hidden: Tensor) -> StoredStream:
-        """Returns the stream that begins at `hidden`."""
-        integers = self.exact.start(hidden.detach())
+    def start(self, hidden: Tensor) -> tuple[StoredStream, StoredStream]:
+        """Returns both streams, which begin at `hidden`, each with a gradient of its own."""
+        integers, _ = self.exact.start(hidden.detach())
         value = self.exact.value(integers, hidden.dtype)
-        return StoredStream(integers, _StraightThrough.apply(value, hidden, None, Weights(Fraction(1))))
+        first, second = (_StraightThrough.apply(value, hidden, None, Weights(Fraction(1))) for _ in range(2))
+        return StoredStream(integers, first), StoredStream(integers, second)
+
+    def rows(self, stream: StoredStream, place: slice) -> StoredStream:
+        """Returns some rows of a stream."""
+        if place == slice(0, len(stream.integers)):
+            return stream  # without a copy of the gradient in backward
+        return StoredStream(stream.integers[place], stream.value[place])
 
     def value(self, stream: StoredStream, dtype: torch.dtype) -> Tensor:
         """Returns the stream's value, connected to the graph by a node of its own.

@@ -5,7 +5,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from meft_runner.reversible import Coupling, ReversibleBlock, ReversibleStack
+from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack, Stage
 
 
 class Mix(nn.Module):
@@ -38,3 +38,29 @@ def stack(mode="exact", layers=4, hidden=8, dropout=0.1, seed=0, tie=None, **kwa
 
 def hidden_states(rows=4, length=6, hidden=8, seed=1, dtype=torch.float32):
     return torch.randn(rows, length, hidden, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+class Attention(nn.Module):
+    """Attention in stages, with dropout in each: queries, keys and values of a token; the row; what follows a token."""
+
+    def __init__(self, hidden, dropout=0.1):
+        super().__init__()
+        self.project = nn.Linear(hidden, 3 * hidden)
+        self.end = Mix(hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def read(self, x, inputs):
+        q, k, v = self.dropout(self.project(x)).chunk(3, dim=-1)
+        return q * inputs.cos, k * inputs.cos, v
+
+    def attend(self, q, k, v, inputs):
+        return self.dropout((q @ k.transpose(1, 2)).softmax(-1)) @ v
+
+    def finish(self, x, context, inputs):
+        return self.end(x + context, BlockInputs()) + x
+
+    def stages(self):
+        return Stage(self.read, True, self), Stage(self.attend, False, self), Stage(self.finish, True, self)
+
+    def forward(self, x, inputs):
+        return self.finish(x, self.attend(*self.read(x, inputs), inputs), inputs)

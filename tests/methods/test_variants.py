@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from meft_runner.config import METHODS
-from meft_runner.methods.layers import AttentionBlock, MlpBlock, reversible_stacks
+from meft_runner.methods.layers import AttentionBlock, MlpBlock, WholeLayer, reversible_stacks
 from meft_runner.methods.variants import VARIANTS
 from meft_runner.reports.labels import method_label
-from meft_runner.reversible import Composed
 from tests.helpers.composed import settings
 from tests.helpers.models import meft_settings, prepared
 from tests.helpers.records import record
@@ -32,8 +31,8 @@ def test_the_streams_merge_by_where_the_layer_norm_stands(backbone, task, merges
 
 
 @pytest.mark.parametrize(("name", "kinds", "swap"), [
-    ("meft1", (Composed, "Adapter"), True),
-    ("meft2", ("Adapter", Composed), True),
+    ("meft1", (WholeLayer, "Adapter"), True),
+    ("meft2", ("Adapter", WholeLayer), True),
     ("meft3", (AttentionBlock, MlpBlock), False),
 ])  # fmt: skip
 def test_what_stands_in_f_and_g(name, kinds, swap):

@@ -1,0 +1,113 @@
+"""Gradients of single evaluations, and their sums over pieces, rows and blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from meft_runner.reversible.block import BlockInputs, rows_of
+from meft_runner.reversible.stages import Tensors
+
+
+class InputRows(NamedTuple):
+    """Some rows of a differentiable block input, as one evaluation reads them.
+
+    Attributes:
+        whole: the input, of the whole batch.
+        place: of the rows.
+        leaf: the rows, a leaf of the evaluation's graph.
+    """
+
+    whole: Tensor
+    place: slice
+    leaf: Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One evaluation of a stage, with its graph.
+
+    Attributes:
+        module: whose parameters were used.
+        outputs: what came out.
+        x: the function's argument as this stage read it, a leaf; None where it did not.
+        carried: what the stage before it returned, leaves.
+        read: the differentiable inputs that it read besides.
+    """
+
+    module: nn.Module
+    outputs: Tensors
+    x: Tensor | None
+    carried: Tensors
+    read: Sequence[InputRows]
+
+
+def input_rows(inputs: BlockInputs, place: slice) -> tuple[BlockInputs, list[InputRows]]:
+    """Returns block inputs for some rows, and those of them that are leaves to be differentiated."""
+    leaves = inputs.map(lambda tensor: rows_of(tensor, place).detach().requires_grad_(tensor.requires_grad))
+    pairs = zip(inputs.tensors(), leaves.tensors(), strict=True)
+    both = [(whole, rows) for whole, rows in pairs if whole is not None and rows is not None]
+    return leaves, [InputRows(whole, place, rows) for whole, rows in both if rows.requires_grad]
+
+
+@dataclass
+class Gradients:
+    """Sums of gradients, by the tensor that they belong to."""
+
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    _trained: dict[int, list[nn.Parameter]] = field(default_factory=dict)
+
+    def take(self, graph: Graph, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Differentiates one evaluation, and adds what its parameters and inputs get.
+
+        Args:
+            graph: the evaluation.
+            grads: gradients of its outputs, None for an output that nothing reads.
+
+        Returns:
+            The gradients of x and of what was carried, None where there is none.
+        """
+        parameters = self._trained_by(graph.module)
+        first = [leaf for leaf in (graph.x, *graph.carried) if leaf is not None and leaf.requires_grad]
+        wanted = [*first, *(rows.leaf for rows in graph.read), *parameters]
+        given = [
+            (output, grad.to(output.dtype))
+            for output, grad in zip(graph.outputs, grads, strict=True)
+            if output.requires_grad and grad is not None
+        ]
+        found: list[Tensor | None] = [None] * len(wanted)
+        if wanted and given:
+            outputs, grads_of_outputs = zip(*given, strict=True)
+            with torch.autocast(outputs[0].device.type, enabled=False):  # backward runs in the dtypes of forward
+                found = list(torch.autograd.grad(outputs, wanted, grads_of_outputs, allow_unused=True))
+        by_leaf = {id(leaf): found.pop(0) for leaf in first}
+        for rows in graph.read:
+            self._add_rows(rows, found.pop(0))
+        for parameter, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                self.add(parameter, gradient)
+        return by_leaf.get(id(graph.x)), [by_leaf.get(id(leaf)) for leaf in graph.carried]
+
+    def add(self, tensor: Tensor, gradient: Tensor) -> None:
+        """Adds a gradient to a tensor's sum."""
+        total = self.sums.get(id(tensor))
+        self.sums[id(tensor)] = gradient if total is None else total + gradient
+
+    def get(self, tensor: Tensor | None) -> Tensor | None:
+        """Returns a tensor's sum, None where it got no gradient."""
+        return self.sums.get(id(tensor))
+
+    def _trained_by(self, module: nn.Module) -> list[nn.Parameter]:
+        """Returns a module's trainable parameters; to look for them costs as much time as a small piece."""
+        if id(module) not in self._trained:
+            self._trained[id(module)] = [p for p in module.parameters() if p.requires_grad]
+        return self._trained[id(module)]
+
+    def _add_rows(self, rows: InputRows, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        if id(rows.whole) not in self.sums:
+            self.sums[id(rows.whole)] = torch.zeros_like(rows.whole)
+        rows_of(self.sums[id(rows.whole)], rows.place).add_(gradient)
