@@ -177,4 +177,6 @@ def _bits(mode: str, scales: Sequence[Fraction]) -> int | None:
     """Returns the bits of the remainders below n of every scale 1/n; floating point keeps none."""
     if mode == "stored":
         return None
-    return sum((scale.denominator - 1).bit_length() for scale in scales) if mode == "exact" else 0
+    # 1, 2, 4 or 8 bits, as reversible/packing.py packs them; that one imports torch
+    needed = [(scale.denominator - 1).bit_length() for scale in scales]
+    return sum(1 << (bits - 1).bit_length() for bits in needed) if mode == "exact" else 0

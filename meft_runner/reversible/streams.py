@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from meft_runner.reversible.coupling import Weights
-from meft_runner.reversible.packing import bits_needed, floor_divide, pack, unpack
+from meft_runner.reversible.packing import floor_divide, pack, packed_bits, unpack
 
 MODES = ("exact", "float", "stored")
 
@@ -72,7 +72,7 @@ class ExactStreams:
         if scale.numerator != 1:
             raise ValueError(f"{scale} is not a unit fraction 1/n")
         if scale.denominator > 1:
-            bits_needed(scale.denominator)
+            packed_bits(scale.denominator)
 
     def start(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both streams: `hidden` rounded to the grid, int32, one tensor."""

@@ -16,8 +16,8 @@ def without(made, *keys):
 
 
 def bits(*counts):
-    """Returns how many binary digits hold any number below each count, all together."""
-    return sum(math.ceil(math.log2(count)) for count in counts)
+    """Returns how many binary digits hold any number below each count, all together; digits that fill bytes evenly."""
+    return sum(min(size for size in (1, 2, 4, 8) if 2**size >= count) for count in counts)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def bits(*counts):
     [
         (LORA, "1/256", "1-scale", bits(256)),
         ((*LORA, "method.scale_1=0.1", "method.mu=1"), "1/10", "1", bits(10)),
-        (("method=ia3", "method.reversal=exact", "method.scale_1=1/32", "method.mu=31/32"), "1/32", "1-scale", 5),
+        (("method=ia3", "method.reversal=exact", "method.scale_1=1/32", "method.mu=31/32"), "1/32", "1-scale", 8),
         (("method=meft1",), "1/10", "1", bits(10)),
         (("method=meft2", "method.mu=0.5"), "1/10", "0.5", bits(10)),
         (("method=meft3", "method.mu=1-scale", "method.scale_2=1/100"), "1/10, 1/100", "1-scale", bits(10, 100)),
