@@ -91,9 +91,9 @@ TABLES = {
     "starting_point": TablePart(
         "Where methods start",
         "How far the first hidden states and outputs are from the pre-trained model's, relative to them; the bits that "
-        "exact reversal keeps for an element of a layer, a stream's remainders below n taking log2 n, rounded up to 1, 2, "
-        "4 or 8; and memory as above. The output distance is that of a task head which is not trained yet. A dash: no coupling, or "
-        "not known.",
+        "exact reversal keeps for an element of a layer, a stream's remainders below n taking log2 n, rounded up to 1, "
+        "2, 4 or 8; and memory as above. The output distance is that of a task head which is not trained yet. A dash: "
+        "no coupling, or not known.",
         starting_point.starting_table,
     ),
     "plain_model": TablePart(
