@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from meft_runner.reversible.block import BlockInputs
+from meft_runner.reversible.gradients import hooks_aside
 from meft_runner.reversible.passes import ForwardPass, ReversePass, Trace
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import AutocastState, random_state_kept
@@ -42,9 +44,11 @@ class ReversibleFunction(Function):
         """Returns the gradients of forward's arguments, in their order."""
         plan, saved = ctx.plan, ctx.saved_tensors
         x1, x2, *left = saved[_INPUTS + len(ctx.parameters) :]
+        if torch._C._autograd._get_current_graph_task_keep_graph():  # another backward pass may follow
+            x1, x2 = x1.clone(), x2.clone()
         trace = Trace(left[: ctx.checksums], left[ctx.checksums :], list(ctx.random_states))
         reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype)
-        with random_state_kept(x1.device), ctx.autocast.entered():
+        with random_state_kept(x1.device), ctx.autocast.entered(), hooks_aside(ctx.parameters):
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
         leaves = (*reverse.inputs.tensors(), *ctx.parameters)
         return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

@@ -1,6 +1,7 @@
 """Gradients of single evaluations, and their sums over pieces, rows and blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,6 +43,23 @@ class Graph:
     x: Tensor | None
     carried: Tensors
     read: Sequence[InputRows]
+
+
+@contextmanager
+def hooks_aside(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Takes the hooks of parameters off while the gradients of pieces are taken.
+
+    `torch.autograd.grad` calls a tensor's hooks for each piece, and autograd calls them again with the whole gradient
+    that the pass returns; the latter alone is what a hook expects.
+    """
+    hooked = [(parameter, parameter._backward_hooks) for parameter in parameters if parameter._backward_hooks]
+    for parameter, _ in hooked:
+        parameter._backward_hooks = None
+    try:
+        yield
+    finally:
+        for parameter, hooks in hooked:
+            parameter._backward_hooks = hooks
 
 
 def input_rows(inputs: BlockInputs, place: slice) -> tuple[BlockInputs, list[InputRows]]:
