@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from meft_runner.backbones import Family, LayerView
 from meft_runner.config import BackboneSettings, PeftSettings
 from meft_runner.errors import UserError
-from meft_runner.methods.layers import check_keeps_layers, stack_layers, whole_layer
+from meft_runner.methods.layers import WholeLayer, check_keeps_layers, stack_layers
 from meft_runner.reversible import Coupling, ReversibleBlock, ReversibleStack
 
 
@@ -46,7 +46,7 @@ def make_layers_reversible(
 
     def stacked(view: LayerView, layers: Sequence[nn.Module], names: Sequence[str]) -> ReversibleStack:
         blocks = [
-            ReversibleBlock(whole_layer(view, layer), None, name) for layer, name in zip(layers, names, strict=True)
+            ReversibleBlock(WholeLayer(view, layer), None, name) for layer, name in zip(layers, names, strict=True)
         ]
         return ReversibleStack(blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict)
 

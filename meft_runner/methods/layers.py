@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,13 +29,14 @@ class AttentionBlock(nn.Module):
         self.layer = layer
         self.adapter = adapter
 
-    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns the attention block's output, (B, S, H)."""
-        carried: tuple[Tensor, ...] = ()
-        for stage in self.view.attention:
-            given = (x, *carried) if stage.tokenwise or stage is self.view.attention[0] else carried
-            result = stage.run(self.layer, *given, inputs)
-            carried = (result,) if isinstance(result, Tensor) else result
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns its stages; the last one returns the attention block's output, (B, S, H)."""
+        first = (Stage(partial(each.run, self.layer), each.tokenwise, self.layer) for each in self.view.attention)
+        return (*first, Stage(self.end, True, self))
+
+    def end(self, x: Tensor, *tensors: Any) -> Tensor:
+        """Returns the attention block's output, (B, S, H), of what the stage before the last one returned."""
+        *carried, _ = tensors
         return self.view.attention_end(self.layer, x, *carried, self.adapter)
 
 
@@ -58,7 +61,13 @@ class MlpBlock(TokenwiseModule):
 
 
 class WholeLayer(nn.Module):
-    """A layer as one function, with an adapter beside its MLP where one is given."""
+    """A layer, with an adapter beside its MLP where one is given.
+
+    Args:
+        view: how the layer runs as stages.
+        layer: the pre-trained layer.
+        mlp_adapter: the adapter, or None.
+    """
 
     def __init__(self, view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> None:
         super().__init__()
@@ -66,16 +75,12 @@ class WholeLayer(nn.Module):
         self.second = MlpBlock(view, layer, mlp_adapter)
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns the attention block on whole rows and the MLP block token by token."""
-        return (
-            Stage(self.first, False, self.first),
-            Stage(lambda x, attended, inputs: self.second(attended, inputs), True, self.second),
-        )
+        """Returns its stages; the last one is all that follows the attention kernel."""
+        return (*self.first.stages()[:-1], Stage(self.end, True, self))
 
-
-def whole_layer(view: LayerView, layer: nn.Module, mlp_adapter: nn.Module | None = None) -> WholeLayer:
-    """Returns a layer as one function."""
-    return WholeLayer(view, layer, mlp_adapter)
+    def end(self, x: Tensor, *tensors: Any) -> Tensor:
+        """Returns the layer's output, (B, S, H), of what the stage before the last one returned."""
+        return self.second(self.first.end(x, *tensors), BlockInputs())
 
 
 def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: BackboneSettings, method: str) -> None:

@@ -9,7 +9,7 @@ from meft_runner.backbones import Family, LayerView, task_head
 from meft_runner.config import BackboneSettings, MeftSettings
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
-from meft_runner.methods.layers import AttentionBlock, MlpBlock, check_keeps_layers, stack_layers, whole_layer
+from meft_runner.methods.layers import AttentionBlock, MlpBlock, WholeLayer, check_keeps_layers, stack_layers
 from meft_runner.methods.variants import Branch, variant_of
 from meft_runner.reversible import Coupling, ReversibleBlock, ReversibleStack
 
@@ -63,7 +63,7 @@ def _block(
     def branch(kind: Branch) -> nn.Module:
         match kind:
             case Branch.layer:
-                return whole_layer(view, layer, adapter())
+                return WholeLayer(view, layer, adapter())
             case Branch.attention:
                 return AttentionBlock(view, layer, adapter())
             case Branch.mlp:
