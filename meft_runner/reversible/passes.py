@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class Trace:
     kept: list[Tensor | None] = field(default_factory=list)
     random_states: list[RandomState] = field(default_factory=list)
 
+    def draw(self, device: torch.device) -> None:
+        """Keeps the generators' states before a piece is computed, which may draw from them."""
+        self.random_states.append(random_state(device))
+
 
 class ForwardPass:
     """One forward pass; the same code for every arithmetic.
@@ -48,7 +53,8 @@ class ForwardPass:
     def __init__(self, plan: Plan, hidden: Tensor, inputs: BlockInputs, trace: Trace | None = None) -> None:
         self.plan = plan
         self.hidden = hidden.contiguous()  # pieces of tokens are views
-        self.evaluation = Evaluation(plan.cut(hidden.shape), inputs, self._draw)
+        draw = partial(trace.draw, hidden.device) if trace else _nothing
+        self.evaluation = Evaluation(plan.cut(hidden.shape), inputs, draw)
         self.trace = trace
         self.peaks: list[Tensor] = []
 
@@ -88,11 +94,6 @@ class ForwardPass:
         if self.trace:
             self.trace.kept.append(kept)
         return result
-
-    def _draw(self) -> None:
-        """Keeps the generators' states before they may be drawn from."""
-        if self.trace:
-            self.trace.random_states.append(random_state(self.hidden.device))
 
 
 class ReversePass:
@@ -179,6 +180,10 @@ class ReversePass:
         undone.run(function, half, self.trace.random_states)
         if weights.scale != 1:
             grad.mul_(float(weights.scale))
+
+
+def _nothing() -> None:
+    """Keeps no states where no backward pass by reversal follows."""
 
 
 def _checksum(x1: Tensor, x2: Tensor) -> Tensor:

@@ -256,3 +256,23 @@ def test_a_copy_made_by_data_parallel_is_refused():
     copy = stack()._replicate_for_data_parallel()
     with pytest.raises(RuntimeError, match=r"DataParallel.*torchrun"):
         copy(hidden_states())
+
+
+def test_nothing_of_a_pass_waits_for_the_garbage_collector():
+    module = stack(layers=4)
+    gc.collect()
+    gc.disable()
+    try:
+        with TrackedMeter() as meter:
+            meter.follow(module.parameters())
+            loss = loss_of(module, hidden_states())
+            after_forward = meter.live_bytes()
+            gc.collect()
+            assert meter.live_bytes() == after_forward
+            loss.backward()
+            del loss
+            after_backward = meter.live_bytes()
+            gc.collect()
+            assert meter.live_bytes() == after_backward
+    finally:
+        gc.enable()
