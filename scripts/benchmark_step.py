@@ -1,131 +1,141 @@
 """Step time and activation memory of every method, interleaved in one process and printed as ratios.
 
-    python scripts/benchmark_step.py                    # a BERT of 12 layers, hidden 512, batch 8, length 128
-    python scripts/benchmark_step.py --hidden 768       # the shape of BERT-base
+    python scripts/benchmark_step.py                      # BERT's layers, 12 of hidden 512, 8 rows of 128 tokens
+    python scripts/benchmark_step.py --model llama        # a decoder of Llama's shape
+    python scripts/benchmark_step.py --length 2048        # one row; --tokens is what a step has of them
+    python scripts/benchmark_step.py --only 'meft1*' lora 'lora + checkpointing*' --minutes 10
 
 Weights are random: neither time nor memory depends on them. Every round runs one step of each method in turn,
 so a machine that slows down slows all of them; the median over the rounds is taken, and ratios are what counts.
-Memory is tracked on two steps of each method before the clock starts.
+Memory is measured on two steps of each method before the clock starts.
 """
 
 import argparse
 import platform
-import statistics
 import time
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
+from matplotlib.figure import Figure
+from steps.clock import median_seconds
+from steps.contenders import CURVES, REFERENCES, Contender, chosen, contenders
+from steps.models import Shape, build, case_of, device, sizes, step_of
 
-from meft_runner.backbones import FAMILIES
-from meft_runner.config import (
-    BackboneSettings,
-    FullSettings,
-    LoraSettings,
-    MeftSettings,
-    MethodSettings,
-    Norm,
-    PeftReversal,
-    Reversal,
-)
-from meft_runner.memory import TrainingStep, measure_step, meter_for, training_step
-from meft_runner.methods.prepare import prepare
-from meft_runner.methods.variants import VARIANTS
+from meft_runner.config import Head
+from meft_runner.memory import AUTOCAST, StepMemory, measure_step, meter_for
+from meft_runner.reports.figures import legend_below, method_styles, panel_grid, save_figure
 from meft_runner.reports.tables import write_tables
 from meft_runner.run.console import print_table
 
-REFERENCE = "lora + checkpointing"
+CHECKPOINTED = "lora + checkpointing"
+TIME, MEMORY, WAITING = f"time / {CHECKPOINTED}", "activations (MiB)", "waiting on the host (MiB)"
+VOCABULARY = 30522  # BERT's, for both models: rows of embeddings take time under full fine-tuning alone
 
 
-def method_settings() -> dict[str, MethodSettings]:
-    """Returns the methods that are compared, by the name they get in the table; `exact` also in chunks."""
-    found: dict[str, MethodSettings] = {}
-    for checkpointing in (False, True):
-        suffix = " + checkpointing" if checkpointing else ""
-        found["full" + suffix] = FullSettings("full", 1e-4, checkpointing=checkpointing)
-        found["lora" + suffix] = LoraSettings("lora", 1e-4, checkpointing=checkpointing)
-    for scale in ("1/256", "1/16"):
-        found[f"lora exact, {scale}"] = LoraSettings("lora", 1e-4, reversal=PeftReversal.exact, scale_1=scale, chunks=1)
-    for reversal, chunks in [(Reversal.exact, 1), (Reversal.exact, 2), (Reversal.exact, 4), (Reversal.float, 1)]:
-        for name, variant in VARIANTS.items():
-            suffix = "" if chunks == 1 else f", {chunks} chunks"
-            found[f"{name} {reversal.name}{suffix}"] = MeftSettings(
-                name,
-                1e-4,
-                reversal=reversal,
-                scale_1=variant.scale_1,
-                scale_2=variant.scale_2,
-                merge=list(variant.merge[Norm.post]),
-                chunks=chunks,
-            )
-    return found
+def shape_of(asked: argparse.Namespace) -> Shape:
+    """Returns the model and the batch that are asked for."""
+    hidden, heads = asked.hidden, asked.hidden // 64
+    own = {"hidden_size": hidden, "num_hidden_layers": asked.layers, "num_attention_heads": heads}
+    own |= {"vocab_size": VOCABULARY, "max_position_embeddings": max(512, asked.length)}
+    if asked.model == "bert":
+        backbone, own = "bert", own | {"intermediate_size": 4 * hidden}
+    else:  # as in Llama-3.1-8B, four queries share keys and values, and the MLP is 3.5 times as wide
+        shared = {"num_key_value_heads": max(1, heads // 4), "head_dim": 64, "intermediate_size": 7 * hidden // 2}
+        backbone, own = "llama3_1b", own | shared
+    rows = max(1, asked.tokens // asked.length)
+    return Shape(backbone, rows, asked.length, sizes(**own), head=Head.classification, name=asked.model)
 
 
-def build(config: BertConfig, method: MethodSettings, batch: dict[str, Tensor]) -> TrainingStep:
-    """Returns a step of a prepared model with random weights."""
-    torch.manual_seed(0)
-    backbone = BackboneSettings(name="random", model_types=["bert"], hub="-")
-    model = prepare(BertForSequenceClassification(config), FAMILIES["bert"], backbone, method).train()
-    return training_step(model, batch, None, learning_rate=1e-5)
+def benchmark(asked: argparse.Namespace, shape: Shape) -> tuple[pd.DataFrame, int]:
+    """Returns the table, a row a method, and over how many rounds its medians are."""
+    deadline = time.monotonic() + 60 * asked.minutes
+    found = chosen(contenders(asked.layers, device().type == "cuda"), asked.only)
+    steps, memory = {}, {}
+    for contender in found:
+        case = case_of(shape, asked.precision, *contender.overrides)
+        steps[contender.name] = step_of(case, build(case))
+        memory[contender.name] = measure_step(*steps[contender.name], meter_for(device()))
+    seconds, rounds = median_seconds(steps, asked.rounds, deadline)
+    table = pd.DataFrame([row_of(contender, seconds, memory) for contender in found])
+    return table.astype({"layers kept": "Int64"}), rounds
 
 
-def run_step(step: TrainingStep) -> float:
-    """Runs a step and returns its seconds."""
-    started = time.perf_counter()
-    step.forward().backward()
-    step.optimizer.step()
-    step.optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - started
-
-
-def benchmark(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Returns the table: a row a method."""
-    config = BertConfig(
-        hidden_size=arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.hidden // 64,
-        intermediate_size=4 * arguments.hidden,
-    )
-    rows, length = arguments.batch, arguments.length
-    batch = {
-        "input_ids": torch.randint(1000, 30000, (rows, length)),
-        "attention_mask": torch.ones(rows, length, dtype=torch.long),
-        "labels": torch.randint(0, 2, (rows,)),
+def row_of(contender: Contender, seconds: dict[str, float], memory: dict[str, StepMemory]) -> dict[str, object]:
+    """Returns a method's row of the table; ratios are to those methods that ran with it."""
+    own, needed = seconds[contender.name], memory[contender.name]
+    bases = [name for name in REFERENCES if name in seconds]
+    full = memory.get("full")
+    return {
+        "method": contender.method,
+        "layers kept": contender.kept,
+        "median step (s)": round(own, 4),
+        **{f"time / {name}": round(own / seconds[name], 3) for name in bases},
+        MEMORY: round(needed.activations_bytes / 2**20, 1),
+        **({"activations / full": round(needed.activations_bytes / full.activations_bytes, 3)} if full else {}),
+        "retained after forward (MiB)": round(needed.retained_after_forward_bytes / 2**20, 1),
+        **({WAITING: round(needed.host_bytes / 2**20, 1)} if device().type == "cuda" else {}),
     }
-    runs = {name: build(config, method, batch) for name, method in method_settings().items()}
-    memory = {name: measure_step(*step, meter_for(torch.device("cpu"))) for name, step in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, step in runs.items():
-            seconds[name].append(run_step(step))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    return pd.DataFrame(
-        {
-            "method": name,
-            "median step (s)": round(median[name], 3),
-            "time / full": round(median[name] / median["full"], 3),
-            f"time / {REFERENCE}": round(median[name] / median[REFERENCE], 3),
-            "activations (MiB)": round(memory[name].activations_bytes / 2**20, 1),
-            "activations / full": round(memory[name].activations_bytes / memory["full"].activations_bytes, 3),
-            "retained after forward (MiB)": round(memory[name].retained_after_forward_bytes / 2**20, 1),
-        }
-        for name in runs
-    )
+
+
+def summary(table: pd.DataFrame, layers: int) -> list[str]:
+    """Returns how reversible methods stand to what they are to be as fast as, a line each."""
+    goals = {layers // 2: (CHECKPOINTED, 0.87), 0: (CHECKPOINTED, 1.0), layers: ("lora", 1.1)}  # by layers kept
+    lines = []
+    for method, (kept, (rival, limit)) in product(CURVES, sorted(goals.items())):
+        own = table[(table["method"] == method) & (table["layers kept"] == kept)]
+        if own.empty or f"time / {rival}" not in table:
+            continue
+        ratio = own[f"time / {rival}"].item()
+        word = "within" if ratio <= limit else "ABOVE"
+        lines.append(
+            f"{method}, {kept} of {layers} layers kept: {ratio:.3f} x {rival}, {word} the limit of {limit:.2f}"
+        )
+    return lines
+
+
+def curve(table: pd.DataFrame, title: str) -> Figure:
+    """Draws time over activations: a line over kept layers for each reversible method, a point for each other one."""
+    figure, (axes,) = panel_grid([title])
+    figure.set_size_inches(8, 6)
+    styles = method_styles(table["method"])
+    for method, part in table.groupby("method", sort=False):
+        style = styles[str(method)] | ({} if len(part) > 1 else {"linestyle": "none"})
+        axes.plot(part[MEMORY], part[TIME], label=str(method), **style)
+    axes.set(xlabel=MEMORY, ylabel=TIME)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    legend_below(figure)
+    return figure
+
+
+def read_arguments() -> argparse.Namespace:
+    """Returns the arguments of the command line."""
+    parser = argparse.ArgumentParser(description="Step time and activation memory of every method, as ratios.")
+    parser.add_argument("--model", choices=("bert", "llama"), default="bert", help="whose layers")
+    for name, default in (("hidden", 512), ("layers", 12), ("length", 128), ("tokens", 1024), ("rounds", 9)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--precision", choices=tuple(AUTOCAST), default="fp32")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of the methods to compare")
+    parser.add_argument("--minutes", type=float, default=60, help="no round but the first is begun after them")
+    parser.add_argument("--output", type=Path, default=Path("results/step"), help="folder of the files")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Runs the benchmark, prints its table and writes it beside the other results."""
-    parser = argparse.ArgumentParser(description="Step time and activation memory of every method, as ratios.")
-    for name, default in (("hidden", 512), ("layers", 12), ("batch", 8), ("length", 128), ("rounds", 9)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--output", type=Path, default=Path("results/step"), help="folder of the table's files")
-    arguments = parser.parse_args()
-    table = benchmark(arguments)
-    name = f"hidden{arguments.hidden}-batch{arguments.batch}x{arguments.length}"
-    print_table(table, title=f"{name}, {arguments.layers} layers, torch {torch.__version__}, {platform.machine()}")
-    write_tables({name: table}, arguments.output)
+    """Runs the benchmark, prints its table and writes it with its figure beside the other results."""
+    asked = read_arguments()
+    shape = shape_of(asked)
+    table, rounds = benchmark(asked, shape)
+    name = f"{asked.model}-hidden{asked.hidden}-{shape.batch_size}x{shape.length}"
+    machine = torch.cuda.get_device_name() if device().type == "cuda" else platform.machine()
+    about = f"{asked.layers} layers, {asked.precision}, {rounds} rounds, torch {torch.__version__}, {machine}"
+    print_table(table, title=f"{name}, {about}")
+    print(*summary(table, asked.layers), sep="\n")
+    write_tables({name: table}, asked.output)
+    if TIME in table:
+        save_figure(curve(table, name), asked.output, name)
 
 
 if __name__ == "__main__":

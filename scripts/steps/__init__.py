@@ -1,0 +1,1 @@
+"""What the scripts that time training steps share: methods to compare, models of random weights, the clock."""
