@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.weights import check_installed, held_dtype, quantise, settle
@@ -31,18 +31,27 @@ def build(case: Case) -> nn.Module:
     Raises:
         UserError: no model has these sizes, or the method or the form of the weights does not fit it.
     """
+    model = base_model(case)
+    return prepare(model, FAMILIES[model.config.model_type], case.backbone, case.method)
+
+
+def base_model(case: Case) -> PreTrainedModel:
+    """Returns a model of random weights in their form, on torch's default device, before a method is applied to it.
+
+    Raises:
+        UserError: no model has these sizes, or the form of the weights does not fit it.
+    """
     kernels.register()
     config = case.config()
     _look_at_no_values(config)
-    family = FAMILIES[config.model_type]
-    auto = family.heads[case.task_head]
+    auto = FAMILIES[config.model_type].heads[case.task_head]
     form, dtype = case.backbone.weights, held_dtype(case.backbone.weights, case.precision)
     check_installed(form)
     with sizes_of(case.backbone):
         model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=dtype)
         quantise(model, form, dtype)
     settle(model)
-    return prepare(model, family, case.backbone, case.method)
+    return model
 
 
 def _look_at_no_values(config: PreTrainedConfig) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from gpu.shapes import Row, on_gpu
 from steps.models import Shape, build, build_repeated, case_of, device, release, run_step, step_of
 
+from gpu.shapes import Row, on_gpu
+from meft_runner.backbones import positions
 from meft_runner.config import Kernel
 from meft_runner.memory import TrackedMeter, TrainingStep, measure_step, meter_for
 from meft_runner.memory_report import prediction
@@ -40,51 +41,98 @@ def _unfused(case: Case) -> torch.nn.Module:
         return prediction.build(case).train()
 
 
-def capacity(shape: Shape, overrides: tuple[str, ...]) -> list[Row]:
+def capacity(shape: Shape, method: str, overrides: tuple[str, ...]) -> list[Row]:
     """Finds the largest batch of a method on a device that seems to have no more memory than the limit."""
     if not on_gpu():
         return [{"note": "left out, needs a GPU"}]
     case = case_of(shape, "bf16", *overrides)
-    with limited(CAPACITY_GIB * 2**30):
-        step = step_of(case, build(case))
-        fitted, failed = largest_batch(lambda rows: fits(step, replace(case, batch_size=rows)))
+    step = step_of(case, build(case))
+    fitted, failed = largest_batch(lambda rows: fits(step, replace(case, batch_size=rows), CAPACITY_GIB * 2**30))
     return [{"largest batch": fitted, "did not fit": failed}]
 
 
-def longest(shape: Shape, overrides: tuple[str, ...], cards: tuple[int, ...]) -> Iterator[Row]:
+def largest_batch(fits: Callable[[int], bool]) -> tuple[int, int | None]:
+    """Returns a batch size that fits, and one at most a sixteenth larger that does not; None beyond LARGEST_BATCH."""
+    fitted, failed = 0, 1
+    while fits(failed):
+        fitted, failed = failed, 2 * failed
+        if failed > LARGEST_BATCH:
+            return fitted, None
+    while failed - fitted > max(1, fitted // 16):
+        middle = (fitted + failed) // 2
+        fitted, failed = (middle, failed) if fits(middle) else (fitted, middle)
+    return fitted, failed
+
+
+def longest(shape: Shape, method: str, overrides: tuple[str, ...], cards: tuple[float, ...]) -> Iterator[Row]:
     """Finds about the longest row of a method on cards of several sizes, by a line through two short ones.
 
     Args:
-        shape: the model; its length is not read.
-        overrides: the method.
-        cards: MiB; less than a card has, which also holds what CUDA itself needs.
+        shape: the model; its length is the shorter one's, the other is four times as long.
+        method: what the table calls it.
+        overrides: what is typed for it.
+        cards: GiB; a card has more, for CUDA itself.
 
     Yields:
         A row a card, as soon as it is known.
     """
+    assert shape.length is not None
     case = case_of(shape, "bf16", *overrides)
     step = step_of(case, build_repeated(case))
-    short, more = UNIT, 4 * UNIT
-    needed = {length: peak_bytes(step, replace(case, length=length)) for length in (short, more, 16 * UNIT, 64 * UNIT)}
-    # The first rows are shorter than what is computed at once, so that the line is that of the longer ones.
-    slope = (needed[64 * UNIT] - needed[16 * UNIT]) / (48 * UNIT)
+    run_step(step)  # what is made once is there from now on
+    longer = replace(case, length=4 * shape.length)
+    most, needed = positions(case.config()), peak_bytes(step, longer)
+    slope = (needed - peak_bytes(step, case)) / (3 * shape.length)
     for card in cards:
-        guess = 64 * UNIT + (card * 2**20 - needed[64 * UNIT]) / slope
-        with limited(card * 2**20):
-            fitted, failed = longest_row(lambda length: fits(step, replace(case, length=length)), int(guess))
-        yield {"card (MiB)": card, "longest row": fitted, "did not fit": failed, "expected": int(guess)}
+        budget = int(card * 2**30)
+        guess = int(4 * shape.length + (budget - needed) / slope)
+        fitted, failed = longest_row(
+            lambda length, budget=budget: fits(step, replace(case, length=length), budget), min(most, guess), most
+        )
+        yield {"card (GiB)": card, "longest row": fitted, "did not fit": failed, "by the line": guess}
 
 
-def longest_row(fits: Callable[[int], bool], guess: int) -> tuple[int, int | None]:
-    """Returns a length that fits, and one that does not, from a good guess on; 0 or None where it was not found."""
-    fitted, failed = 0, None
-    length = guess
+def longest_row(fits: Callable[[int], bool], guess: int, most: int) -> tuple[int, int | None]:
+    """Returns a length that fits and one that does not, from a good guess on; 0 and None where there was none."""
+    fitted, failed, length = 0, None, float(guess)
     for _ in range(TRIES):
-        length = max(UNIT, int(length) // UNIT * UNIT)
-        if fits(length):
-            fitted, length = length, length * STRETCH
+        tokens = min(most, max(UNIT, int(length) // UNIT * UNIT))
+        if fits(tokens):
+            fitted, length = tokens, max(tokens + UNIT, tokens * STRETCH)
         else:
-            failed, length = length, length / STRETCH
-        if fitted and failed:
+            failed, length = tokens, tokens / STRETCH
+        if (fitted and failed) or fitted == most or failed == UNIT:
             break
     return fitted, failed
+
+
+def fits(step: TrainingStep, case: Case, budget: int) -> bool:
+    """Tells whether a step on a case's batch fits into a budget, with the model and optimizer of `step`.
+
+    A GPU seems to have no more than the budget meanwhile; elsewhere tensors are followed.
+    """
+    if not on_gpu():
+        return peak_bytes(step, case) <= budget
+    fitted = True
+    share = budget / torch.cuda.get_device_properties(device()).total_memory
+    release()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+    try:
+        run_step(on_batch(step, case))
+    except torch.OutOfMemoryError:
+        fitted = False
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    step.optimizer.zero_grad(set_to_none=True)
+    release()  # not in the handler: the error refers to the step's tensors
+    return fitted
+
+
+def peak_bytes(step: TrainingStep, case: Case) -> int:
+    """Returns the most bytes that are alive in a step on a case's batch, with the model and optimizer of `step`."""
+    return measure_step(*on_batch(step, case), meter_for(device()), rehearse=False).peak_bytes
+
+
+def on_batch(step: TrainingStep, case: Case) -> TrainingStep:
+    """Returns a step of the same model and optimizer on a case's batch."""
+    return step._replace(forward=step_of(case, step.model).forward)

@@ -52,7 +52,7 @@ def families() -> list[Shape]:
         _small("opt_125m", word_embed_proj_dim=hidden, vocab_size=1000, **opt),
         *(_small(name, **_decoder_sizes()) for name in ("llama3_1b", "mistral_7b", "qwen3_0b6")),
         replace(_small("llama3_1b", **_decoder_sizes()), model_type="qwen2"),
-        *(replace(_small("vit", **image), length=None, model_type=kind) for kind in ("vit", "deit")),
+        replace(_small("vit", **image), length=None),
     ]
 
 

@@ -8,14 +8,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from gpu.exact import METHODS, one_pass
-from gpu.shapes import Row, on_gpu
 from steps.clock import seconds_of
 from steps.contenders import contenders
 from steps.models import Shape, build, case_of, step_of
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpu.exact import METHODS, one_pass
+from gpu.shapes import Row, on_gpu
 from meft_runner.memory import TrainingStep
 from meft_runner.memory_report.case import Case
 
@@ -77,7 +77,7 @@ def kernels(shape: Shape, precision: str, method: str) -> Iterator[Row]:
 
 
 def launches(step: TrainingStep) -> int:
-    """Counts the kernels that a forward and a backward pass launch; without a GPU, the operations that they dispatch."""
+    """Counts the kernels that two passes launch, forward and backward; without a GPU, the operations they dispatch."""
     if on_gpu():
         step.forward().backward()  # what is made once is there from now on
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

@@ -1,18 +1,20 @@
 """Training steps of models with random weights: neither exactness nor time nor memory depends on the weights."""
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.backbones import FAMILIES
-from meft_runner.config import Head, Precision
+from meft_runner.backbones.repeat import repeat_layers
+from meft_runner.config import Head, Precision, Settings, WeightForm
 from meft_runner.config.compatibility import services
 from meft_runner.memory import AUTOCAST, TrainingStep, training_step
 from meft_runner.memory_report import prediction
 from meft_runner.memory_report.case import Case
+from meft_runner.methods.prepare import prepare
 from meft_runner.run.composing import composed
 
 _WORDS, _PADDING = (5, 1000), 1  # tokens that rows are drawn from, and the one that fills them up
@@ -30,6 +32,7 @@ class Shape:
         weights: the form of the frozen ones.
         head: what the model does; None for what its family is usually trained to do.
         name: of the model, where the backbone's would mislead.
+        model_type: the architecture, where it is not the backbone's first one.
     """
 
     backbone: str
@@ -39,10 +42,12 @@ class Shape:
     weights: str = "fp32"
     head: Head | None = None
     name: str | None = None
+    model_type: str | None = None
 
     def __str__(self) -> str:
         rows = f"{self.batch_size}" if self.length is None else f"{self.batch_size} x {self.length}"
-        return f"{self.name or self.backbone} {rows}{'' if self.weights == 'fp32' else f', {self.weights}'}"
+        form = "" if self.weights == "fp32" else f", {self.weights}"
+        return f"{self.name or self.model_type or self.backbone} {rows}{form}"
 
 
 def sizes(**values: int) -> tuple[str, ...]:
@@ -55,14 +60,19 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@cache
 def case_of(shape: Shape, precision: str, *overrides: str) -> Case:
     """Returns the case of a method that is typed so."""
-    task = next(service.tasks[0] for service in services().values() if shape.backbone in service.backbones)  # any
-    own = [f"++backbone.config.{size}" for size in shape.sizes]
-    forms = [f"backbone.weights={shape.weights}", f"training.precision={precision}"]
-    run = composed([f"backbone={shape.backbone}", f"task={task}", *own, *forms, *overrides])
-    return Case(run.backbone, run.method, shape.batch_size, shape.length, Precision[precision], head=shape.head)
+    run = _composed(shape.backbone, shape.sizes, overrides)
+    kinds = [shape.model_type] if shape.model_type else run.backbone.model_types
+    backbone = replace(run.backbone, model_types=kinds, weights=WeightForm[shape.weights])
+    return Case(backbone, run.method, shape.batch_size, shape.length, Precision[precision], head=shape.head)
+
+
+@cache
+def _composed(backbone: str, sizes: tuple[str, ...], overrides: tuple[str, ...]) -> Settings:
+    task = next(service.tasks[0] for service in services().values() if backbone in service.backbones)  # any it does
+    own = (f"++backbone.config.{size}" for size in sizes)
+    return composed([f"backbone={backbone}", f"task={task}", *own, *overrides])
 
 
 def build(case: Case) -> nn.Module:
@@ -70,10 +80,25 @@ def build(case: Case) -> nn.Module:
     release()
     torch.manual_seed(0)
     with device():  # large models take long to initialise elsewhere
-        model = prediction.build(case).train()
+        model = prediction.build(case)
+    return _as_trained(model, case)
+
+
+def build_repeated(case: Case) -> nn.Module:
+    """Returns a model like `build`, of copies of one layer: only that one is ever there before it is quantised."""
+    release()
+    family = FAMILIES[case.config().model_type]
+    with device():
+        model = prediction.base_model(replace(case, depth=1))
+        repeat_layers(model, family, case.config().num_hidden_layers)
+        model = prepare(model, family, case.backbone, case.method)
+    return _as_trained(model, case)
+
+
+def _as_trained(model: nn.Module, case: Case) -> nn.Module:
     if FAMILIES[case.config().model_type].fused_attention:
         model.set_attn_implementation("sdpa")
-    return model
+    return model.train()
 
 
 def step_of(case: Case, model: nn.Module, padded: bool = False) -> TrainingStep:
