@@ -38,8 +38,9 @@ class Chunks:
         With None, a chunk has about 1,024 tokens, fewer where H is above 2,048; smaller ones cost time (results/step).
         """
         rows, length, width = batch
-        chunks = chunks or -(-rows * length // min(_USUAL_TOKENS, max(1, _USUAL_ELEMENTS // width)))
-        return cls(-(-rows // chunks), -(-rows * length // chunks))
+        tokens = rows * length
+        chunks = chunks or max(1, -(-tokens // min(_USUAL_TOKENS, max(1, _USUAL_ELEMENTS // width))))
+        return cls(max(1, -(-rows // chunks)), max(1, -(-tokens // chunks)))
 
     def stages(self, function: nn.Module, length: int) -> Sequence[Stage]:
         """Returns the stages in which a function is computed on rows of so many tokens.
@@ -61,12 +62,12 @@ class Chunks:
         tokens = batch[0] * batch[1]
         if not stage.tokenwise:
             return (slice(0, tokens),)
-        pieces = -(-tokens // self.tokens)
+        pieces = max(1, -(-tokens // self.tokens))
         return self.places(tokens, -(-tokens // pieces))
 
     def places(self, count: int, size: int) -> Sequence[slice]:
-        """Returns the places of what is computed at once, among `count` rows or tokens."""
-        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        """Returns the places of what is computed at once, among `count` rows or tokens; where there are none, one."""
+        return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), max(size, 1))]
 
     def joined(self, pieces: Sequence[Tensors], batch: torch.Size) -> Tensors:
         """Returns a stage's results on all pieces of a (B, S, ...) batch, each (B, S, D)."""

@@ -105,7 +105,8 @@ class Gradients:
             self._add_rows(rows, found.pop(0))
         for parameter, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
-                self.add(parameter, gradient)
+                shared = any(_same_storage(gradient, grad) for _, grad in given)  # as of x + parameter
+                self.add(parameter, gradient.clone() if shared else gradient)  # the pass changes `grads` in place
         return by_leaf.get(id(graph.x)), [by_leaf.get(id(leaf)) for leaf in graph.carried]
 
     def add(self, tensor: Tensor, gradient: Tensor) -> None:
@@ -129,3 +130,7 @@ class Gradients:
         if id(rows.whole) not in self.sums:
             self.sums[id(rows.whole)] = torch.zeros_like(rows.whole)
         rows_of(self.sums[id(rows.whole)], rows.place).add_(gradient)
+
+
+def _same_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage()._cdata == other.untyped_storage()._cdata

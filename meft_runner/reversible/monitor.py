@@ -80,6 +80,8 @@ class ReversalMonitor:
             ReversalError: in strict mode, when exact streams differ.
         """
         self.checked_steps += 1
+        if distance.numel() == 0:
+            return
         self.max_error = max(self.max_error, distance.abs().max().item(), key=_nan_largest)
         if drifts is None:
             return

@@ -193,5 +193,7 @@ def _checksum(x1: Tensor, x2: Tensor) -> Tensor:
 
 def _peak(values: Tensor) -> Tensor:
     """Returns the largest magnitude as a float32 scalar; NaN if any value is."""
+    if values.numel() == 0:
+        return values.new_zeros((), dtype=torch.float32)
     low, high = torch.aminmax(values.detach())
     return torch.maximum(-low, high).float()
