@@ -40,12 +40,14 @@ class ReadsLastToken:
         Returns:
             Logits, (B, classes), and the loss where there are labels.
         """
-        hidden = self.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        if attention_mask is None:
-            read = hidden[:, -1]
-        else:
-            places = torch.arange(input_ids.shape[1], device=hidden.device)
-            read = hidden[torch.arange(len(hidden), device=hidden.device), (places * attention_mask).argmax(-1)]
+        rows, places = (torch.arange(count, device=input_ids.device) for count in input_ids.shape)
+        last = -1 if attention_mask is None else (places * attention_mask).argmax(-1)
+        # Ahead of the last norm, whose float32 tensors of whole rows would be more than a reversible layer needs.
+        reading = self.base_model.norm.register_forward_pre_hook(lambda _, given: given[0][rows, last])
+        try:
+            read = self.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        finally:
+            reading.remove()
         logits = self.score(read)
         loss = None
         if labels is not None:

@@ -65,6 +65,15 @@ def test_without_a_mask_every_row_is_whole():
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
 
 
+def test_the_last_norm_is_given_what_is_read_alone():
+    """Its float32 tensors of whole rows would be more than a reversible layer needs."""
+    ours, _ = classifiers("llama")
+    seen = []
+    ours.model.norm.register_forward_hook(lambda _, given, output: seen.append((given[0].shape, output.shape)))
+    ours(*padded([torch.randint(5, 100, (length,)) for length in LENGTHS], "left", pad=1))
+    assert seen == [((3, 64), (3, 64))]
+
+
 def test_texts_of_a_pair_are_told_apart():
     tokenizer = plain_tokenizer(eos_token="</s>")
     single = tokenizer("a b")["input_ids"]
