@@ -178,6 +178,10 @@ def _check_reversal(method: MeftSettings | PeftSettings) -> None:
             f"method.checkpointing={as_typed(method.checkpointing)}: with method.reversal={method.reversal.name} "
             "layers keep nothing to compute again. Leave out one of them."
         )
+    if method.offload and method.reversal.name == "exact" and all(scale == 1 for scale, _ in method.halves):
+        raise UserError(
+            "method.offload=true: a half with a scale of 1 keeps nothing, and here both have it. Leave it out."
+        )
     for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
         unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
         if method.reversal.name != "float" and not unit:

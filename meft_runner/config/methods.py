@@ -68,6 +68,7 @@ class PeftSettings(MethodSettings):
         grid_bits: the exact streams' grid has step 2^-grid_bits.
         chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
+        offload: what is kept of each layer waits in the host's memory for backward.
     """
 
     checkpointing: Any = setting(False, only={"method.reversal": ("off",)}, words=CHECKPOINTING)
@@ -77,6 +78,7 @@ class PeftSettings(MethodSettings):
     grid_bits: int = setting(16, (4, 24), only=_ON_THE_GRID)
     chunks: int | None = setting(None, COUNT, only=_REVERSED)
     strict: bool = setting(True, only=_CHECKED)
+    offload: bool = setting(False, only=_CHECKED, later=True)
 
     @property
     def reverses(self) -> bool:
@@ -162,6 +164,7 @@ class MeftSettings(MethodSettings):
         grid_bits: the exact streams' grid has step 2^-grid_bits.
         chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
+        offload: what is kept of each layer waits in the host's memory for backward.
     """
 
     variant: str | None = setting(None, fixed="Choose one with method=NAME.", beside=True)
@@ -178,6 +181,7 @@ class MeftSettings(MethodSettings):
     grid_bits: int = setting(16, (4, 24), only=_ON_THE_GRID)
     chunks: int | None = setting(None, COUNT)
     strict: bool = setting(True, only=_CHECKED)
+    offload: bool = setting(False, only=_CHECKED, later=True)
 
     @property
     def reverses(self) -> bool:

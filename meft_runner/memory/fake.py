@@ -1,7 +1,7 @@
 """A training step from shapes alone: fake tensors have sizes and lifetimes, but no data."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Self
 
@@ -28,21 +28,17 @@ class PredictedMeter(TrackedMeter):
     def __init__(self) -> None:
         super().__init__()
         self._shapes = ShapeMode()
-        self._host, self._entered = HostMemory(), ExitStack()
+        self._checkpoints = HostMemory()
 
     def __enter__(self) -> Self:
         """Starts counting, on the device and on the host."""
-        self._entered.enter_context(self._host.receiving())
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        """Stops counting."""
-        super().__exit__(*exception)
-        self._entered.close()
+        super().__enter__()
+        self._entered[-1].enter_context(self._checkpoints.receiving())
+        return self
 
     def host_bytes(self) -> int:
-        """Returns the bytes that wait on the host now."""
-        return self._host.live_bytes
+        """Returns the bytes that wait on the host now: of checkpointing, or of the engine."""
+        return self._checkpoints.live_bytes + super().host_bytes()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs an operation without data; at once, since a second mode would cost a second dispatch."""

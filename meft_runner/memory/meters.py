@@ -1,7 +1,8 @@
 """Two ways to know how many bytes are alive: the CUDA allocator, and following storages on CPU."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from meft_runner.memory.blocks import rounded_bytes
 from meft_runner.memory.quantised import inside_bytes
+from meft_runner.reversible.offload import Copy, PlainCopies, copies_by
 
 
 class Meter(Protocol):
@@ -41,7 +43,7 @@ class Meter(Protocol):
         """Makes the present number of bytes the peak."""
 
     def host_bytes(self) -> int:
-        """Returns the bytes that checkpointing has moved into the host's memory and that wait there now."""
+        """Returns the bytes that wait in the host's memory now for a backward pass."""
 
 
 class CudaMeter:
@@ -82,8 +84,9 @@ class CudaMeter:
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def host_bytes(self) -> int:
-        """Returns the bytes of pinned memory in use, as its allocator rounds them."""
+        """Returns the bytes of page-locked memory in use, as its allocator rounds them."""
         torch.cuda.synchronize(self.device)
+        torch.empty(1, pin_memory=True)  # what was freed after a copy counts as in use until the next allocation
         return int(torch.cuda.host_memory_stats()["active_bytes.current"])
 
 
@@ -93,6 +96,7 @@ class TrackedMeter(TorchDispatchMode):
     Each storage is counted once, whatever views share it, from the operation that made it to the
     moment it is freed. What a compiled kernel allocates and frees inside one operation is not seen, except those of
     bitsandbytes, of which it is known, nor are generator states (5 kB each), which are no operation's result.
+    What the engine copies to the host is counted there, although without a GPU it is the same memory.
     """
 
     source = "tracked"
@@ -102,6 +106,20 @@ class TrackedMeter(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         self._live = 0
         self._peak = 0
+        self._host = 0
+        self._filling_host = False
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> Self:
+        """Starts counting; once more inside of an operation that is written in Python."""
+        self._entered.append(ExitStack())
+        self._entered[-1].enter_context(copies_by(lambda device: _CountedCopies(device, self)))
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Stops counting."""
+        super().__exit__(*exception)
+        self._entered.pop().close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and follows what it returns; inside one that is written in Python, each of its own."""
@@ -126,11 +144,23 @@ class TrackedMeter(TorchDispatchMode):
             key = storage._cdata
             if key in self._sizes:
                 continue
-            size = rounded_bytes(storage.nbytes())
-            self._sizes[key] = size
-            self._live += size
-            self._peak = max(self._peak, self._live)
-            weakref.finalize(storage, self._forget, key).atexit = False
+            if self._filling_host:
+                self._sizes[key] = storage.nbytes()
+                self._host += storage.nbytes()
+            else:
+                self._sizes[key] = size = rounded_bytes(storage.nbytes())
+                self._live += size
+                self._peak = max(self._peak, self._live)
+            weakref.finalize(storage, self._forget, key, self._filling_host).atexit = False
+
+    @contextmanager
+    def filling_host(self) -> Iterator[None]:
+        """Counts what is made inside as the host's."""
+        self._filling_host = True
+        try:
+            yield
+        finally:
+            self._filling_host = False
 
     def live_bytes(self) -> int:
         """Returns the bytes alive now."""
@@ -145,8 +175,25 @@ class TrackedMeter(TorchDispatchMode):
         self._peak = self._live
 
     def host_bytes(self) -> int:
-        """Returns 0: without a GPU nothing is moved."""
-        return 0
+        """Returns the bytes that the engine has copied to the host and that wait there now, not rounded."""
+        return self._host
 
-    def _forget(self, key: int) -> None:
-        self._live -= self._sizes.pop(key)
+    def _forget(self, key: int, on_host: bool) -> None:
+        size = self._sizes.pop(key)
+        if on_host:
+            self._host -= size
+        else:
+            self._live -= size
+
+
+class _CountedCopies(PlainCopies):
+    """Makes the copies that a GPU would make in its own time, and has those on the host counted there."""
+
+    def __init__(self, device: torch.device, meter: TrackedMeter) -> None:
+        super().__init__(device)
+        self._meter = meter
+
+    def to_host(self, tensor: Tensor) -> Copy:
+        """Returns a copy of the device's tensor on the host."""
+        with self._meter.filling_host():
+            return super().to_host(tensor)

@@ -29,7 +29,8 @@ class StepMemory:
         peak_bytes: the peak.
         activation_paper_bytes: the peak less what is allocated between steps (the paper's measure).
         retained_after_forward_bytes: what the forward pass left for the backward pass.
-        host_bytes: what it moved into the host's memory for it, beside all of these.
+        host_bytes: what it moved into the host's memory for it, beside all of these: as it is where that is predicted
+            or tracked, and page-locked in powers of two where CUDA measures it.
     """
 
     parameters_bytes: int

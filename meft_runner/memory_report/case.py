@@ -77,9 +77,14 @@ class Case:
         return None if mode is None else str(mode.name)
 
     @property
+    def offload(self) -> bool:
+        """Whether what reversible layers keep waits on the host."""
+        return self.reversal == "exact" and bool(getattr(self.method, "offload", False))
+
+    @property
     def method_label(self) -> str:
         """What tables and figures call the method."""
-        return method_label(self.method.name, self.checkpointing, self.reversal)
+        return method_label(self.method.name, self.checkpointing, self.reversal, self.offload)
 
     def config(self) -> PreTrainedConfig:
         """Returns the model's configuration.
@@ -113,10 +118,10 @@ class Case:
             )
 
 
-def method_label(name: str, checkpointing: str, reversal: str | None) -> str:
-    """Returns what tables and figures call a method: `lora (reversal=exact)`, `lora + checkpointing (offload)`."""
+def method_label(name: str, checkpointing: str, reversal: str | None, offload: bool) -> str:
+    """Returns what tables and figures call a method: `meft1 + offload`, `lora + checkpointing (offload)`."""
     kind = {"false": "", "true": " + checkpointing"}.get(checkpointing, f" + checkpointing ({checkpointing})")
-    return with_reversal(name, reversal) + kind
+    return with_reversal(name, reversal) + kind + (" + offload" if offload else "")
 
 
 def model_config(backbone: BackboneSettings) -> PreTrainedConfig:

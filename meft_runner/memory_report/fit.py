@@ -47,7 +47,9 @@ def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:
             None if pd.isna(count) else _WORDS[source].format(int(count))
             for count, source in zip(table[f"largest_{name}"], sources, strict=True)
         ]
-    return table.drop(columns=["reversal", "checkpointing"]).rename(columns=lambda name: name.replace("_", " "))
+    return table.drop(columns=["reversal", "checkpointing", "offload"]).rename(
+        columns=lambda name: name.replace("_", " ")
+    )
 
 
 def _answer(case: Case, budget: int) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _answer(case: Case, budget: int) -> dict[str, Any]:
         "method": case.method.name,
         "reversal": case.reversal,
         "checkpointing": case.checkpointing,
+        "offload": case.offload,
         "precision": case.precision.name,
         "attention": case.attention.name,
         "weights": case.backbone.weights.name,

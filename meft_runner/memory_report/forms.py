@@ -43,9 +43,8 @@ def print_rows(rows: list[dict[str, Any]], form: Format, table: pd.DataFrame, sh
 
 def method_labels(table: pd.DataFrame) -> list[str]:
     """Returns what readers see of the methods of rows, with what sets a row apart from others of its method."""
-    return [
-        method_label(*each) for each in zip(table["method"], table["checkpointing"], table["reversal"], strict=True)
-    ]
+    columns = (table[name] for name in ("method", "checkpointing", "reversal", "offload"))
+    return [method_label(*each) for each in zip(*columns, strict=True)]
 
 
 def shown(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ meft-memory: what a training step needs, predicted from shapes alone: no weights
   head=[lm,classification]   what the model is to do; a decoder is a language model unless set
   accumulating=true          a step that adds to the gradients of an earlier pass
   method.reversal=exact      layers of lora, dora, ia3 and vera that keep no activations
+  method.offload=true        what reversible layers keep (reversal=exact) waits on the host: see the column host
   method.chunks=4 ...        settings of meft-run's methods on which memory depends, for every row that has them
   backbone.repeat=2          a deeper model; backbone.config.NAME=SIZE another size of its config.json
   backbone.path=DIR          sizes from a folder's config.json

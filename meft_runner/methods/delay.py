@@ -48,6 +48,9 @@ def make_layers_reversible(
         blocks = [
             ReversibleBlock(WholeLayer(view, layer), None, name) for layer, name in zip(layers, names, strict=True)
         ]
-        return ReversibleStack(blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict)
+        return ReversibleStack(
+            blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
+            offload=method.offload,
+        )  # fmt: skip
 
     stack_layers(model, family, 0, stacked)

@@ -1,5 +1,6 @@
 """The one autograd function of a reversible stack."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from meft_runner.reversible.block import BlockInputs
 from meft_runner.reversible.gradients import hooks_aside
+from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.passes import ForwardPass, ReversePass, Trace
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import AutocastState, random_state_kept
@@ -31,8 +33,8 @@ class ReversibleFunction(Function):
         ctx.plan, ctx.dtype = plan, hidden.dtype
         ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
-        with ctx.autocast.entered():
-            streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace).run()
+        with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
+            streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace, host).run()
             merged = plan.merged(*streams, hidden.dtype)
         ctx.random_states, ctx.checksums = trace.random_states, len(trace.checksums)
         ctx.save_for_backward(*tensors, *streams, *trace.checksums, *trace.kept)
@@ -47,8 +49,10 @@ class ReversibleFunction(Function):
         if torch._C._autograd._get_current_graph_task_keep_graph():  # another backward pass may follow
             x1, x2 = x1.clone(), x2.clone()
         trace = Trace(left[: ctx.checksums], left[ctx.checksums :], list(ctx.random_states))
-        reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype)
-        with random_state_kept(x1.device), ctx.autocast.entered(), hooks_aside(ctx.parameters):
+        returning = FromHost(trace.kept, x1.device) if plan.offload else nullcontext()
+        states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
+        with states, ctx.autocast.entered(), hooks, returning as host:
+            reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype, host)
             grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
         leaves = (*reverse.inputs.tensors(), *ctx.parameters)
         return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

@@ -14,6 +14,7 @@ from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.differentiation import Differentiation, Half
 from meft_runner.reversible.evaluation import Evaluation
 from meft_runner.reversible.gradients import Gradients
+from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.replay import RandomState, random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
@@ -48,14 +49,18 @@ class ForwardPass:
         hidden: (B, S, H), where both streams start.
         inputs: what the blocks read besides their streams.
         trace: receives what a backward pass by reversal needs; None where there will be none.
+        host: takes what is kept to the host; None where it stays.
     """
 
-    def __init__(self, plan: Plan, hidden: Tensor, inputs: BlockInputs, trace: Trace | None = None) -> None:
+    def __init__(
+        self, plan: Plan, hidden: Tensor, inputs: BlockInputs, trace: Trace | None = None, host: ToHost | None = None
+    ) -> None:
         self.plan = plan
         self.hidden = hidden.contiguous()  # pieces of tokens are views
         draw = partial(trace.draw, hidden.device) if trace else _nothing
         self.evaluation = Evaluation(plan.cut(hidden.shape), inputs, draw)
         self.trace = trace
+        self.host = host
         self.peaks: list[Tensor] = []
 
     def run(self) -> tuple[Any, Any]:
@@ -92,7 +97,7 @@ class ForwardPass:
         self.peaks.append(_peak(increment))
         result, kept = streams.advance(stream, weights, increment)
         if self.trace:
-            self.trace.kept.append(kept)
+            self.trace.kept.append(kept if kept is None or self.host is None else self.host.put(kept))
         return result
 
 
@@ -104,18 +109,22 @@ class ReversePass:
         inputs: what the forward pass read; their gradients are taken on copies in `inputs`.
         trace: what the forward pass left.
         dtype: the dtype in which the functions read the streams.
+        host: brings back what was kept; None where it has stayed.
 
     Attributes:
         gradients: those of parameters and inputs.
     """
 
-    def __init__(self, plan: Plan, inputs: BlockInputs, trace: Trace, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: Plan, inputs: BlockInputs, trace: Trace, dtype: torch.dtype, host: FromHost | None = None
+    ) -> None:
         assert not isinstance(plan.streams, StoredStreams)
         self.plan = plan
         self.streams = plan.streams
         self.inputs = inputs.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
         self.trace = trace
         self.dtype = dtype
+        self.host = host
         self.gradients = Gradients()
 
     def run(self, x1: Tensor, x2: Tensor, grad: Tensor, wants_hidden: bool) -> Tensor | None:
@@ -176,7 +185,8 @@ class ReversePass:
         if function is None:
             return
         undone = Differentiation(self.plan.cut(reads.shape), self.inputs, self.gradients, self.dtype)
-        half = Half(self.streams, weights, reads, result, self.trace.kept.pop(), grad, grad_reads)
+        kept = self.trace.kept.pop() if self.host is None else self.host.take()
+        half = Half(self.streams, weights, reads, result, kept, grad, grad_reads)
         undone.run(function, half, self.trace.random_states)
         if weights.scale != 1:
             grad.mul_(float(weights.scale))

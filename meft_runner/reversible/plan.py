@@ -26,6 +26,7 @@ class Plan:
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         cutting: how chunks are made.
         monitor: receives what the checks find.
+        offload: whether what is kept for backward waits in the host's memory.
     """
 
     blocks: Sequence[ReversibleBlock]
@@ -35,6 +36,7 @@ class Plan:
     chunks: int | None
     cutting: type[Chunks]
     monitor: ReversalMonitor
+    offload: bool = False
 
     @property
     def names(self) -> list[str]:

@@ -28,6 +28,7 @@ class ReversibleStack(nn.Module):
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         strict: whether a stream that comes back different stops the run.
         learn_merge: whether the merge weights train, from those of the coupling on.
+        offload: whether what `exact` keeps for backward waits in the host's memory.
 
     Raises:
         ValueError: unknown mode, or a scale that the mode cannot invert.
@@ -42,6 +43,7 @@ class ReversibleStack(nn.Module):
         chunks: int | None = None,
         strict: bool = True,
         learn_merge: bool = False,
+        offload: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -51,13 +53,17 @@ class ReversibleStack(nn.Module):
         self.streams = make_streams(mode, coupling.scales, grid_bits)
         self.chunks = chunks
         self.cutting = Chunks
+        self.offload = offload
         self.monitor = ReversalMonitor(strict=strict)
 
     @property
     def plan(self) -> Plan:
         """What a pass needs to know of the stack as it is now."""
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
-        return Plan(blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.cutting, self.monitor)
+        return Plan(
+            blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.cutting, self.monitor,
+            self.offload,
+        )  # fmt: skip
 
     @torch.compiler.disable(reason="a compiled forward pass need not repeat the bits of its backward pass")
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:

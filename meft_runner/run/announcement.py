@@ -59,6 +59,12 @@ def show_memory(memory: Memory, screen: Screen) -> None:
     activations, peak = memory.activations_bytes / MIB, memory.peak_bytes / MIB
     where = f"batch {memory.batch_size} x length {memory.length}"
     screen.line("memory", f"{activations:,.1f} MiB of activations, {peak:,.1f} MiB at the peak (measured, {where})")
+    if memory.host_bytes:
+        there = f"{memory.host_bytes / MIB:,.1f} MiB wait in the host's memory from forward to backward"
+        on_gpu = memory.source == "cuda"
+        screen.line(
+            "host", f"{there}, {'page-locked' if on_gpu else 'the memory of this CPU itself: nothing is saved'}"
+        )
 
 
 def _end(settings: Settings, planned: Plan) -> str:

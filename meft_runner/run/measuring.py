@@ -55,6 +55,7 @@ def _check_fits(settings: Settings, model: nn.Module, data: TaskData, size: int)
     Raises:
         UserError: the step would need more than is free.
     """
-    one, two = (_probe(settings, model, data, rows).activations_bytes for rows in (1, 2))
+    probes = (_probe(settings, model, data, rows) for rows in (1, 2))
+    one, two = (probe.activations_bytes + probe.host_bytes for probe in probes)  # a CPU's memory is the host's
     if one + (size - 1) * max(0, two - one) > free_memory():
         raise out_of_memory(settings, torch.device("cpu"))

@@ -24,7 +24,7 @@ def of(*overrides):
                  "method.scale_1=1/8", "method.merge=[0.1,1]", "method.grid_bits=12", "backbone.path=a",
                  "training.precision=bf16", "study=gradients", "backbone.revision=abc", "study=start",
                  "method.mu=1-scale", "method.merge=learned", "method.zero_start=true", "method.adapter_factor=4",
-                 "method=meft1_start", "backbone.weights=nf4", "backbone.weights=int8"],
+                 "method=meft1_start", "method.offload=true", "backbone.weights=nf4", "backbone.weights=int8"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_result(override):
     assert of() != of(override)
@@ -32,7 +32,8 @@ def test_it_follows_what_changes_a_result(override):
 
 @pytest.mark.parametrize(
     "override", ["method.reversal=float", "method.reversal=stored", "method.scale_1=1/10", "method.mu=1",
-                 "method.chunks=2", "method.grid_bits=12", "method.strict=false", "method.rank=4", "method=dora"],
+                 "method.chunks=2", "method.offload=true", "method.grid_bits=12", "method.strict=false",
+                 "method.rank=4", "method=dora"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_reversed_lora(override):
     reversed_lora = ("method=lora", "method.reversal=exact")
@@ -64,8 +65,8 @@ EARLIER = {
     "backbone=bart task=squad method=ia3": "669b928581",
     "study=gradients method=meft3 method.reversal=float": "3d71c7235f",
 }
-LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "decomposed")  # of peft's methods
-LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu")
+LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "offload", "decomposed")  # of peft's methods
+LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu", "offload")
 
 
 @pytest.mark.parametrize(("typed", "name"), EARLIER.items())

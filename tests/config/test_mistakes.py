@@ -209,7 +209,7 @@ MISTAKES = [
             f"method=lora method.{typed}",
             f"method.{typed}: has no effect with method.reversal=off. Add method.reversal=exact, or leave it out.",
         )
-        for typed in ("scale_1=1/10", "mu=1", "grid_bits=12", "chunks=2", "strict=true")
+        for typed in ("scale_1=1/10", "mu=1", "grid_bits=12", "chunks=2", "strict=true", "offload=true")
     ),
     (
         "method=lora method.reversal=exact method.checkpointing=true",
@@ -222,6 +222,9 @@ MISTAKES = [
     ("method=ia3 method.reversal=stored method.strict=true", "method.strict=true: has no effect with"),
     ("method.reversal=float method.grid_bits=12", "method.grid_bits=12: has no effect with method.reversal=float"),
     ("method.reversal=stored method.strict=true", "method.strict=true: has no effect with method.reversal=stored"),
+    ("method.reversal=float method.offload=true", "method.offload=true: has no effect with method.reversal=float"),
+    ("method=vera method.reversal=stored method.offload=true", "method.offload=true: has no effect with"),
+    ("method.scale_1=1 method.offload=true", "method.offload=true: a half with a scale of 1 keeps nothing"),
     ("training.max_steps=3 training.epochs=3", "training.epochs=3: has no effect with training.max_steps=3"),
     ("task=squad task.null_threshold=1", "task.null_threshold=1.0: has no effect with task.unanswerable=false"),
     ("task=rte task.data_dir=x task.revision=y", "task.revision=y: has no effect with task.data_dir=x"),

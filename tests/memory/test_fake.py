@@ -34,6 +34,7 @@ SMALL = {
 }  # fmt: skip
 METHODS = {"full": ["method=full"], "lora + checkpointing": ["method=lora", "method.checkpointing=true"],
            "meft1": ["method=meft1", "method.chunks=3"],
+           "meft3 + offload": ["method=meft3", "method.chunks=3", "method.offload=true"],
            "lora reversed": ["method=lora", "method.reversal=exact", "method.chunks=3"]}  # fmt: skip
 INSIDE_LAYERS = {f"{name} reversed": [f"method={name}", "method.reversal=exact"] for name in ("dora", "ia3", "vera")}
 
@@ -52,7 +53,7 @@ def in_form(asked, form):
 
 def assert_predicted(asked):
     predicted, measured = predict(asked), measure(asked)
-    for column in ("parameters_bytes", "gradients_bytes", "optimizer_bytes"):
+    for column in ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "host_bytes"):
         assert predicted[column] == measured[column]
     for column in ("activations_bytes", "peak_bytes", "activation_paper_bytes", "retained_after_forward_bytes"):
         assert predicted[column] == pytest.approx(measured[column], rel=0.01), column
@@ -60,8 +61,8 @@ def assert_predicted(asked):
     assert (predicted["source"], measured["source"]) == ("predicted", "tracked")
 
 
-QUICK = {("bart_base", "lora + checkpointing"), ("vit", "full"), ("minilm", "lora reversed"),
-         ("deberta_v3_base", "meft1"), ("smollm2_135m", "meft1")}  # fmt: skip
+QUICK = {("minilm", "meft3 + offload"), ("bart_base", "lora + checkpointing"), ("vit", "full"),
+         ("minilm", "lora reversed"), ("deberta_v3_base", "meft1"), ("smollm2_135m", "meft1")}  # fmt: skip
 CASES = [(backbone, method) for backbone in SMALL for method in METHODS]
 CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "meft1_start", "meft3_start")]
 

@@ -1,4 +1,4 @@
-"""What checkpointing with offload needs, on the device and on the host."""
+"""What waits in the host's memory, of checkpointing and of reversible layers, and what that frees on the device."""
 
 from dataclasses import replace
 
@@ -27,6 +27,13 @@ def by_kind(backbone, form="fp32", precision="fp32"):
     }
 
 
+def row_of(backbone, *typed):
+    """A prediction at 8 x 64."""
+    chosen = settings(f"backbone={backbone}", *typed)
+    model = replace(chosen.backbone, config=chosen.backbone.config | SIZES | INNER[backbone])
+    return predict(Case(model, chosen.method, 8, 64, attention=Kernel.flash, head=Head.classification))
+
+
 @pytest.mark.parametrize(("backbone", "form", "precision", "size"), [
     ("opt_125m", "bf16", "bf16", 2), pytest.param("opt_125m", "fp32", "fp32", 4, marks=pytest.mark.slow),
     pytest.param("roberta_base", "fp32", "bf16", 4, marks=pytest.mark.slow),
@@ -50,3 +57,16 @@ def test_what_was_replaced_is_put_back():
     own = modeling_utils.save_on_cpu
     by_kind("opt_125m")
     assert modeling_utils.save_on_cpu is own
+
+
+@pytest.mark.parametrize(("name", "bits"), [("meft1", 4), ("meft3", 8), ("lora", 8)])  # of all halves that keep some
+def test_what_reversible_layers_keep_waits_on_the_host(name, bits):
+    typed = [f"method={name}", "method.reversal=exact"]
+    rows = [row_of("opt_125m", *typed, *more) for more in ([], ["method.offload=true"])]
+    packed = LAYERS * 8 * 64 * HIDDEN * bits // 8
+    assert [row["host_bytes"] for row in rows] == [0, packed]
+    left = [row["retained_after_forward_bytes"] for row in rows]
+    assert left[0] - left[1] == packed
+    peaks = [row["activations_bytes"] for row in rows]
+    in_flight = 2 * packed // LAYERS  # at the most, of a layer: one that is computed with, and one that comes
+    assert packed - in_flight <= peaks[0] - peaks[1] <= packed

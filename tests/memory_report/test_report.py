@@ -26,6 +26,7 @@ def test_rows_of_the_contract(monkeypatch, capsys):
         "backbone", "method", "checkpointing", "batch_size", "length", "precision", "attention", "source",
         "trainable_parameters", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes",
         "peak_bytes", "activation_paper_bytes", "retained_after_forward_bytes", "host_bytes", "weights", "head",
+        "offload",
     }  # fmt: skip
     for row in rows:
         parts = ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
@@ -48,6 +49,18 @@ def test_a_reversed_method_is_told_from_a_plain_one(monkeypatch, capsys):
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "fit=1TiB", "format=markdown")
     assert "lora (reversal=exact)" in out
     assert "meft1 (" not in out
+
+
+def test_rows_say_what_waits_on_the_host(monkeypatch, capsys):
+    asked = (*TINY[2:], "backbone=minilm", "method=[lora,meft3]", "method.offload=true")
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "method.reversal=exact", "format=json")
+    packed = 2 * 2 * 16 * 384  # layers, rows, tokens, width: a byte for 1/256, half a byte in both halves for 1/10
+    assert [(row["offload"], row["host_bytes"]) for row in json.loads(out)] == [(True, packed), (True, packed)]
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "checkpointing=false", "format=json")
+    assert [row["offload"] for row in json.loads(out)] == [False, True]  # LoRA is not reversed
+    _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "checkpointing=false", "fit=1TiB", "format=markdown")
+    assert "meft3 + offload" in out
+    assert "lora + offload" not in out
 
 
 def test_forms_of_weights_and_heads_are_combined(monkeypatch, capsys):
