@@ -10,7 +10,7 @@ from meft_runner.memory import CudaMeter, TrackedMeter
 from meft_runner.reversible import ExactStreams
 from meft_runner.reversible.offload import Copy, CudaCopies, FromHost, PlainCopies, ToHost, _copy_stream, copies_by
 from meft_runner.reversible.packing import pack
-from tests.helpers.exactness import PRECISIONS, check_exactness, train_once
+from tests.helpers.exactness import PRECISIONS, check_equal_to_stored, check_exactness, train_once
 from tests.helpers.models import PEFT_METHODS, VARIANTS
 from tests.helpers.toy import coupling, hidden_states, stack
 
@@ -245,14 +245,10 @@ def test_models_stay_exact(name, kind, padding, precision, monkeypatch):
 
 
 @MODELS
-def test_models_in_chunks_stay_what_they_are(name, kind, padding):
+def test_models_in_chunks_stay_exact(name, kind, padding):
+    settings = {"kind": kind, "padding": padding, "chunks": 3, "offload": True}
     with copies_by(LateCopies):
-        (loss, found, _), (expected_loss, expected, _) = (
-            train_once(name, "exact", 4, None, kind=kind, padding=padding, chunks=3, offload=offload)
-            for offload in (True, False)
-        )
-    assert loss == expected_loss
-    assert all(torch.equal(gradient, expected[layer]) for layer, gradient in found.items())
+        check_equal_to_stored(*train_once(name, "exact", 4, None, **settings), name, 4, None, **settings)
 
 
 @pytest.mark.gpu
