@@ -60,11 +60,10 @@ def show_memory(memory: Memory, screen: Screen) -> None:
     where = f"batch {memory.batch_size} x length {memory.length}"
     screen.line("memory", f"{activations:,.1f} MiB of activations, {peak:,.1f} MiB at the peak (measured, {where})")
     if memory.host_bytes:
-        there = f"{memory.host_bytes / MIB:,.1f} MiB wait in the host's memory from forward to backward"
-        on_gpu = memory.source == "cuda"
-        screen.line(
-            "host", f"{there}, {'page-locked' if on_gpu else 'the memory of this CPU itself: nothing is saved'}"
-        )
+        size, on_gpu = f"{memory.host_bytes / MIB:,.1f} MiB", memory.source == "cuda"
+        there = "page-locked for what waits there" if on_gpu else "wait there"
+        saved = "" if on_gpu else "; a CPU computes in the same memory, so method.offload saves nothing here"
+        screen.line("host", f"{size} {there} from forward to backward{saved}")
 
 
 def _end(settings: Settings, planned: Plan) -> str:

@@ -113,6 +113,14 @@ def test_a_run_opens_with_what_it_will_do(rte_folder, tmp_path, capfd):
     assert all("training rows too" in line for line in errors.splitlines())
 
 
+def test_what_waits_on_the_host_is_told_before_the_run_and_recorded(rte_folder, tmp_path, capsys):
+    chosen = tiny(rte_folder, tmp_path, "method=meft3", "method.offload=true", "study=start", "training.batch_size=8")
+    found = lifecycle.run(chosen)
+    packed = 2 * 8 * 24 * 64  # layers, rows, tokens, width: half a byte in both halves
+    assert found.memory.host_bytes == packed
+    assert "0.0 MiB wait there from forward to backward; a CPU computes in the same" in capsys.readouterr().out
+
+
 def test_a_score_that_is_never_defined_is_said_and_the_last_weights_are_kept(rte_folder, tmp_path, capsys, monkeypatch):
     def without_score(*args):
         data = load(*args)
