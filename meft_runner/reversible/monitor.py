@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from meft_runner.reversible.block import ReversibleBlock
-from meft_runner.reversible.coupling import Coupling
+from meft_runner.reversible.coupling import Coupling, Weights
+from meft_runner.reversible.streams import Streams
 
 
 class ReversalError(RuntimeError):
@@ -39,30 +41,33 @@ class ReversalMonitor:
         """Forgets what was found so far."""
         self.checked_steps, self.mismatches, self.max_error = 0, 0, 0.0
 
-    def check_peaks(self, blocks: Sequence[ReversibleBlock], peaks: Tensor, coupling: Coupling, limit: float) -> None:
+    def check_peaks(
+        self, blocks: Sequence[ReversibleBlock], peaks: Tensor, coupling: Coupling, streams: Streams
+    ) -> None:
         """Bounds the streams block by block from the largest increments, and stops where a bound is too large.
 
-        |y| <= scale * |x| + mu * |increment|, so the recurrence of the block, run on magnitudes, bounds
-        every stream with one reduction an increment and one transfer a forward pass.
+        |y| <= scale * |x| + mu * |increment|, and on a grid what rounding adds: so the recurrence of the block, run on
+        magnitudes, bounds every stream with one reduction an increment and one transfer a forward pass.
 
         Args:
             blocks: the blocks, bottom first.
             peaks: largest magnitudes: of the first stream, then of each function's increment, (1 + functions).
             coupling: how the streams are tied.
-            limit: the magnitude that the streams must stay below.
+            streams: their arithmetic.
 
         Raises:
             StreamOverflowError: a bound reaches the limit or is not a number.
         """
-        first, *increments = peaks.tolist()
-        _require_below(limit, first, "the input of the first reversible layer")
-        bound_1 = bound_2 = first
+        limit = streams.limit
         half_1, half_2 = coupling.halves
+        first, *increments = peaks.tolist()
+        bound_1 = bound_2 = streams.bound(0.0, Weights(Fraction(1)), first)
+        _require_below(limit, bound_1, "the input of the first reversible layer")
         each = iter(increments)
         for block in blocks:
-            bound_1 = float(half_1.scale) * bound_1 + half_1.mu * next(each)
+            bound_1 = streams.bound(bound_1, half_1, next(each))
             if block.g is not None:
-                bound_2 = float(half_2.scale) * bound_2 + half_2.mu * next(each)
+                bound_2 = streams.bound(bound_2, half_2, next(each))
             _require_below(limit, max(bound_1, bound_2, key=_nan_largest), block.name)
             if coupling.swap:
                 bound_1, bound_2 = bound_2, bound_1

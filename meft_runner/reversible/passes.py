@@ -82,7 +82,7 @@ class ForwardPass:
             x2 = self._half(block.g, x1, x2, second)
             if plan.coupling.swap:
                 x1, x2 = x2, x1
-        plan.monitor.check_peaks(plan.blocks, torch.stack(self.peaks), plan.coupling, plan.streams.limit)
+        plan.monitor.check_peaks(plan.blocks, torch.stack(self.peaks), plan.coupling, plan.streams)
         return x1, x2
 
     def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights) -> Any:
@@ -202,8 +202,9 @@ def _checksum(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def _peak(values: Tensor) -> Tensor:
-    """Returns the largest magnitude as a float32 scalar; NaN if any value is."""
+    """Returns the largest magnitude as a scalar, float32 at the least; NaN if any value is."""
+    wide = torch.promote_types(values.dtype, torch.float32)
     if values.numel() == 0:
-        return values.new_zeros((), dtype=torch.float32)
+        return values.new_zeros((), dtype=wide)
     low, high = torch.aminmax(values.detach())
-    return torch.maximum(-low, high).float()
+    return torch.maximum(-low, high).to(wide)

@@ -1,13 +1,14 @@
 """The arithmetic of one stream: y = scale * x + mu * increment, and its inverse.
 
-Three kinds share `start`, `rows`, `value`, `advance` and `limit`, so that the code that runs a block does not know
-which one it uses; the first two also have `revert_`:
+Three kinds share `start`, `rows`, `value`, `advance`, `bound` and `limit`, so that the code that runs a block does not
+know which one it uses; the first two also have `revert_`:
 
 * `FloatStreams`, the paper's: floating point, inverted by a division that enlarges rounding errors;
 * `ExactStreams`: integers on a grid of step 2^-bits, inverted without any error;
 * `StoredStreams`: the exact forward with an ordinary autograd graph, the reference for gradients.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -42,6 +43,10 @@ class FloatStreams:
     def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, None]:
         """Returns scale * stream + mu * increment; nothing is kept for the inverse."""
         return torch.add(stream * float(weights.scale), increment, alpha=weights.mu), None
+
+    def bound(self, stream: float, weights: Weights, increment: float) -> float:
+        """Returns how large `advance` can make a stream, given the largest magnitudes of both."""
+        return float(weights.scale) * stream + weights.mu * increment
 
     def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
         """Turns the stream into (stream - mu * increment) / scale, in place."""
@@ -97,6 +102,18 @@ class ExactStreams:
         remainder = pack(torch.sub(stream, quotient, alpha=n), n)
         return quotient.add_(self._quantise(increment, weights.mu)), remainder
 
+    def bound(self, stream: float, weights: Weights, increment: float) -> float:
+        """Returns how large `advance` can make a stream, given the largest magnitudes of both, to the last integer.
+
+        Division rounds down, away from 0 where a number is negative. A product in float32 and its factor are each
+        rounded by 2^-24 of themselves at the most, and the product then to an integer.
+        """
+        added = weights.mu * 2.0**self.bits * increment * (1 + 2**-22)
+        if not math.isfinite(added):
+            return added
+        divided = -(-stream * 2.0**self.bits // weights.scale.denominator)
+        return (divided + math.floor(added + 0.5)) * 2.0**-self.bits
+
     def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
         """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""
         n = weights.scale.denominator
@@ -129,6 +146,10 @@ class StoredStreams:
     def limit(self) -> float:
         """The magnitude at which an int32 stream overflows."""
         return self.exact.limit
+
+    def bound(self, stream: float, weights: Weights, increment: float) -> float:
+        """Returns how large `advance` can make a stream, given the largest magnitudes of both."""
+        return self.exact.bound(stream, weights, increment)
 
     def start(self, hidden: Tensor) -> tuple[StoredStream, StoredStream]:
         """Returns both streams, which begin at `hidden`, each with a gradient of its own."""

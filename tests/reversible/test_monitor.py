@@ -2,9 +2,18 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from meft_runner.reversible import ReversalError, ReversibleBlock, ReversibleStack, StreamOverflowError
+from meft_runner.reversible import (
+    ExactStreams,
+    ReversalError,
+    ReversalMonitor,
+    ReversibleBlock,
+    ReversibleStack,
+    StreamOverflowError,
+)
 from tests.helpers.toy import Mix, coupling, hidden_states, stack
 
 
@@ -70,6 +79,64 @@ def test_the_bound_counts_what_is_taken_of_an_increment():
     tie = coupling("1/10", "1", mu_1=3.0)
     with pytest.raises(StreamOverflowError, match=r"3000\d.* at layer 0, .* below 2048"):
         ReversibleStack([ReversibleBlock(Constant(1e4), None, "layer 0")], tie, grid_bits=20)(hidden_states())
+
+
+LARGEST = 2**31 - 1
+
+
+def largest_integer(first, increments, tie, bits, sign):
+    """Returns the largest magnitude of streams that start at `first` and grow by `increments`, in Python's integers."""
+    x1 = x2 = round(sign * first * 2.0**bits)
+    largest = abs(x1)
+    for increment_1, increment_2 in increments:
+        x1 = x1 // tie.scale_1.denominator + round(sign * increment_1 * (tie.mu_1 * 2.0**bits))
+        x2 = x2 // tie.scale_2.denominator + round(sign * increment_2 * (tie.mu_2 * 2.0**bits))
+        largest = max(largest, abs(x1), abs(x2))
+        if tie.swap:
+            x1, x2 = x2, x1
+    return largest
+
+
+@given(
+    ns=st.tuples(st.integers(1, 256), st.integers(1, 256)),
+    mus=st.tuples(st.floats(1e-3, 4), st.floats(1e-3, 4)),
+    swap=st.booleans(),
+    bits=st.integers(4, 24),
+    shares=st.lists(st.floats(0, 0.3), min_size=5, max_size=5),
+    missing=st.floats(-700, 700),
+    sign=st.sampled_from([-1, 1]),
+)
+def test_no_integer_overflows_that_the_bound_lets_pass(ns, mus, swap, bits, shares, missing, sign):
+    tie = coupling(f"1/{ns[0]}", f"1/{ns[1]}", swap, mu_1=mus[0], mu_2=mus[1])
+    streams = ExactStreams(bits)
+    first, *others = (share * streams.limit for share in shares)
+    increments = [others[:2], others[2:]]
+    increments[1][0] = 0.0  # then what is missing to the last integer, or a little less or more
+    reached = largest_integer(first, increments[:1], tie, bits, sign) if not swap else 0
+    increments[1][0] = max(0.0, LARGEST - reached // ns[0] + missing) / 2.0**bits / tie.mu_1
+    blocks = [ReversibleBlock(Mix(2), Mix(2), f"layer {index}") for index in range(2)]
+    peaks = torch.tensor([first, *increments[0], *increments[1]], dtype=torch.float64)
+    largest = largest_integer(first, increments, tie, bits, sign)
+    try:
+        ReversalMonitor().check_peaks(blocks, peaks, tie, streams)
+    except StreamOverflowError:
+        assert largest > LARGEST - 2000
+    else:
+        assert largest <= LARGEST
+
+
+@pytest.mark.parametrize(
+    ("dtype", "missing", "increment", "layers"),
+    [
+        (torch.float32, 128, 0.6, 200),  # 0.6 of a step is rounded to a whole one
+        (torch.float64, 88, 100.0, 1),  # float32 has no number between 128 steps below the limit and the limit
+    ],
+)
+def test_the_bound_counts_single_steps(dtype, missing, increment, layers):
+    blocks = [ReversibleBlock(Constant(increment * 2.0**-16), None, f"layer {index}") for index in range(layers)]
+    module = ReversibleStack(blocks, coupling("1", "1", swap=False)).to(dtype)
+    with pytest.raises(StreamOverflowError, match=r"reach 32768 .* below 32768"):
+        module(torch.full((1, 1, 1), 2.0**15 - missing * 2.0**-16, dtype=dtype))
 
 
 def test_a_wider_grid_holds_the_same_stream():
