@@ -99,6 +99,16 @@ def quantise(model: PreTrainedModel, form: WeightForm, dtype: torch.dtype) -> No
     attributes.is_loaded_in_4bit, attributes.is_loaded_in_8bit = form is WeightForm.nf4, form is WeightForm.int8
 
 
+def move(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model, in place, with what stands beside matrices in int8: `to` leaves both where they were quantised."""
+    model.to(device)
+    for module in model.modules():
+        weight: Any = vars(module)["_parameters"].get("weight")
+        if getattr(weight, "SCB", None) is not None:
+            weight.CB, weight.SCB = weight.data, weight.SCB.to(device)
+    return model
+
+
 def settle(model: PreTrainedModel) -> None:
     """Makes a model whose weights are in their form ready to be trained beside them, in place."""
     for name in task_head(model):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones import FAMILIES, positions
-from meft_runner.backbones.weights import check_installed, held_dtype, quantise, settle
+from meft_runner.backbones.weights import check_installed, held_dtype, move, quantise, settle
 from meft_runner.config import Head, Kernel
 from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
@@ -113,7 +113,7 @@ def measure(case: Case) -> dict[str, Any]:
     """Returns a row of the table for a case, measured on this machine with random weights."""
     assert case.attention is Kernel.materialised  # the other one stands for a GPU's, and computes nothing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build(case).to(device)
+    model = move(build(case), device)
     batch = {name: torch.zeros(shape, dtype=dtype, device=device) for name, (shape, dtype) in inputs_of(case).items()}
     memory = probe(model, batch, AUTOCAST[case.precision.name], case.accumulating)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -175,7 +175,8 @@ class _Rows:
             parts = None if grads is None else [None if grad is None else piece(grad, place) for grad in grads]
             for whole, part in zip(carried, self._piece(step, index, parts), strict=True):
                 if whole is not None:
-                    piece(whole, place).copy_(torch.zeros(()) if part is None else part)
+                    there = piece(whole, place)
+                    there.zero_() if part is None else there.copy_(part)
         return carried
 
     def _piece(self, step: _Step, index: int, grads: Sequence[Tensor | None] | None) -> list[Tensor | None]:

@@ -1,4 +1,4 @@
-"""Running a function again as it ran the first time: random draws and autocast."""
+"""Running a function again as it ran the first time: random draws, autocast, and the kernel of attention."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,10 +49,31 @@ class AutocastState:
         """Returns the state in force for `device`."""
         return cls(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
 
-    def entered(self) -> torch.autocast:
-        """Returns a context in which this state is in force.
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Brings this state into force, and leaves the choice of attention kernels to what does not change it.
 
         The cache of cast weights stays off: a weight that was cast while gradients were disabled
         would be found there without a graph when the same function is differentiated.
         """
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
+        state = torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
+        with state, repeatable_attention():
+            yield
+
+
+@contextmanager
+def repeatable_attention() -> Iterator[None]:
+    """Leaves cuDNN's kernel of attention out inside, unless it is the only one that is allowed.
+
+    Torch prefers it on GPUs of data centers from Hopper on, and asks it for the softmax's sums where a gradient is
+    wanted alone. Those are two kernels, built for a forward pass without a graph and for its repetition with one, and
+    nothing promises the same bits of both. The other kernels do not depend on it.
+    """
+    kernels = torch.backends.cuda
+    others = kernels.flash_sdp_enabled() or kernels.mem_efficient_sdp_enabled() or kernels.math_sdp_enabled()
+    before = kernels.cudnn_sdp_enabled()
+    kernels.enable_cudnn_sdp(before and not others)
+    try:
+        yield
+    finally:
+        kernels.enable_cudnn_sdp(before)

@@ -11,7 +11,7 @@ from torch import nn
 from meft_runner.backbones.loading import load_model
 from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source
-from meft_runner.backbones.weights import check_installed, count
+from meft_runner.backbones.weights import check_installed, count, move
 from meft_runner.config import BackboneSettings, Head, Precision, WeightForm
 from meft_runner.errors import UserError
 from meft_runner.memory.quantised import tensors_beside
@@ -155,6 +155,16 @@ def test_repeated_layers_have_weights_and_scales_of_their_own(form):
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             assert module.quant_state is module.weight.quant_state
+
+
+def test_bytes_move_with_their_model():
+    model = in_form(tiny_model(), "int8").eval()
+    expected = in_form(tiny_model(), "int8").eval()(**inputs()).logits
+    weight = model.bert.encoder.layer[0].intermediate.dense.weight
+    weight.CB = torch.zeros_like(weight.data)  # as `to` leaves it: what is computed with stays on the old device
+    assert move(model, torch.device("cpu")) is model
+    assert weight.CB.data_ptr() == weight.data_ptr()
+    assert torch.equal(model(**inputs()).logits, expected)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
