@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from meft_runner.config import MethodSettings, PeftSettings, Settings
+from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.reversible.monitor import StreamOverflowError
 
@@ -38,11 +39,13 @@ def out_of_memory(settings: Settings, device: torch.device) -> UserError:
     smaller = [f"training.batch_size={batch // 2}"] if batch > 1 else []
     backbone, method = settings.backbone.name, settings.method.name
     ways = [*reversible, *smaller] if isinstance(settings.method, PeftSettings) else [*smaller, *reversible]
-    on_gpu = device.type == "cuda"
+    on_gpu, moves = device.type == "cuda", _moves_to_host(settings.method)
+    if on_gpu and not moves and _is_exact(settings.method):
+        ways = ["method.offload=true", *ways]
     total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     return UserError(
         f"out of memory: {backbone} with method={method} and training.batch_size={batch} does not fit into this "
-        f"{'GPU' if on_gpu else 'machine'}. "
+        f"{'GPU' if on_gpu else 'machine'}{', or what waits on the host not into its memory' if moves else ''}. "
         f"Try {' or '.join(ways) or 'a smaller model'}; "
         f"meft-memory backbone={backbone} {question} fit={total // _GIB}GiB tells what fits."
     )
@@ -55,6 +58,16 @@ def _with_reversal(method: MethodSettings) -> tuple[list[str], str]:
     if isinstance(method, PeftSettings):
         return ["method.reversal=exact", "method=meft1"], f"method=[{method.name},meft1] method.reversal=exact"
     return ["method=meft1"], f"method=[{method.name},meft1]"
+
+
+def _is_exact(method: MethodSettings) -> bool:
+    reversal = getattr(method, "reversal", None)
+    return reversal is not None and reversal.name == "exact"
+
+
+def _moves_to_host(method: MethodSettings) -> bool:
+    """Tells whether what a method keeps for backward waits in the host's memory, which may run out too."""
+    return getattr(method, "offload", False) or getattr(method, "checkpointing", False) == OFFLOAD
 
 
 def free_memory() -> int:

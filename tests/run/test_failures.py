@@ -1,5 +1,7 @@
 """Memory that runs out, in one line that says what would fit."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -54,6 +56,20 @@ def test_what_is_reversible_is_not_advised_to_be(typed):
         explained(settings(*typed.split()), CPU),
     ):
         raise MemoryError
+
+
+@pytest.mark.parametrize(("typed", "advice"), [
+    ("method=meft1", "into this GPU. Try method.offload=true or training.batch_size=8; meft-memory"),
+    ("method=lora method.reversal=exact", "into this GPU. Try method.offload=true or training.batch_size=8;"),
+    ("method=meft1 method.reversal=float", "into this GPU. Try training.batch_size=8;"),
+    ("method=meft1 method.offload=true", "GPU, or what waits on the host not into its memory. Try training.batch_"),
+    ("method=full method.checkpointing=offload", "GPU, or what waits on the host not into its memory. Try training."),
+])  # fmt: skip
+def test_a_gpu_s_memory_may_be_freed_of_what_can_wait_on_the_host(typed, advice, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**34))
+    with pytest.raises(UserError) as caught, explained(settings(*typed.split()), torch.device("cuda")):
+        raise MemoryError
+    assert advice in str(caught.value)
 
 
 def test_what_cannot_be_smaller_is_not_advised():
