@@ -121,6 +121,7 @@ def contenders(weights: str, lengths: list[int]) -> list[tuple[str, Case]]:
         own = [*RANK[:1], "method.reversal=exact", f"method.scale_1={scale}"]
         found += [(f"lora (reversal=exact, {bits})", case) for case in cases(replace(of_all, method=["lora"]), own)]
     meft = cases(replace(of_all, method=["meft1", "meft3"]), RANK[1:])
+    meft += cases(replace(of_all, method=["meft1"]), [*RANK[1:], "method.offload=true"])
     return found + [(case.method_label, case) for case in meft]
 
 
