@@ -93,6 +93,16 @@ def test_predicted_equals_tracked_whatever_rotates(rotary):
     assert_predicted(replace(asked, backbone=replace(asked.backbone, config=config)))
 
 
+@pytest.mark.parametrize(("backbone", "method"), [
+    ("smollm2_135m", "meft1"),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in
+      [("bart_base", "meft3"), ("bart_base", "lora reversed"), ("opt_125m", "lora reversed"), ("minilm", "meft3")]),
+])  # fmt: skip
+def test_predicted_equals_tracked_in_rows_of_many_pieces(backbone, method):
+    asked = case(backbone, method, batch=2, length=120)
+    assert_predicted(replace(asked, method=replace(asked.method, chunks=16)))
+
+
 @pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
 def test_predicted_equals_tracked_under_autocast(method):
     assert_predicted(case("roberta_base", method, precision=Precision.bf16))
