@@ -13,6 +13,7 @@ from meft_runner.reversible.gradients import hooks_aside
 from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.passes import ForwardPass, ReversePass, Trace
 from meft_runner.reversible.plan import Plan
+from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import AutocastState, random_state_kept
 
 _INPUTS = len(BlockInputs().tensors())
@@ -27,10 +28,10 @@ class ReversibleFunction(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, plan: Plan, relay: Relay, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
         """Runs the blocks and returns the merged streams, (B, S, H)."""
         trace = Trace()
-        ctx.plan, ctx.dtype = plan, hidden.dtype
+        ctx.plan, ctx.relay, ctx.dtype = plan, relay, hidden.dtype
         ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
         with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
@@ -53,6 +54,6 @@ class ReversibleFunction(Function):
         states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
         with states, ctx.autocast.entered(), hooks, returning as host:
             reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype, host)
-            grad_hidden = reverse.run(x1, x2, grads[0], wants_hidden=ctx.needs_input_grad[1])
+            grad_hidden = reverse.run(x1, x2, ctx.relay, wants_hidden=ctx.needs_input_grad[2])
         leaves = (*reverse.inputs.tensors(), *ctx.parameters)
-        return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)
+        return None, None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

@@ -16,6 +16,7 @@ from meft_runner.reversible.evaluation import Evaluation
 from meft_runner.reversible.gradients import Gradients
 from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.plan import Plan
+from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import RandomState, random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
 
@@ -127,13 +128,13 @@ class ReversePass:
         self.host = host
         self.gradients = Gradients()
 
-    def run(self, x1: Tensor, x2: Tensor, grad: Tensor, wants_hidden: bool) -> Tensor | None:
+    def run(self, x1: Tensor, x2: Tensor, relay: Relay, wants_hidden: bool) -> Tensor | None:
         """Undoes every block, in place.
 
         Args:
             x1: the last first stream, (B, S, H); becomes the first one.
             x2: the last second stream, (B, S, H); likewise.
-            grad: gradient of the merged output, (B, S, H).
+            relay: has the gradient of the merged output, (B, S, H), which is free once the streams have theirs.
             wants_hidden: whether the gradient of the first hidden states is wanted.
 
         Returns:
@@ -143,7 +144,7 @@ class ReversePass:
             ReversalError: in strict mode, when an exact stream came back different.
         """
         first, second = self.plan.coupling.halves
-        grad_1, grad_2 = self._merge_gradients(x1, x2, grad)
+        grad_1, grad_2 = self._merge_gradients(x1, x2, relay)
         drifts = []
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if self.plan.coupling.swap:
@@ -157,8 +158,10 @@ class ReversePass:
         self.plan.monitor.check_rebuilt(self.plan.names[::-1], distance, torch.stack(drifts) if drifts else None)
         return grad_1 + grad_2 if wants_hidden else None
 
-    def _merge_gradients(self, x1: Tensor, x2: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def _merge_gradients(self, x1: Tensor, x2: Tensor, relay: Relay) -> tuple[Tensor, Tensor]:
         """Returns the gradients of the last two streams, (B, S, H) each; learned merge weights get theirs."""
+        grad = relay.take(0)
+        assert grad is not None  # backward of a merged output that nothing reads is not called
         learned = self.plan.learned_merge
         if learned is None:
             w1, w2 = self.plan.coupling.merge

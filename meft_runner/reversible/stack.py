@@ -12,6 +12,7 @@ from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.passes import ForwardPass
 from meft_runner.reversible.plan import Plan
+from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import AutocastState
 from meft_runner.reversible.streams import make_streams
 
@@ -90,6 +91,7 @@ class ReversibleStack(nn.Module):
         tensors = (*inputs.tensors(), *plan.trainable_parameters())
         differentiable = any(tensor is not None and tensor.requires_grad for tensor in (hidden, *tensors))
         if self.mode != "stored" and torch.is_grad_enabled() and differentiable:
-            return ReversibleFunction.apply(plan, hidden, *tensors)
+            relay = Relay()
+            return relay.behind(0, ReversibleFunction.apply(plan, relay, hidden, *tensors))
         with AutocastState.current(hidden.device).entered():
             return plan.merged(*ForwardPass(plan, hidden, inputs).run(), hidden.dtype)

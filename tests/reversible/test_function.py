@@ -1,6 +1,7 @@
 """The rules of the engine, one test for each mistake that a reversible library has shipped."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -276,3 +277,16 @@ def test_nothing_of_a_pass_waits_for_the_garbage_collector():
             assert meter.live_bytes() == after_backward
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("mode", ["exact", "float"])
+def test_the_gradient_of_the_output_is_free_once_the_streams_have_theirs(mode):
+    """Autograd would hold it until the lowest block is done."""
+    module, alive = stack(mode, layers=3), []
+    output = module(hidden_states())
+    output.register_hook(lambda grad: alive.append(weakref.ref(grad.untyped_storage())))
+    seen = []
+    for block in module.blocks:
+        block.f.register_forward_hook(lambda *_: seen.append(alive[0]()))
+    (output * torch.randn(output.shape)).sum().backward()
+    assert seen == [None] * 3
