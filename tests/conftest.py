@@ -8,6 +8,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests never reach for the network: what is not local must fail at once, with the message a user would get.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Without a GPU Triton's kernels run in its interpreter, which it asks for when it is imported.
+if not os.path.exists("/proc/driver/nvidia"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # A slow machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")

@@ -48,10 +48,12 @@ def failing_record(folder):
         (["task.max_length=600"], "task.max_length=600: minilm reads at most 512 tokens"),
         (["training.precision=fp16"], "training.precision=fp16: needs a GPU"),
         (["method=lora", "method.checkpointing=offload"], "this machine has no GPU. Take method.checkpointing=true"),
+        (["method.kernels=fused"], "method.kernels=fused: Triton needs a GPU and none is visible"),
         (["task=rte", "task.metrics=[acuracy]"], "'acuracy' does not score classes, did you mean 'accuracy'"),
     ],
 )
 def test_mistakes_found_in_a_run_leave_a_record(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments, f"output_dir={tmp_path}")
     assert code == 2
     assert message in error

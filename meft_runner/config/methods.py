@@ -15,6 +15,7 @@ from meft_runner.errors import UserError
 Reversal = Enum("Reversal", ["exact", "float", "stored"])
 PeftReversal = Enum("PeftReversal", ["off", "exact", "float", "stored"])
 _REVERSED = {"method.reversal": ("exact", "float", "stored")}
+KernelForm = Enum("KernelForm", ["auto", "plain", "fused"])
 _ON_THE_GRID = {"method.reversal": ("exact", "stored")}
 _CHECKED = {"method.reversal": ("exact",)}
 OFFLOAD = "offload"
@@ -69,6 +70,8 @@ class PeftSettings(MethodSettings):
         chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
         offload: what is kept of each layer waits in the host's memory for backward.
+        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
+            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
     """
 
     checkpointing: Any = setting(False, only={"method.reversal": ("off",)}, words=CHECKPOINTING)
@@ -79,6 +82,7 @@ class PeftSettings(MethodSettings):
     chunks: int | None = setting(None, COUNT, only=_REVERSED)
     strict: bool = setting(True, only=_CHECKED)
     offload: bool = setting(False, only=_CHECKED, later=True)
+    kernels: KernelForm = setting(KernelForm.auto, only=_CHECKED, beside=True, later=True)
 
     @property
     def reverses(self) -> bool:
@@ -165,6 +169,8 @@ class MeftSettings(MethodSettings):
         chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
         offload: what is kept of each layer waits in the host's memory for backward.
+        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
+            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
     """
 
     variant: str | None = setting(None, fixed="Choose one with method=NAME.", beside=True)
@@ -182,6 +188,7 @@ class MeftSettings(MethodSettings):
     chunks: int | None = setting(None, COUNT)
     strict: bool = setting(True, only=_CHECKED)
     offload: bool = setting(False, only=_CHECKED, later=True)
+    kernels: KernelForm = setting(KernelForm.auto, only=_CHECKED, beside=True, later=True)
 
     @property
     def reverses(self) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from meft_runner.memory.quantised import int8_product
-from meft_runner.reversible import streams
+from meft_runner.reversible import arithmetic
 
 _CPU_LAYER_NORM = torch.nn.functional.layer_norm
 FUSED = "meft_fused"  # a name with "flash" in it would make transformers look for that library
@@ -143,7 +143,7 @@ def whole_rows() -> Iterator[None]:
     """
     with (
         _replaced(masking_utils, {"find_packed_sequence_indices": lambda position_ids: None}),
-        _replaced(streams, {"floor_divide": _floor_divide}),
+        _replaced(arithmetic, {"floor_divide": _floor_divide}),
     ):
         yield
 

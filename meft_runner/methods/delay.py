@@ -50,7 +50,7 @@ def make_layers_reversible(
         ]
         return ReversibleStack(
             blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
-            offload=method.offload,
+            offload=method.offload, kernels=method.kernels.name,
         )  # fmt: skip
 
     stack_layers(model, family, 0, stacked)

@@ -37,7 +37,7 @@ def prepare_meft(
         _leave_out_what_cannot_learn(blocks[-1], coupling, method)
         return ReversibleStack(
             blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
-            learn_merge=method.merge_weights is None, offload=method.offload,
+            learn_merge=method.merge_weights is None, offload=method.offload, kernels=method.kernels.name,
         ).to(model.device)  # fmt: skip
 
     stack_layers(model, family, method.frozen_layers, stacked)

@@ -37,8 +37,8 @@ class ReversibleFunction(Function):
         with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
             streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace, host).run()
             merged = plan.merged(*streams, hidden.dtype)
-        ctx.random_states, ctx.checksums = trace.random_states, len(trace.checksums)
-        ctx.save_for_backward(*tensors, *streams, *trace.checksums, *trace.kept)
+        ctx.random_states = trace.random_states
+        ctx.save_for_backward(*tensors, *streams, trace.checksums, *trace.kept)
         return merged
 
     @staticmethod
@@ -46,10 +46,10 @@ class ReversibleFunction(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of forward's arguments, in their order."""
         plan, saved = ctx.plan, ctx.saved_tensors
-        x1, x2, *left = saved[_INPUTS + len(ctx.parameters) :]
+        x1, x2, checksums, *kept = saved[_INPUTS + len(ctx.parameters) :]
         if torch._C._autograd._get_current_graph_task_keep_graph():  # another backward pass may follow
             x1, x2 = x1.clone(), x2.clone()
-        trace = Trace(left[: ctx.checksums], left[ctx.checksums :], list(ctx.random_states))
+        trace = Trace(checksums, kept, list(ctx.random_states))
         returning = FromHost(trace.kept, x1.device) if plan.offload else nullcontext()
         states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
         with states, ctx.autocast.entered(), hooks, returning as host:

@@ -76,9 +76,9 @@ class ReversalMonitor:
         """Compares the two streams that backward rebuilt at the bottom; both started as the same tensor.
 
         Args:
-            names: the blocks' names, in the order of the backward pass: top first.
+            names: of the block of each function, in the order of the backward pass: top first.
             distance: x1 - x2 as rebuilt, (B, S, H).
-            drifts: in that order, the difference of its rebuilt input's checksum from the forward pass's,
+            drifts: in that order, the difference of the rebuilt stream's checksum from the forward pass's,
                 or None where streams are floating point and only their distance is reported.
 
         Raises:
@@ -87,11 +87,15 @@ class ReversalMonitor:
         self.checked_steps += 1
         if distance.numel() == 0:
             return
-        self.max_error = max(self.max_error, distance.abs().max().item(), key=_nan_largest)
+        found = torch.stack([distance.abs().max().double(), torch.count_nonzero(distance).double()])
+        if drifts is not None:
+            found = torch.cat([found, drifts.ne(0).double()])
+        error, count, *drifted_at = found.tolist()  # one transfer a backward pass
+        differing = int(count)
+        self.max_error = max(self.max_error, error, key=_nan_largest)
         if drifts is None:
             return
-        differing = int(torch.count_nonzero(distance))
-        drifted = [name for name, drift in zip(names, drifts.tolist(), strict=True) if drift]
+        drifted = [name for name, drift in zip(names, drifted_at, strict=True) if drift]
         if not differing and not drifted:
             return
         self.mismatches += max(differing, 1)

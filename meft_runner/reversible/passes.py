@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meft_runner.reversible.arithmetic import ends
 from meft_runner.reversible.block import BlockInputs
 from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.differentiation import Differentiation, Half
@@ -28,12 +30,12 @@ class Trace:
     The functions of a block are those that `ReversibleBlock` describes: F, then G where there is one.
 
     Attributes:
-        checksums: for each block, an int64 sum over its input streams; empty where not exact.
+        checksums: (functions,), int64, of the stream that each function changed, before; None where not exact.
         kept: for each function, what the inverse of its addition needs; None for nothing.
         random_states: for each evaluation of a piece of a function, the generators as they were before it.
     """
 
-    checksums: list[Tensor] = field(default_factory=list)
+    checksums: Tensor | None = None
     kept: list[Tensor | None] = field(default_factory=list)
     random_states: list[RandomState] = field(default_factory=list)
 
@@ -62,7 +64,9 @@ class ForwardPass:
         self.evaluation = Evaluation(plan.cut(hidden.shape), inputs, draw)
         self.trace = trace
         self.host = host
-        self.peaks: list[Tensor] = []
+        self._ends: list[Tensor] = []
+        self._checksums: list[Tensor] = []
+        self._latest: tuple[Any, Tensor | None] = (None, None)  # a stream and its value, where they came together
 
     def run(self) -> tuple[Any, Any]:
         """Returns the last two streams.
@@ -72,34 +76,54 @@ class ForwardPass:
         """
         plan = self.plan
         first, second = plan.coupling.halves
-        self.peaks.append(_peak(self.hidden))
+        self._ends += ends(self.hidden)
         x1: Any
         x2: Any
         x1, x2 = plan.streams.start(self.hidden)
         for block in plan.blocks:
-            if self.trace and isinstance(plan.streams, ExactStreams):
-                self.trace.checksums.append(_checksum(x1, x2))
-            x1 = self._half(block.f, x2, x1, first)
-            x2 = self._half(block.g, x1, x2, second)
+            x1 = self._half(block.f, x2, x1, first, plan.coupling.swap or block.g is not None)
+            x2 = self._half(block.g, x1, x2, second, not plan.coupling.swap)
             if plan.coupling.swap:
                 x1, x2 = x2, x1
-        plan.monitor.check_peaks(plan.blocks, torch.stack(self.peaks), plan.coupling, plan.streams)
+        if self.trace and self._checksums:
+            self.trace.checksums = torch.stack(self._checksums)
+        peaks = torch.stack(self._ends).double().view(-1, 2).abs().amax(1)
+        plan.monitor.check_peaks(plan.blocks, peaks, plan.coupling, plan.streams)
         return x1, x2
 
-    def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights) -> Any:
-        """Returns scale * stream + mu * function(reads); without a function the stream itself."""
+    def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, read_next: bool) -> Any:
+        """Returns scale * stream + mu * function(reads); without a function the stream itself.
+
+        Args:
+            function: F or G.
+            reads: the stream that it reads.
+            stream: the one that it changes.
+            weights: scale and mu.
+            read_next: whether the next function reads what is returned.
+        """
         if function is None:
             return stream
         streams: Any = self.plan.streams
         dtype = self.hidden.dtype
-        increment = self.evaluation.run(
-            function, self.hidden.shape, lambda place: streams.value(streams.rows(reads, place), dtype)
-        )
-        self.peaks.append(_peak(increment))
-        result, kept = streams.advance(stream, weights, increment)
+        increment = self.evaluation.run(function, self.hidden.shape, self._reader(reads))
+        made = streams.advance(stream, weights, increment, dtype if read_next else None)
+        self._ends += made.ends
+        if made.value is not None:
+            self._latest = (made.result, made.value)
         if self.trace:
-            self.trace.kept.append(kept if kept is None or self.host is None else self.host.put(kept))
-        return result
+            kept = made.kept if made.kept is None or self.host is None else self.host.put(made.kept)
+            self.trace.kept.append(kept)
+            if isinstance(streams, ExactStreams):
+                self._checksums.append(streams.checksum(stream) if made.checksum is None else made.checksum)
+        return made.result
+
+    def _reader(self, reads: Any) -> Callable[[slice], Tensor]:
+        """Returns what makes a function's argument, some rows of a stream in floating point."""
+        streams: Any = self.plan.streams
+        stream, value = self._latest
+        if stream is reads and value is not None:
+            return lambda place: value[place]
+        return lambda place: streams.value(streams.rows(reads, place), self.hidden.dtype)
 
 
 class ReversePass:
@@ -127,6 +151,7 @@ class ReversePass:
         self.dtype = dtype
         self.host = host
         self.gradients = Gradients()
+        self._checksums: list[Tensor] = []
 
     def run(self, x1: Tensor, x2: Tensor, relay: Relay, wants_hidden: bool) -> Tensor | None:
         """Undoes every block, in place.
@@ -145,17 +170,13 @@ class ReversePass:
         """
         first, second = self.plan.coupling.halves
         grad_1, grad_2 = self._merge_gradients(x1, x2, relay)
-        drifts = []
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if self.plan.coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
             # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
             self._undo(block.g, x1, x2, second, grad_2, grad_1)
             self._undo(block.f, x2, x1, first, grad_1, grad_2 if wants_hidden or index > 0 else None)
-            if self.trace.checksums:
-                drifts.append(_checksum(x1, x2) - self.trace.checksums[index])
-        distance = self.streams.value(x1 - x2, torch.float32)
-        self.plan.monitor.check_rebuilt(self.plan.names[::-1], distance, torch.stack(drifts) if drifts else None)
+        self._check(x1, x2)
         return grad_1 + grad_2 if wants_hidden else None
 
     def _merge_gradients(self, x1: Tensor, x2: Tensor, relay: Relay) -> tuple[Tensor, Tensor]:
@@ -193,21 +214,18 @@ class ReversePass:
         undone.run(function, half, self.trace.random_states)
         if weights.scale != 1:
             grad.mul_(float(weights.scale))
+        if self.trace.checksums is not None and isinstance(self.streams, ExactStreams):
+            self._checksums.append(self.streams.checksum(result))
+
+    def _check(self, x1: Tensor, x2: Tensor) -> None:
+        """Compares the two streams that came back at the bottom, and all on the way by their checksums."""
+        names = [block.name for block in reversed(self.plan.blocks) for each in (block.g, block.f) if each is not None]
+        distance = self.streams.value(x1 - x2, torch.float32)
+        drifts = None
+        if self.trace.checksums is not None:
+            drifts = torch.stack(self._checksums) - self.trace.checksums.flip(0)
+        self.plan.monitor.check_rebuilt(names, distance, drifts)
 
 
 def _nothing() -> None:
     """Keeps no states where no backward pass by reversal follows."""
-
-
-def _checksum(x1: Tensor, x2: Tensor) -> Tensor:
-    """Returns an int64 scalar that changes with (almost) any change of two integer streams."""
-    return x1.sum(dtype=torch.int64) + 3 * x2.sum(dtype=torch.int64)
-
-
-def _peak(values: Tensor) -> Tensor:
-    """Returns the largest magnitude as a scalar, float32 at the least; NaN if any value is."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    if values.numel() == 0:
-        return values.new_zeros((), dtype=wide)
-    low, high = torch.aminmax(values.detach())
-    return torch.maximum(-low, high).to(wide)

@@ -30,9 +30,11 @@ class ReversibleStack(nn.Module):
         strict: whether a stream that comes back different stops the run.
         learn_merge: whether the merge weights train, from those of the coupling on.
         offload: whether what `exact` keeps for backward waits in the host's memory.
+        kernels: how the integers of exact streams are computed, one of `KERNELS`: `auto` (one Triton kernel a half on
+            a GPU, where Triton works), `plain` or `fused`. The bits are the same.
 
     Raises:
-        ValueError: unknown mode, or a scale that the mode cannot invert.
+        ValueError: unknown mode or kernels, or a scale that the mode cannot invert.
     """
 
     def __init__(
@@ -45,13 +47,14 @@ class ReversibleStack(nn.Module):
         strict: bool = True,
         learn_merge: bool = False,
         offload: bool = False,
+        kernels: str = "auto",
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.mode = mode
         self.coupling = coupling
         self.learned_merge = nn.Parameter(torch.tensor(coupling.merge)) if learn_merge else None
-        self.streams = make_streams(mode, coupling.scales, grid_bits)
+        self.streams = make_streams(mode, coupling.scales, grid_bits, kernels)
         self.chunks = chunks
         self.cutting = Chunks
         self.offload = offload

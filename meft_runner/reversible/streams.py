@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from meft_runner.reversible.arithmetic import Advanced, checksum, ends, quantise, wide
 from meft_runner.reversible.coupling import Weights
-from meft_runner.reversible.packing import floor_divide, pack, packed_bits, unpack
+from meft_runner.reversible.kernels import KERNELS, arithmetic_for
+from meft_runner.reversible.packing import packed_bits
 
 MODES = ("exact", "float", "stored")
 
@@ -40,9 +42,10 @@ class FloatStreams:
         """Returns the stream in `dtype`."""
         return stream.to(dtype)
 
-    def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, None]:
+    def advance(self, stream: Tensor, weights: Weights, increment: Tensor, value_dtype: torch.dtype | None) -> Advanced:
         """Returns scale * stream + mu * increment; nothing is kept for the inverse."""
-        return torch.add(stream * float(weights.scale), increment, alpha=weights.mu), None
+        result = torch.add(stream * float(weights.scale), increment, alpha=weights.mu)
+        return Advanced(result, None, ends(increment))
 
     def bound(self, stream: float, weights: Weights, increment: float) -> float:
         """Returns how large `advance` can make a stream, given the largest magnitudes of both."""
@@ -59,9 +62,11 @@ class ExactStreams:
 
     Args:
         bits: the grid's step is 2^-bits; 16 covers +-32768 at 1.5e-5.
+        kernels: how it is computed, one of `KERNELS`; the bits are the same.
     """
 
     bits: int = 16
+    kernels: str = "auto"
 
     @property
     def limit(self) -> float:
@@ -81,7 +86,7 @@ class ExactStreams:
 
     def start(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both streams: `hidden` rounded to the grid, int32, one tensor."""
-        start = self._quantise(hidden, 1.0)
+        start = quantise(hidden, 2.0**self.bits)
         return start, start
 
     def rows(self, stream: Tensor, place: slice) -> Tensor:
@@ -90,17 +95,20 @@ class ExactStreams:
 
     def value(self, stream: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the integers as floating point in `dtype`, through float32 at the least."""
-        wide = torch.promote_types(dtype, torch.float32)
-        return stream.to(wide).mul_(2.0**-self.bits).to(dtype)
+        return stream.to(wide(dtype)).mul_(2.0**-self.bits).to(dtype)
 
-    def advance(self, stream: Tensor, weights: Weights, increment: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns I div n + q(mu * increment) and the packed I mod n (nothing for n = 1)."""
-        n = weights.scale.denominator
-        if n == 1:
-            return self._quantise(increment, weights.mu).add_(stream), None
-        quotient = floor_divide(stream, n)
-        remainder = pack(torch.sub(stream, quotient, alpha=n), n)
-        return quotient.add_(self._quantise(increment, weights.mu)), remainder
+    def advance(self, stream: Tensor, weights: Weights, increment: Tensor, value_dtype: torch.dtype | None) -> Advanced:
+        """Returns I div n + q(mu * increment) and the packed I mod n, nothing for n = 1.
+
+        Args:
+            stream: I, (B, S, H).
+            weights: 1/n and mu.
+            increment: (B, S, H).
+            value_dtype: in which the result's value will be read, None for not at all; it comes with the result where
+                that costs nothing.
+        """
+        form = arithmetic_for(self.kernels, increment)
+        return form.advance(stream, increment, weights.scale.denominator, weights.mu, self.bits, value_dtype)
 
     def bound(self, stream: float, weights: Weights, increment: float) -> float:
         """Returns how large `advance` can make a stream, given the largest magnitudes of both, to the last integer.
@@ -116,17 +124,12 @@ class ExactStreams:
 
     def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
         """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""
-        n = weights.scale.denominator
-        stream.sub_(self._quantise(increment, weights.mu))
-        if kept is not None:
-            stream.mul_(n).add_(unpack(kept, n, stream.shape[-1]))
+        form = arithmetic_for(self.kernels, increment)
+        form.revert_(stream, increment, kept, weights.scale.denominator, weights.mu, self.bits)
 
-    def _quantise(self, values: Tensor, mu: float) -> Tensor:
-        wide = torch.promote_types(values.dtype, torch.float32)
-        scaled = values.to(wide).mul(mu * 2.0**self.bits).round_()
-        if scaled.dtype != torch.float32:
-            return scaled.to(torch.int32)
-        return scaled.view(torch.int32).copy_(scaled)  # each integer takes the place of its float
+    def checksum(self, stream: Tensor) -> Tensor:
+        """Returns an int64 scalar that changes with (almost) any change of the stream."""
+        return checksum(stream)
 
 
 class StoredStream(NamedTuple):
@@ -171,11 +174,15 @@ class StoredStreams:
         """
         return stream.value.view_as(stream.value).to(dtype)
 
-    def advance(self, stream: StoredStream, weights: Weights, increment: Tensor) -> tuple[StoredStream, None]:
+    def advance(
+        self, stream: StoredStream, weights: Weights, increment: Tensor, value_dtype: torch.dtype | None
+    ) -> Advanced:
         """Returns what `ExactStreams.advance` computes, with the gradient of scale * x + mu * increment."""
-        integers, _ = self.exact.advance(stream.integers, weights, increment.detach())
-        value = self.exact.value(integers, stream.value.dtype)
-        return StoredStream(integers, _StraightThrough.apply(value, stream.value, increment, weights)), None
+        dtype = stream.value.dtype
+        made = self.exact.advance(stream.integers, weights, increment.detach(), dtype)
+        value = self.exact.value(made.result, dtype) if made.value is None else made.value
+        carried = _StraightThrough.apply(value, stream.value, increment, weights)
+        return Advanced(StoredStream(made.result, carried), None, made.ends)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -200,24 +207,27 @@ class _StraightThrough(torch.autograd.Function):
 Streams = FloatStreams | ExactStreams | StoredStreams
 
 
-def make_streams(mode: str, scales: tuple[Fraction, Fraction], grid_bits: int) -> Streams:
+def make_streams(mode: str, scales: tuple[Fraction, Fraction], grid_bits: int, kernels: str = "auto") -> Streams:
     """Returns the arithmetic of a mode.
 
     Args:
         mode: exact, float or stored.
         scales: lambda and beta.
         grid_bits: the integer grid's step is 2^-grid_bits.
+        kernels: how integers are computed, one of `KERNELS`.
 
     Raises:
-        ValueError: the mode is not known, or it cannot express or invert a scale.
+        ValueError: the mode or kernels are not known, or the mode cannot express or invert a scale.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels {kernels!r} are none of {', '.join(KERNELS)}")
     if mode == "float":
         if 0 in scales:
             raise ValueError("a scale of 0 cannot be inverted")
         return FloatStreams()
-    exact = ExactStreams(grid_bits)
+    exact = ExactStreams(grid_bits, kernels)
     for scale in scales:
         exact.check_scale(scale)
     return exact if mode == "exact" else StoredStreams(exact)

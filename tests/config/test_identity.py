@@ -65,8 +65,8 @@ EARLIER = {
     "backbone=bart task=squad method=ia3": "669b928581",
     "study=gradients method=meft3 method.reversal=float": "3d71c7235f",
 }
-LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "offload", "decomposed")  # of peft's methods
-LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu", "offload")
+LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "offload", "kernels", "decomposed")  # of peft's
+LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu", "offload", "kernels")
 
 
 @pytest.mark.parametrize(("typed", "name"), EARLIER.items())
@@ -106,6 +106,7 @@ SAME = [
     (("training.learning_rate=1e-2",), ("training.learning_rate=0.0100",)),
     ((), ("training.processes=1",)),
     ((), ("method.chunks=null",)),
+    ((), ("method.kernels=plain",)),
     (("method.reversal=stored",), ("method.reversal=stored", "method.strict=false")),
     (("method.reversal=float",), ("method.reversal=float", "method.grid_bits=12", "method.strict=false")),
     (("training.max_steps=3",), ("training.max_steps=3", "training.epochs=9")),

@@ -82,9 +82,7 @@ def test_retained_memory_grows_by_the_remainders_alone(variant):
             retained.append(probe(model, batch(rows=rows, length=length), None).retained_after_forward_bytes)
         growth[reversal] = (retained[1] - retained[0]) / 4
     streams = 2 if variant == "meft3" else 1
-    packed = streams * rows * length * hidden // 2
-    checksum = 512  # eight bytes, as the allocator rounds them
-    assert growth["exact"] == packed + checksum
+    assert growth["exact"] == streams * rows * length * hidden // 2  # checksums are one small tensor for all layers
     assert growth["stored"] > 20 * growth["exact"]
 
 
@@ -100,7 +98,7 @@ def test_a_delay_retains_the_remainders_of_one_stream(name, scale, values_a_byte
     for layers in (4, 8):
         model = prepared(peft_settings(name, scale_1=scale), layers=layers)
         retained.append(probe(model, batch(rows=rows, length=length), None).retained_after_forward_bytes)
-    assert (retained[1] - retained[0]) / 4 == rows * length * hidden // values_a_byte + 512
+    assert (retained[1] - retained[0]) / 4 == rows * length * hidden // values_a_byte
 
 
 def test_probing_changes_nothing():

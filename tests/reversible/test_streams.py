@@ -21,7 +21,7 @@ def test_exact_revert_undoes_advance(n, bits, magnitude, mu, seed):
     generator = torch.Generator().manual_seed(seed)
     start, _ = streams.start(torch.randn(3, 5, 7, generator=generator) * magnitude)
     increment = torch.randn(3, 5, 7, generator=generator) * magnitude
-    advanced, kept = streams.advance(start, weights, increment)
+    advanced, kept = streams.advance(start, weights, increment, None)[:2]
     streams.revert_(advanced, weights, increment, kept)
     assert torch.equal(advanced, start)
     assert (kept is None) == (n == 1)
@@ -30,7 +30,8 @@ def test_exact_revert_undoes_advance(n, bits, magnitude, mu, seed):
 @given(n=st.integers(1, 256), mu=st.floats(0.01, 2), x=st.floats(-100, 100), t=st.floats(-100, 100))
 def test_exact_advance_is_the_formula_up_to_the_grid(n, mu, x, t):
     streams = ExactStreams(16)
-    advanced, _ = streams.advance(streams.start(torch.tensor([x]))[0], Weights(Fraction(1, n), mu), torch.tensor([t]))
+    start, _ = streams.start(torch.tensor([x]))
+    advanced = streams.advance(start, Weights(Fraction(1, n), mu), torch.tensor([t]), None).result
     assert streams.value(advanced, torch.float64).item() == pytest.approx(x / n + mu * t, abs=2.0**-14)
 
 

@@ -1,0 +1,184 @@
+"""The fused kernels against torch's own operations, bit for bit, in Triton's interpreter where there is no GPU."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from meft_runner.reversible import arithmetic
+from meft_runner.reversible.coupling import Weights
+from meft_runner.reversible.kernels import arithmetic_for
+from meft_runner.reversible.streams import ExactStreams
+from tests.helpers.toy import coupling, hidden_states, stack
+
+fused = pytest.importorskip("meft_runner.reversible.fused", reason="Triton is not installed", exc_type=ImportError)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+LOW, HIGH = -(2**31), 2**31 - 1
+EDGES = [LOW, LOW + 1, -(2**24) - 1, -257, -256, -17, -16, -11, -10, -9, -1, 0, 1, 9, 10, 255, 256, 2**24 + 1, HIGH]
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in cast")  # numpy's
+QUICK = [1, 2, 3, 4, 5, 7, 8, 10, 15, 16, 17, 100, 127, 128, 255, 256]
+
+
+def integers(*shape, seed=0):
+    """Any int32 integers, those at the edges first."""
+    found = torch.randint(LOW, HIGH, shape, generator=torch.Generator().manual_seed(seed))
+    found.view(-1)[: len(EDGES)] = torch.tensor(EDGES)[: found.numel()]
+    return found.to(torch.int32).to(DEVICE)
+
+
+def halves(*shape, dtype=torch.float32, seed=1):
+    """Multiples of 1/8, most of which are not on a grid of step 1 or 1/2, and many half-way between its points."""
+    found = torch.randint(-999, 1000, shape, generator=torch.Generator().manual_seed(seed)) / 8
+    return found.to(dtype).to(DEVICE)
+
+
+def check_equal(stream, increment, count, mu=1.0, bits=0, value_dtype=None):
+    """Advances and reverts by both forms."""
+    made = fused.advance(stream, increment, count, mu, bits, value_dtype)
+    plain = arithmetic.advance(stream, increment, count, mu, bits)
+    assert torch.equal(made.result, plain.result)
+    assert (made.kept is None) == (plain.kept is None) == (count == 1)
+    assert made.kept is None or torch.equal(made.kept, plain.kept)
+    assert made.ends[0] == made.ends[1] == increment.abs().max()
+    assert made.checksum == arithmetic.checksum(stream)
+    if value_dtype is not None:
+        assert torch.equal(made.value, ExactStreams(bits).value(plain.result, value_dtype))
+    back = plain.result.clone()
+    fused.revert_(back, increment, plain.kept, count, mu, bits)
+    assert torch.equal(back, stream)
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in range(1, 257)]
+)
+def test_every_count(count):
+    check_equal(integers(3, 14, seed=count), halves(3, 14), count)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("count", [1, 2, 4, 10, 256])
+@pytest.mark.parametrize(
+    "width", [1, 2, 3, 7, 8, 33, pytest.param(4100, marks=pytest.mark.slow)]
+)  # 4100: several tiles
+def test_every_width_and_dtype(width, count, dtype):
+    check_equal(integers(2, 3, width), halves(2, 3, width, dtype=dtype), count, bits=2, value_dtype=dtype)
+
+
+@settings(max_examples=15)
+@given(
+    count=st.integers(1, 256),
+    mu=st.floats(1e-3, 10.0),
+    bits=st.integers(4, 24),
+    rows=st.integers(1, 9),
+    width=st.integers(1, 70),
+    dtype=st.sampled_from(FLOATS),
+    seed=st.integers(0, 2**31),
+)
+@example(count=10, mu=0.9, bits=16, rows=3000, width=6, dtype=torch.float32, seed=0)  # more rows than a tile has
+def test_any_factor_and_grid(count, mu, bits, rows, width, dtype, seed):
+    magnitude = 2.0 ** (29 - bits) / (5 * mu)
+    increment = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).clamp(-5, 5) * magnitude
+    increment = increment.clamp(-6e4, 6e4).to(dtype).to(DEVICE)
+    check_equal(integers(rows, width, seed=seed), increment, count, mu, bits, dtype)
+
+
+def test_halves_are_rounded_to_even_as_torch_does_at_every_magnitude():
+    around = torch.tensor([2.0**power for power in range(-3, 24)])
+    steps = torch.arange(-8, 9) / 4
+    increment = torch.cat([(around[:, None] + steps).flatten(), torch.tensor([8388607.5, 8388608, 2147483520.0, 0.5])])
+    increment = torch.cat([increment, -increment, torch.tensor([0.0, -0.0])]).to(DEVICE)
+    stream = torch.zeros_like(increment, dtype=torch.int32)
+    expected = increment.double().round().to(torch.int32)
+    assert torch.equal(fused.advance(stream, increment, 1, 1.0, 0).result, expected)
+    next_up = torch.nextafter(increment, torch.tensor(float("inf"), device=DEVICE)).clamp(max=2147483520.0)
+    check_equal(stream, next_up, 10)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_values_are_rounded_as_torch_does(dtype):
+    """Around numbers half-way between two of the dtype's, and at the limits of the integers."""
+    near = torch.tensor([2**power + step for power in range(6, 31) for step in range(-3, 4)])
+    ties = torch.tensor([2**power + 2 ** (power - 8) * odd for power in range(9, 31) for odd in (1, 3, 5)])
+    stream = torch.cat([near, ties, -near, -ties, torch.tensor(EDGES)]).clamp(LOW, HIGH).to(torch.int32).to(DEVICE)
+    zeros = torch.zeros_like(stream, dtype=torch.float32)
+    for bits in (4, 16, 24):
+        made = fused.advance(stream, zeros, 1, 1.0, bits, dtype)
+        assert torch.equal(made.value, ExactStreams(bits).value(stream, dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_seen(wrong, dtype):
+    increment = halves(4, 9, dtype=dtype)
+    increment[2, 3] = wrong
+    low, high = fused.advance(integers(4, 9), increment, 10, 1.0, 4).ends
+    assert low is high
+    assert low.isnan() if math.isnan(wrong) else low == math.inf
+
+
+def test_the_checksum_sees_a_change_up_here_and_down_there():
+    stream, increment = integers(5, 6), halves(5, 6)
+    changed = stream.clone()
+    changed[1, 2] += 1
+    changed[3, 4] -= 1
+    first, second = (fused.advance(each, increment, 10, 1.0, 4).checksum for each in (stream, changed))
+    assert first != second
+
+
+def test_increments_in_any_layout_are_read_and_streams_are_not():
+    stream, increment = integers(6, 8), halves(8, 6).t()
+    check_equal(stream, increment, 10)
+    with pytest.raises(ValueError, match="contiguous"):
+        fused.advance(stream.t(), increment.t(), 10, 1.0, 16)
+    with pytest.raises(ValueError, match="contiguous"):
+        fused.revert_(stream.t(), increment.t(), None, 1, 1.0, 16)
+
+
+def test_what_does_not_go_together_is_refused():
+    stream, increment = integers(6, 8), halves(6, 8)
+    with pytest.raises(ValueError, match=r"\(6, 1\).*\(6, 8\)"):
+        fused.advance(stream, increment[:, :1], 10, 1.0, 16)
+    kept = fused.advance(stream, increment, 10, 1.0, 16).kept
+    with pytest.raises(ValueError, match="remainders"):
+        fused.revert_(stream, increment, kept[:, :2], 10, 1.0, 16)
+
+
+def test_pieces_of_tokens_are_reverted_by_themselves():
+    stream, increment = integers(2, 5, 7), halves(2, 5, 7)
+    made = fused.advance(stream, increment, 10, 0.9, 4)
+    back = made.result.clone()
+    for place in (slice(0, 4), slice(4, 10)):
+        pieces = (each.view(10, 1, -1)[place] for each in (back, increment, made.kept))
+        fused.revert_(*pieces, 10, 0.9, 4)
+    assert torch.equal(back, stream)
+
+
+def test_the_plain_form_runs_what_the_kernels_do_not():
+    for increment in (hidden_states(dtype=torch.float64), hidden_states(rows=0)):
+        assert arithmetic_for("fused", increment) is arithmetic
+    assert arithmetic_for("fused", hidden_states().to(DEVICE)) is fused
+    assert arithmetic_for("auto", hidden_states()) is arithmetic  # the interpreter is for tests
+    empty = ExactStreams(kernels="fused").advance(
+        torch.empty(0, 4, dtype=torch.int32), Weights(Fraction(1, 10)), torch.empty(0, 4), None
+    )
+    assert empty.result.shape == (0, 4)
+    assert empty.ends == (0, 0)
+
+
+@pytest.mark.parametrize("tie", [coupling(), coupling("1/10", "1/3", swap=False, mu_1=0.9)], ids=["swap", "straight"])
+def test_a_stack_trains_the_same(tie):
+    """Loss and gradients, and what the checks of the pass find."""
+    found = []
+    for choice in ("plain", "fused"):
+        module = stack(layers=3, hidden=6, kernels=choice, tie=tie).to(DEVICE)
+        torch.manual_seed(5)
+        loss = module(hidden_states(hidden=6).to(DEVICE)).square().sum()
+        loss.backward()
+        assert (module.monitor.checked_steps, module.monitor.mismatches) == (1, 0)
+        found.append([loss, *(parameter.grad for parameter in module.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
