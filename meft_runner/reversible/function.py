@@ -24,7 +24,8 @@ class ReversibleFunction(Function):
 
     Its tensor inputs are the first hidden states, the fields of the block inputs and the trainable
     parameters; it returns a gradient for each of them that requires one. What it keeps are those inputs, the two last
-    streams, and the trace of the forward pass: all of it as saved tensors, but for the generators' states.
+    streams, and the trace of the forward pass: all of it as saved tensors, but for the generators' states and
+    what tells whether the streams come back as they were.
     """
 
     @staticmethod
@@ -37,7 +38,7 @@ class ReversibleFunction(Function):
         with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
             streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace, host).run()
             merged = plan.merged(*streams, hidden.dtype)
-        ctx.random_states = trace.random_states
+        ctx.random_states, ctx.last = trace.random_states, trace.last
         ctx.save_for_backward(*tensors, *streams, trace.checksums, *trace.kept)
         return merged
 
@@ -49,7 +50,7 @@ class ReversibleFunction(Function):
         x1, x2, checksums, *kept = saved[_INPUTS + len(ctx.parameters) :]
         if torch._C._autograd._get_current_graph_task_keep_graph():  # another backward pass may follow
             x1, x2 = x1.clone(), x2.clone()
-        trace = Trace(checksums, kept, list(ctx.random_states))
+        trace = Trace(checksums, kept, list(ctx.random_states), ctx.last)
         returning = FromHost(trace.kept, x1.device) if plan.offload else nullcontext()
         states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
         with states, ctx.autocast.entered(), hooks, returning as host:

@@ -12,6 +12,8 @@ from meft_runner.reversible.block import ReversibleBlock
 from meft_runner.reversible.coupling import Coupling, Weights
 from meft_runner.reversible.streams import Streams
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
 
 class ReversalError(RuntimeError):
     """A rebuilt stream differs from the one of the forward pass."""
@@ -72,40 +74,59 @@ class ReversalMonitor:
             if coupling.swap:
                 bound_1, bound_2 = bound_2, bound_1
 
-    def check_rebuilt(self, names: list[str], distance: Tensor, drifts: Tensor | None) -> None:
+    def check_rebuilt(self, names: list[str], moved: Tensor, distance: Tensor, drifts: Tensor | None) -> None:
         """Compares the two streams that backward rebuilt at the bottom; both started as the same tensor.
 
         Args:
             names: of the block of each function, in the order of the backward pass: top first.
+            moved: whether a fingerprint of the streams that backward was given differs from the forward pass's, (2,).
             distance: x1 - x2 as rebuilt, (B, S, H).
             drifts: in that order, the difference of the rebuilt stream's checksum from the forward pass's,
                 or None where streams are floating point and only their distance is reported.
 
         Raises:
-            ReversalError: in strict mode, when exact streams differ.
+            ReversalError: in strict mode, when exact streams differ, or any were not given back as they were saved.
         """
         self.checked_steps += 1
         if distance.numel() == 0:
             return
-        found = torch.stack([distance.abs().max().double(), torch.count_nonzero(distance).double()])
+        found = torch.stack(
+            [distance.abs().max().double(), torch.count_nonzero(distance).double(), moved.any().double()]
+        )
         if drifts is not None:
             found = torch.cat([found, drifts.ne(0).double()])
-        error, count, *drifted_at = found.tolist()  # one transfer a backward pass
-        differing = int(count)
+        error, count, were_moved, *drifted_at = found.tolist()  # one transfer a backward pass
         self.max_error = max(self.max_error, error, key=_nan_largest)
-        if drifts is None:
-            return
-        drifted = [name for name, drift in zip(names, drifted_at, strict=True) if drift]
-        if not differing and not drifted:
+        drifted = [name for name, drift in zip(names, drifted_at, strict=False) if drift]  # no drifts of floats
+        differing = 0 if drifts is None else int(count)
+        if not (were_moved or differing or drifted):
             return
         self.mismatches += max(differing, 1)
-        if self.strict:
-            where = drifted[0] if drifted else names[-1]
+        if not self.strict:
+            return
+        if were_moved:
             raise ReversalError(
-                f"reversal is not exact: {differing} of {distance.numel()} stream elements came back different, first "
-                f"in {where}. A kernel did not repeat its result; try another attention implementation, or "
-                "method.strict=false to count instead of stopping."
+                "the streams that were saved for backward came back changed or in another order. Saved-tensor hooks, "
+                "or whatever else kept them, must return each tensor as it was."
             )
+        raise ReversalError(
+            f"reversal is not exact: {differing} of {distance.numel()} stream elements came back different, first in "
+            f"{drifted[0] if drifted else names[-1]}. A kernel did not repeat its result, or the model was changed "
+            "between forward and backward; try another attention implementation, or method.strict=false to count "
+            "instead of stopping."
+        )
+
+
+def fingerprint(stream: Tensor) -> Tensor:
+    """Returns an int32 scalar that changes with (almost) any change or exchange of a stream's elements.
+
+    It is the sum of their bits, weighted by their places, modulo 2^32.
+    """
+    integers = stream.contiguous().view(_INTEGERS[stream.element_size()]).flatten(0, -2)
+    rows, columns = (
+        torch.arange(1, 2 * size, 2, dtype=torch.int32, device=stream.device) for size in integers.shape
+    )  # fmt: skip
+    return ((integers * columns).sum(-1, dtype=torch.int32) * rows).sum(dtype=torch.int32)
 
 
 def _nan_largest(value: float) -> float:

@@ -16,6 +16,7 @@ from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.differentiation import Differentiation, Half
 from meft_runner.reversible.evaluation import Evaluation
 from meft_runner.reversible.gradients import Gradients
+from meft_runner.reversible.monitor import fingerprint
 from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.plan import Plan
 from meft_runner.reversible.relay import Relay
@@ -33,11 +34,13 @@ class Trace:
         checksums: (functions,), int64, of the stream that each function changed, before; None where not exact.
         kept: for each function, what the inverse of its addition needs; None for nothing.
         random_states: for each evaluation of a piece of a function, the generators as they were before it.
+        last: (2,), int32, fingerprints of the last two streams.
     """
 
     checksums: Tensor | None = None
     kept: list[Tensor | None] = field(default_factory=list)
     random_states: list[RandomState] = field(default_factory=list)
+    last: Tensor | None = None
 
     def draw(self, device: torch.device) -> None:
         """Keeps the generators' states before a piece is computed, which may draw from them."""
@@ -87,6 +90,8 @@ class ForwardPass:
                 x1, x2 = x2, x1
         if self.trace and self._checksums:
             self.trace.checksums = torch.stack(self._checksums)
+        if self.trace:
+            self.trace.last = _fingerprints(x1, x2)
         peaks = torch.stack(self._ends).double().view(-1, 2).abs().amax(1)
         plan.monitor.check_peaks(plan.blocks, peaks, plan.coupling, plan.streams)
         return x1, x2
@@ -169,6 +174,8 @@ class ReversePass:
             ReversalError: in strict mode, when an exact stream came back different.
         """
         first, second = self.plan.coupling.halves
+        assert self.trace.last is not None
+        moved = _fingerprints(x1, x2).ne(self.trace.last)
         grad_1, grad_2 = self._merge_gradients(x1, x2, relay)
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if self.plan.coupling.swap:
@@ -176,7 +183,7 @@ class ReversePass:
             # x1, x2 are now the block's outputs y1, y2; G is undone first, then F.
             self._undo(block.g, x1, x2, second, grad_2, grad_1)
             self._undo(block.f, x2, x1, first, grad_1, grad_2 if wants_hidden or index > 0 else None)
-        self._check(x1, x2)
+        self._check(x1, x2, moved)
         return grad_1 + grad_2 if wants_hidden else None
 
     def _merge_gradients(self, x1: Tensor, x2: Tensor, relay: Relay) -> tuple[Tensor, Tensor]:
@@ -217,14 +224,18 @@ class ReversePass:
         if self.trace.checksums is not None and isinstance(self.streams, ExactStreams):
             self._checksums.append(self.streams.checksum(result))
 
-    def _check(self, x1: Tensor, x2: Tensor) -> None:
+    def _check(self, x1: Tensor, x2: Tensor, moved: Tensor) -> None:
         """Compares the two streams that came back at the bottom, and all on the way by their checksums."""
         names = [block.name for block in reversed(self.plan.blocks) for each in (block.g, block.f) if each is not None]
         distance = self.streams.value(x1 - x2, torch.float32)
         drifts = None
         if self.trace.checksums is not None:
             drifts = torch.stack(self._checksums) - self.trace.checksums.flip(0)
-        self.plan.monitor.check_rebuilt(names, distance, drifts)
+        self.plan.monitor.check_rebuilt(names, moved, distance, drifts)
+
+
+def _fingerprints(x1: Tensor, x2: Tensor) -> Tensor:
+    return torch.stack([fingerprint(x1), fingerprint(x2)])
 
 
 def _nothing() -> None:

@@ -26,6 +26,23 @@ class Unsteady(Mix):
         return super().forward(x, inputs) + 1e-3 * next(self.calls)
 
 
+class Balanced(Mix):
+    """Comes out a step of the grid higher in one element and lower in another one when it is computed again."""
+
+    def __init__(self, hidden):
+        super().__init__(hidden, dropout=0.0)
+        self.evaluations = 0
+
+    def forward(self, x, inputs):
+        self.evaluations += 1
+        result = super().forward(x, inputs)
+        if self.evaluations == 2:
+            noise = torch.zeros_like(result)
+            noise[0, 0, 0], noise[-1, -1, -1] = 2.0**-16, -(2.0**-16)
+            result = result + noise
+        return result
+
+
 class Constant(nn.Module):
     def __init__(self, value):
         super().__init__()
@@ -44,6 +61,14 @@ def test_a_mismatch_stops_and_names_the_layer_and_the_count():
     module = unsteady_stack(strict=True)
     with pytest.raises(ReversalError, match=r"192 of 192 stream elements .* layer 2"):
         module(hidden_states()).sum().backward()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_that_sums_to_zero_is_found_in_its_layer(seed):
+    torch.manual_seed(seed)
+    blocks = [ReversibleBlock((Balanced if i == 3 else Mix)(8), Mix(8), f"layer {i}") for i in range(5)]
+    with pytest.raises(ReversalError, match="first in layer 3"):
+        ReversibleStack(blocks, coupling())(hidden_states(seed=seed)).sum().backward()
 
 
 def test_a_mismatch_is_counted_where_not_strict():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tests.helpers.toy import hidden_states, stack
+from meft_runner.reversible import ReversalError
+from tests.helpers.toy import coupling, hidden_states, stack
 
 
 def gradients(mode, loss_of, **kwargs):
@@ -66,3 +67,36 @@ def test_a_graph_that_was_not_kept_cannot_be_run_again():
     loss.backward()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         loss.backward()
+
+
+def is_stream(tensor):
+    return tensor.shape == hidden_states().shape and not tensor.requires_grad
+
+
+@pytest.mark.parametrize("mode", ["exact", "float"])
+@pytest.mark.parametrize("permute", [lambda t: t.flip(0), lambda t: t.flip(1), lambda t: t.flip(2)])
+def test_streams_that_come_back_in_another_order_are_an_error(permute, mode):
+    # With scales of 1 and no masks both streams are undone alike in any order, and end equal.
+    module = stack(mode, dropout=0.0, tie=coupling("1", "1"))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: permute(t) if is_stream(t) else t):
+        loss = plain(module)
+        with pytest.raises(ReversalError, match="saved for backward"):
+            loss.backward()
+
+
+def test_streams_that_come_back_in_each_other_s_place_are_an_error():
+    module, packed = stack(), []
+    hooks = (lambda t: packed.append(t) or len(packed) - 1, lambda place: packed[exchanged.get(place, place)])
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        loss = plain(module)
+    first, second = (place for place, tensor in enumerate(packed) if is_stream(tensor) and tensor.dtype == torch.int32)
+    exchanged = {first: second, second: first}
+    with pytest.raises(ReversalError, match="saved for backward"):
+        loss.backward()
+
+
+def test_a_stack_that_is_not_strict_counts_streams_that_were_exchanged():
+    module = stack(dropout=0.0, tie=coupling("1", "1"), strict=False)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.flip(0) if is_stream(t) else t):
+        plain(module).backward()
+    assert module.monitor.mismatches > 0
