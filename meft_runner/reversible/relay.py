@@ -37,7 +37,8 @@ class _Aside(Function):
     def forward(ctx: Any, relay: Relay, place: int, output: Tensor) -> Tensor:
         """Returns the output as it is."""
         ctx.relay, ctx.place = relay, place
-        return output.view_as(output)
+        ctx.mark_dirty(output)  # a view of it could not be changed in place by what follows
+        return output
 
     @staticmethod
     @once_differentiable

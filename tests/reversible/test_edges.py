@@ -57,15 +57,19 @@ class Double(TokenwiseModule):
         return x * 2
 
 
-def compared(make, hidden, inputs=None, dtype=None, tie=None, tolerance=0.0, **kwargs):
-    """Holds a stack's output and gradients in `exact` against `stored`."""
+def unchanged(output):
+    return output
+
+
+def compared(make, hidden, inputs=None, dtype=None, tie=None, tolerance=0.0, after=unchanged, **kwargs):
+    """Holds a stack's output and gradients in `exact` against `stored`; `after` is what follows the stack."""
     results = []
     for mode in ("exact", "stored"):
         torch.manual_seed(0)
         module = ReversibleStack(make(), tie or coupling(), mode, **kwargs).to(dtype)
         leaf = hidden.clone().requires_grad_()
         torch.manual_seed(5)
-        output = module(leaf, inputs)
+        output = after(module(leaf, inputs))
         output.square().sum().backward()
         results.append((output, leaf.grad, *(parameter.grad for parameter in module.parameters())))
     for found, expected in zip(*results, strict=True):
@@ -124,6 +128,13 @@ def test_dtypes_without_autocast(dtype):
 )
 def test_hidden_states_that_are_views(form):
     compared(blocks(lambda: Mix(8)), form(hidden_states()), chunks=3)
+
+
+@pytest.mark.parametrize(
+    "after", [lambda output: output.mul_(2), lambda output: output[:, 0].add_(1), lambda output: output.tanh_()]
+)
+def test_an_output_that_is_changed_in_place(after):
+    compared(blocks(lambda: Mix(8)), hidden_states(), after=after)
 
 
 def test_block_inputs_of_one_row_and_of_all():
