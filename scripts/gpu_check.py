@@ -1,8 +1,8 @@
 """Checks on a CUDA GPU what the tests check on CPU: exactness, memory, speed, the largest batch and the longest row.
 
-    python scripts/gpu_check.py                          # every part, about 9 minutes; into results/gpu
-    python scripts/gpu_check.py --parts exactness,speed  # the files keep what they have of the other parts
-    python scripts/gpu_check.py --cpu                    # small shapes on CPU, printed only
+    python scripts/gpu_check.py                             # as many parts as 9 minutes hold; into results/gpu
+    python scripts/gpu_check.py --parts longest,capacity    # the last ones; the files keep what they have of the others
+    python scripts/gpu_check.py --cpu                       # small shapes on CPU, printed only
 
 Weights are random: neither exactness nor time nor memory depends on them. Checks do not depend on each other: one that
 fails, or takes longer than it may, leaves a note, and what is written stays.
@@ -59,10 +59,9 @@ class Part:
 
 def exactness() -> list[dict[str, Any]]:
     """Returns what is run for exactness: every precision and attention kernel."""
-    known = {"precision": Precision.__members__, "kernel": exact.KERNELS}
-    return each(shape=[shapes.encoder()], **known, padding=(False, True)) + each(
-        shape=[shapes.decoder()], **known, padding=[False]
-    )
+    small = [shapes.encoder(), shapes.decoder()]
+    kernels = each(shape=small, precision=Precision.__members__, kernel=exact.KERNELS, padding=[False])
+    return kernels + each(shape=small[:1], precision=Precision.__members__, kernel=["default"], padding=[True])
 
 
 def families() -> list[dict[str, Any]]:
@@ -95,10 +94,14 @@ def settings() -> list[dict[str, Any]]:
 
 def memory() -> list[dict[str, Any]]:
     """Returns what is run for memory: both kernels of attention, every method of interest."""
-    methods = {name: {"method": name, "overrides": typed} for name, typed in exact.METHODS.items()}
+    methods = {name: {"method": name, "overrides": typed} for name, typed in exact.METHODS.items() if name != "meft2"}
     methods |= {name: {"method": name, "overrides": (f"method={name}",)} for name in ("full", "lora")}
-    found = each(shape=shapes.usual()[:1], precision=["bf16"], attention=["materialised"])
-    found += each(shape=shapes.usual()[1:], precision=["bf16"], attention=["flash"])
+    half = f"method.stored_layers={shapes.layers() // 4}"
+    methods["meft1, half of the layers kept"] = {"method": "meft1, half kept", "overrides": ("method=meft1", half)}
+    methods["meft1, offloaded"] = {"method": "meft1, offload", "overrides": ("method=meft1", "method.offload=true")}
+    few = [shape.of_layers(shapes.layers() // 2) for shape in shapes.usual()]  # a prediction takes as long as they do
+    found = each(shape=few[:1], precision=["bf16"], attention=["materialised"])
+    found += each(shape=few[1:], precision=["bf16"], attention=["flash"])
     found += each(shape=[shapes.decoder("nf4")], precision=["bf16"], attention=["flash"])
     return [
         unit | own

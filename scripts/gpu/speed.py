@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from steps.clock import seconds_of
-from steps.contenders import contenders
+from steps.contenders import chosen, contenders
 from steps.models import Shape, build, case_of, step_of
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,17 +19,16 @@ from gpu.shapes import Row, on_gpu
 from meft_runner.memory import TrainingStep
 from meft_runner.memory_report.case import Case
 
-WARM_UP, ROUNDS, STEPS = 2, 3, 3  # steps before the clock starts, visits to each method, steps a visit
+WARM_UP, ROUNDS, STEPS = 2, 2, 4  # steps before the clock starts, visits to each method, steps a visit
 REFERENCES = ("full", "lora + checkpointing")
+LEFT_OUT = ("full + *", "* chunks*", "* float", "meft2*", "meft3*, *", "lora exact*, * kept", "lora exact, 1/256")
 
 
 def speed(shape: Shape) -> list[Row]:
     """Times every method in turn, round by round, so that a device that slows down slows all of them."""
     layers = case_of(shape, "bf16", "method=full").config().num_hidden_layers
-    found = {
-        each.name: each.overrides for each in contenders(layers, on_gpu())
-        if each.kept in (None, 0, layers // 2, layers) and "chunks" not in each.name and "float" not in each.name
-    }  # fmt: skip
+    every = [each for each in contenders(layers, on_gpu()) if each.kept in (None, 0, layers // 2, layers)]
+    found = {each.name: each.overrides for each in every if each not in chosen(every, LEFT_OUT)}
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for _, (name, overrides) in product(range(ROUNDS), found.items()):
         seconds[name] += step_seconds(case_of(shape, "bf16", *overrides))

@@ -44,6 +44,10 @@ class Shape:
     name: str | None = None
     model_type: str | None = None
 
+    def of_layers(self, count: int) -> "Shape":
+        """Returns the shape with so many layers."""
+        return replace(self, sizes=(*self.sizes, f"num_hidden_layers={count}"))
+
     def __str__(self) -> str:
         rows = f"{self.batch_size}" if self.length is None else f"{self.batch_size} x {self.length}"
         form = "" if self.weights == "fp32" else f", {self.weights}"
