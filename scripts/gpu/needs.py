@@ -16,7 +16,7 @@ from meft_runner.memory_report.case import Case
 CAPACITY_GIB = 16  # memory for the largest batch: devices compare, and large ones come to an end
 LARGEST_BATCH = 1024
 UNIT = 64  # tokens, of which the longest row is a multiple
-STRETCH, TRIES = 1.05, 4  # how far a row grows from one try to the next, and how many there are of one card
+STRETCH, TRIES = 1.05, 6  # how near to the longest row to come, and after how many tries to stop
 
 
 def memory(shape: Shape, precision: str, attention: str, method: str, overrides: tuple[str, ...] = ()) -> list[Row]:
@@ -94,15 +94,18 @@ def longest(shape: Shape, method: str, overrides: tuple[str, ...], cards: tuple[
 
 def longest_row(fits: Callable[[int], bool], guess: int, most: int) -> tuple[int, int | None]:
     """Returns a length that fits and one that does not, from a good guess on; 0 and None where there was none."""
-    fitted, failed, length = 0, None, float(guess)
+    fitted, failed, length, stretch = 0, None, float(guess), STRETCH
     for _ in range(TRIES):
         tokens = min(most, max(UNIT, int(length) // UNIT * UNIT))
         if fits(tokens):
-            fitted, length = tokens, max(tokens + UNIT, tokens * STRETCH)
+            fitted, length = tokens, max(tokens + UNIT, tokens * stretch)
         else:
-            failed, length = tokens, tokens / STRETCH
-        if (fitted and failed) or fitted == most or failed == UNIT:
+            failed, length = tokens, tokens / stretch
+        if fitted == most or failed == UNIT or (fitted and failed and failed <= max(fitted + UNIT, STRETCH * fitted)):
             break
+        if fitted and failed:
+            length = (fitted + failed) / 2
+        stretch **= 2  # the guess is worse than was thought
     return fitted, failed
 
 

@@ -67,7 +67,7 @@ def long_rows() -> Shape:
     """Returns one row of Llama-3.1-8B with NF4 weights; its length is what is looked for."""
     if not on_gpu():
         return replace(decoder("nf4"), batch_size=1)
-    return Shape("llama3_8b", 1, 1024, weights="nf4", head=Head.lm)
+    return Shape("llama3_8b", 1, 4096, weights="nf4", head=Head.lm)  # a row of many pieces
 
 
 def _small(backbone: str, **own: int) -> Shape:

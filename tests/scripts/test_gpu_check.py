@@ -69,7 +69,7 @@ def test_every_part_on_cpu(script, tmp_path, no_gpu):
     for row in parts["speed"]["rows"]:
         assert row["tokens per second"] > 0
     for row in parts["longest"]["rows"]:
-        assert row["longest row"] < row["did not fit"] <= 1.2 * row["longest row"]
+        assert row["longest row"] < row["did not fit"] <= 1.3 * row["longest row"]
     assert {row["note"] for row in parts["capacity"]["rows"]} == {"left out, needs a GPU"}
 
 
@@ -155,7 +155,7 @@ def test_longest_row(guess, limit):
     if limit in (10, 10**6):
         assert (fitted, failed) == ((0, 64) if limit == 10 else (512, None))
     else:
-        assert fitted <= limit < failed <= 1.12 * fitted
+        assert fitted <= limit < failed <= 1.13 * fitted
         assert fitted % 64 == 0
 
 
@@ -163,7 +163,7 @@ def test_the_longest_row_of_a_model_of_one_layer_again_and_again(no_gpu):
     shape = shapes.long_rows()
     method = ("method=meft1",)
     (row,) = needs.longest(shape, "meft1", method, (0.004,))
-    assert row["longest row"] < row["did not fit"] <= 1.2 * row["longest row"]
+    assert row["longest row"] < row["did not fit"] <= 1.3 * row["longest row"]
     model = build_repeated(case_of(shape, "bf16", *method))
     first, second = (block.f.first.layer.mlp.up_proj for block in model.model.layers[0].stack.blocks)
     assert torch.equal(first.weight, second.weight)
