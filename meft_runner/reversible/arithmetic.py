@@ -38,7 +38,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def quantise(values: Tensor, factor: float) -> Tensor:
     """Returns values * factor rounded to int32, halves to even."""
-    scaled = values.to(wide(values.dtype)).mul(factor).round_()
+    converted = values.to(wide(values.dtype))
+    scaled = (converted.mul(factor) if converted is values else converted.mul_(factor)).round_()
     if scaled.dtype != torch.float32:
         return scaled.to(torch.int32)
     return scaled.view(torch.int32).copy_(scaled)  # each integer takes the place of its float
