@@ -125,7 +125,8 @@ def _zeros(device: torch.device) -> tuple[Tensor, Tensor]:
     ready = _ready.get((device, queue), iter(()))
     pair = next(ready, None)
     if pair is None:
-        peaks, checksums = (torch.zeros(128, dtype=dtype, device=device) for dtype in (torch.float32, torch.int64))
+        with torch.inference_mode(False):  # whose tensors could not be saved for a backward pass that comes later
+            peaks, checksums = (torch.zeros(128, dtype=dtype, device=device) for dtype in (torch.float32, torch.int64))
         ready = _ready[device, queue] = zip(peaks.unbind(), checksums.unbind(), strict=True)
         pair = next(ready)
     return pair

@@ -53,6 +53,13 @@ def check_equal(stream, increment, count, mu=1.0, bits=0, value_dtype=None):
     assert torch.equal(back, stream)
 
 
+def test_a_pass_that_keeps_nothing_leaves_nothing_that_another_cannot_keep(monkeypatch):
+    monkeypatch.setattr(fused, "_ready", {})
+    with torch.inference_mode():
+        fused.advance(integers(3, 14), halves(3, 14), 10, 1.0, 0)
+    assert not fused.advance(integers(3, 14), halves(3, 14), 10, 1.0, 0).checksum.is_inference()
+
+
 @pytest.mark.parametrize(
     "count", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in range(1, 257)]
 )
