@@ -1,4 +1,4 @@
-"""The commands: meft-run, meft-memory and meft-tables."""
+"""The commands: meft-run, meft-memory, meft-tables and meft-predict."""
 
 import gc
 import os
@@ -10,6 +10,8 @@ from meft_runner.config import register
 from meft_runner.config.commands import parse_tables
 from meft_runner.memory_report.asked import read_arguments
 from meft_runner.memory_report.help_text import MEMORY_HELP
+from meft_runner.predict.asked import read_arguments as read_predict_arguments
+from meft_runner.predict.help_text import PREDICT_HELP
 from meft_runner.reports.help_text import TABLES_HELP
 from meft_runner.run.command import guarded
 from meft_runner.run.output import open_closed_streams
@@ -31,6 +33,11 @@ def meft_memory() -> None:
 def meft_tables() -> None:
     """Entry point of `meft-tables`: makes tables, figures and a report from a folder of records."""
     _end(_make_tables, TABLES_HELP)
+
+
+def meft_predict() -> None:
+    """Entry point of `meft-predict`: answers new rows with a trained run, and scores them where they have labels."""
+    _end(_predict, PREDICT_HELP)
 
 
 def _end(command: Callable[[Sequence[str]], int | None], help_text: str | None = None) -> None:
@@ -65,6 +72,13 @@ def _report_memory(arguments: Sequence[str]) -> None:
     gc.freeze()
     gc.enable()
     report(asked, overrides)
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    asked, paths = read_predict_arguments(arguments)
+    from meft_runner.predict.command import predict
+
+    return predict(asked, paths)
 
 
 def _make_tables(arguments: Sequence[str]) -> None:

@@ -120,7 +120,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert time.perf_counter() - started < 20  # the goal is 2 s; a busy machine is no failure
 
 
-@pytest.mark.parametrize("entry", [cli.meft_run, cli.meft_memory, cli.meft_tables])
+@pytest.mark.parametrize("entry", [cli.meft_run, cli.meft_memory, cli.meft_tables, cli.meft_predict])
 def test_the_version_is_the_programs_own(entry, monkeypatch, capsys):
     code, printed, _ = call(monkeypatch, capsys, entry, "--version")
     assert (code, printed) == (0, f"meft-runner {__version__}\n")

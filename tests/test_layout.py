@@ -19,7 +19,7 @@ FLOORS = {
             ["methods", "tasks", "records"],
             ["run"],
             ["reports"],
-            ["sweeps", "memory_report"],
+            ["sweeps", "predict", "memory_report"],
             ["cli"],
             ["__main__"],
         ]

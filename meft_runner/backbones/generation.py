@@ -1,15 +1,15 @@
 """Greedy generation with a causal model, plain or prepared for training."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, takewhile
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
 
 @torch.no_grad()
@@ -20,6 +20,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 8,
     ends: Collection[int] = (),
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Continues prompts by the likeliest token each time; keys and values of earlier tokens are kept.
 
@@ -30,6 +31,7 @@ def generate(
         max_new_tokens: after which a continuation ends in any case.
         batch_size: prompts that are continued at once.
         ends: tokens that end a continuation, besides the tokenizer's and the model's own.
+        advance: is told how many prompts have been continued since it was last told.
 
     Returns:
         The continuations as texts, without special tokens.
@@ -48,7 +50,40 @@ def generate(
                 some = places[start : start + batch_size]
                 continued = _continue(inner, [prompts[place] for place in some], new_tokens, all_ends)
                 found |= zip(some, continued, strict=True)
+                advance(len(some))
     return tokenizer.batch_decode([found[place] for place in range(len(prompts))], skip_special_tokens=True)
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    ends: Collection[int] = (),
+) -> None:
+    """Continues one prompt as `generate` does, and prints each word as soon as it is whole."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    new_tokens = min(max_new_tokens, tokenizer.model_max_length - len(prompt))
+    with _greedy(inner, tokenizer, ends) as all_ends:
+        ids = torch.tensor([list(prompt)], device=inner.device)
+        shown = _Words(tokenizer, all_ends)
+        inner.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, streamer=shown
+        )  # fmt: skip
+
+
+class _Words(TextStreamer):
+    """Prints what follows a prompt up to one of the tokens that end it."""
+
+    def __init__(self, tokenizer: Any, ends: set[int]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.ends = ends
+
+    def put(self, value: Tensor) -> None:
+        """Takes the prompt, (1, S), and then a token at a time, (1,)."""
+        if value.numel() > 1 or int(value) not in self.ends or self.next_tokens_are_prompt:
+            super().put(value)
 
 
 def _continue(model: Any, prompts: list[Sequence[int]], new_tokens: int, ends: set[int]) -> list[list[int]]:

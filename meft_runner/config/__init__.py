@@ -5,7 +5,7 @@ Nothing heavy is imported here: the command line reads this before it knows what
 """
 
 from meft_runner.config import resolvers
-from meft_runner.config.commands import Format, Kernel, MemorySettings, Sweep, TablesSettings
+from meft_runner.config.commands import Format, Kernel, MemorySettings, PredictSettings, Sweep, TablesSettings
 from meft_runner.config.coupling import LEARNED
 from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
 from meft_runner.config.language_tasks import (
@@ -60,7 +60,8 @@ __all__ = [
     "BackboneSettings", "ChatSettings", "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings",
     "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings", "Logger",
     "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
-    "PeftSettings", "Precision", "Reversal", "Settings", "SplitSettings", "SquadSettings", "Study", "Sweep",
-    "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings", "VeraSettings", "WeightForm",
-    "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings",
+    "PeftSettings", "Precision", "PredictSettings", "Reversal", "Settings", "SplitSettings", "SquadSettings", "Study",
+    "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings", "VeraSettings",
+    "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers",
+    "result_settings",
 ]  # fmt: skip

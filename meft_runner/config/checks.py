@@ -14,6 +14,7 @@ from meft_runner.config import (
     PeftReversal,
     PeftSettings,
     Precision,
+    PredictSettings,
     Settings,
     SplitSettings,
     Study,
@@ -94,7 +95,7 @@ def check(settings: Settings) -> None:
         raise UserError(f"study=gradients: looks at a reversal, method={method.name} has none. {fix} method=meft1.")
 
 
-def check_ranges(settings: Settings | MemorySettings) -> None:
+def check_ranges(settings: Settings | MemorySettings | PredictSettings) -> None:
     """Makes sure that numbers are within the ranges that stand beside their settings, and words among the known ones.
 
     Raises:

@@ -1,10 +1,13 @@
-"""What the commands beside `meft-run` are asked: `meft-tables` and `meft-memory`."""
+"""What the commands beside `meft-run` are asked: `meft-tables`, `meft-memory` and `meft-predict`."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import Enum, EnumMeta
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from meft_runner.config.fields import COUNT, expanded, setting
+from meft_runner.config.fields import COUNT, expanded, notes_of, setting
 from meft_runner.config.methods import METHODS, Checkpointing
 from meft_runner.config.run import Precision, WeightForm
 from meft_runner.config.tasks import Head
@@ -14,6 +17,8 @@ Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machi
 Format = Enum("Format", ["table", "json", "csv", "markdown"])
 Sweep = Enum("Sweep", ["length", "depth", "batch"])
 _SWITCH = {"true": True, "false": False}
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_Asked = TypeVar("_Asked")
 
 
 @dataclass
@@ -26,8 +31,8 @@ class TablesSettings:
         report: write all of them as one page too; `tables_dir` is then `tables` unless set.
     """
 
-    output_dir: str = "runs"
-    tables_dir: str | None = None
+    output_dir: str = setting("runs", path=True)
+    tables_dir: str | None = setting(None, path=True)
     report: bool = False
 
 
@@ -73,27 +78,92 @@ class MemorySettings:
     output_dir: str = "memory"
 
 
+@dataclass
+class PredictSettings:
+    """What `meft-predict` answers with the trained weights of a run: one of `input`, `split` and `prompt`.
+
+    Attributes:
+        run: the folder of a complete run.
+        input: a file of new rows, JSON Lines, CSV, TSV or Parquet.
+        split: a split of the run's own task.
+        prompt: a text that a language model continues on the terminal.
+        output: receives the answers, JSON Lines, CSV or Parquet; without it the scores are printed alone.
+        overwrite: an output that is there already is replaced.
+        batch_size: rows in one forward pass; the run's `training.eval_batch_size` unless set.
+        max_new_tokens: longest text that is generated; the run's `task.max_new_tokens` unless set.
+        precision: fp32, or autocast to bf16 or fp16; the run's unless set.
+    """
+
+    run: str | None = setting(None, path=True)
+    input: str | None = setting(None, path=True)
+    split: str | None = None
+    prompt: str | None = None
+    output: str | None = setting(None, path=True)
+    overwrite: bool = False
+    batch_size: int | None = setting(None, (1, 10**6))
+    max_new_tokens: int | None = setting(None, (1, 10**6))
+    precision: Precision | None = None
+
+
 def parse_tables(overrides: Sequence[str]) -> TablesSettings:
     """Reads the arguments of `meft-tables`, written as key=value.
 
     Raises:
         UserError: an argument has another form, is not known or is given twice.
     """
-    asked = TablesSettings()
-    known = [field.name for field in fields(TablesSettings)]
-    given: set[str] = set()
+    asked, _ = read_literally(TablesSettings, overrides)
+    if asked.report and asked.tables_dir is None:
+        asked.tables_dir = "tables"
+    return asked
+
+
+def read_literally(
+    schema: type[_Asked], overrides: Sequence[str], of_a_run: bool = False
+) -> tuple[_Asked, dict[str, str]]:
+    """Reads arguments written as key=value, where a value is what stands there: no lists, no quotes.
+
+    Args:
+        schema: the settings that there are.
+        overrides: what was typed.
+        of_a_run: keys with a dot, settings of a run, may be given too.
+
+    Returns:
+        The settings, and what was given of those with a dot.
+
+    Raises:
+        UserError: an argument has another form, is not known or is given twice, or a value is of another type.
+    """
+    known = {each.name: each for each in fields(schema)}  # type: ignore[arg-type]  # a dataclass
+    kinds = get_type_hints(schema)
+    given: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not value.strip():
             raise UserError(f"{override}: expected key=value with one of {', '.join(known)}.")
-        if key not in known:
+        if key not in known and not (of_a_run and "." in key):
             raise UserError(f"{key}: no such setting, {nearest(key, known)}expected one of {', '.join(known)}.")
         if key in given:
             raise UserError(f"{override}: {key} is given twice. Leave one out.")
-        if key == "report" and value not in _SWITCH:
-            raise UserError(f"report={value}: expected true or false.")
-        given.add(key)
-        setattr(asked, key, _SWITCH[value] if key == "report" else expanded(key, value))
-    if asked.report and asked.tables_dir is None:
-        asked.tables_dir = "tables"
-    return asked
+        is_path = key not in known or notes_of(known[key]).path
+        given[key] = expanded(key, value) if is_path else _read(key, value, kinds[key])
+    own = {key: value for key, value in given.items() if key in known}
+    return schema(**own), {key: value for key, value in given.items() if key not in known}
+
+
+def _read(key: str, value: str, kind: Any) -> Any:
+    """Returns a value in its type."""
+    kind = next((each for each in get_args(kind) if each is not NoneType), kind)
+    if kind is bool:
+        if value not in _SWITCH:
+            raise UserError(f"{key}={value}: expected true or false.")
+        return _SWITCH[value]
+    if kind is int:
+        if not _WHOLE.fullmatch(value):
+            raise UserError(f"{key}={value}: expected a whole number.")
+        return int(value)
+    if isinstance(kind, EnumMeta):
+        if value not in kind.__members__:
+            known = list(kind.__members__)
+            raise UserError(f"{key}={value}: {nearest(value, known)}expected {' or '.join(known)}.")
+        return kind[value]
+    return value

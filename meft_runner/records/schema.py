@@ -60,6 +60,7 @@ class Data(Part):
         kind: of task, such as "glue".
         version: of the task's prompts and preprocessing.
         labels: what is predicted, in words; None where nothing is classified.
+        classes: class names in label order, where the rows have named them; None where the settings do.
         splits: what was used of each split.
         notes: what else there is to say of the rows, a sentence each.
     """
@@ -70,6 +71,7 @@ class Data(Part):
     kind: str | None = None
     version: int | None = None
     labels: str | None = None
+    classes: list[str] | None = None
     splits: dict[str, Split] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
 

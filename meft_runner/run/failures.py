@@ -27,7 +27,7 @@ def explained(settings: Settings, device: torch.device) -> Iterator[None]:
     except StreamOverflowError as error:
         raise UserError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         raise out_of_memory(settings, device) from error
 
@@ -75,7 +75,8 @@ def free_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def is_of_memory(error: BaseException) -> bool:
+    """Tells whether an error says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in str(error).lower() for words in _WORDS)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
-from meft_runner.backbones import FAMILIES
+from meft_runner.backbones import FAMILIES, Family
 from meft_runner.backbones.loading import load_config, load_model
 from meft_runner.backbones.processors import load_image_processor, load_tokenizer
 from meft_runner.backbones.repeat import repeat_layers
@@ -57,20 +57,15 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     check_installed(settings.backbone.weights)
     source = find_source(settings.backbone)
     record.files = stamps_of_sources(settings)
-    data = load_task(settings.task, _load_processor(settings, source))
+    data = load_task(settings.task, load_processor(settings, source))
     record.data = Data.model_validate(data.description)
     planned = plan(settings, data)
     show_rows(data, record.data, screen)
     if settings.study is None:
         show_training(settings, planned, screen)
 
-    set_seed(settings.seed)
-    loaded = load_model(settings.backbone, source, data.head, max(1, len(data.classes)), settings.training.precision)
+    loaded, family = load_backbone(settings, source, data.head, len(data.classes), device)
     record.weights = Weights.model_validate(weights_of(settings.backbone, source))
-    nn.Module.to(loaded, device)
-    family = FAMILIES[loaded.config.model_type]
-    if settings.backbone.repeat is not None:
-        repeat_layers(loaded, family, settings.backbone.repeat)
     layers = sum(len(view.layers(loaded)) for view in family.views)
     batch = first_batch(data, planned.batch_size, device)
     as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]
@@ -108,8 +103,36 @@ def _check_device(settings: Settings, device: torch.device) -> None:
         )
 
 
-def _load_processor(settings: Settings, source: str) -> Any:
-    """Loads what turns rows into model inputs: the tokenizer, or the image processor."""
+def load_backbone(
+    settings: Settings, source: str, head: Head, classes: int, device: torch.device
+) -> tuple[PreTrainedModel, Family]:
+    """Loads a run's model as it is before a method prepares it, with what is drawn anew drawn by the run's seed.
+
+    Args:
+        settings: of the run.
+        source: what `find_source` returned.
+        head: what the model is to do.
+        classes: how many there are; 0 where nothing is classified.
+        device: where it will be.
+
+    Raises:
+        UserError: the weights cannot be reached or read, or are not this model's.
+    """
+    set_seed(settings.seed)
+    loaded = load_model(settings.backbone, source, head, max(1, classes), settings.training.precision)
+    nn.Module.to(loaded, device)
+    family = FAMILIES[loaded.config.model_type]
+    if settings.backbone.repeat is not None:
+        repeat_layers(loaded, family, settings.backbone.repeat)
+    return loaded, family
+
+
+def load_processor(settings: Settings, source: str) -> Any:
+    """Loads what turns rows into model inputs: the tokenizer, or the image processor.
+
+    Raises:
+        UserError: it is missing or cannot be read, or the model does not read rows as the task has them.
+    """
     task = settings.task
     if task.head is Head.image:
         return load_image_processor(settings.backbone, source)

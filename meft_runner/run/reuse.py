@@ -22,6 +22,8 @@ _MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)"
     r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|sp(iece|m)\.model|chat_template\.jinja"
 )
+_BASE = ("backbone.path/", "task.chat_template/")
+_WEIGHTS = (".safetensors", ".bin", ".index.json")
 _INPUT_FILES = re.compile(r"backbone\.path/(?!config\.json|.*(\.safetensors|\.bin|index\.json)$)|task\.chat_template/")
 
 
@@ -56,10 +58,9 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
     stamps = record.files
     if stamps is None:
         return
-    adapter = dict(_adapter_files(directory))
-    for name, then in stamps.items():
-        if name.startswith(f"{ADAPTER}/") and (name not in adapter or _differs(adapter[name], then)):
-            raise UserError(f"{directory}: {name} is gone or damaged. {_anew(directory, 'to train again')}")
+    problem = damaged_weights(directory, record)
+    if problem is not None:
+        raise UserError(f"{directory}: {problem}. {_anew(directory, 'to train again')}")
     for name, path in _sources(settings):
         what = "weights" if name.startswith("backbone.") else "rows"
         if name not in stamps:
@@ -67,6 +68,33 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
         if _differs(path, stamps[name]):
             change = f"{name}: sha256 {stamps[name].sha256[:8]} then, {digest(path)[:8]} now"
             raise _other_sources(directory, what, change, "to use them")
+
+
+def damaged_weights(directory: Path, record: CompleteRecord) -> str | None:
+    """Returns what is wrong with a run's trained weights, None where they are those that it has left."""
+    adapter = dict(_adapter_files(directory))
+    for name, then in (record.files or {}).items():
+        if name.startswith(f"{ADAPTER}/") and (name not in adapter or _differs(adapter[name], then)):
+            return f"{name} is gone or damaged"
+    return None
+
+
+def changed_base(settings: Settings, record: CompleteRecord) -> str | None:
+    """Returns how the files of a backbone and of a chat template differ from those that a run was made from.
+
+    None where they are the same, or where the run has noted none of them. Weights that are gone are of no account, as
+    those that are loaded are compared.
+    """
+    then = {name: stamp for name, stamp in (record.files or {}).items() if name.startswith(_BASE)}
+    now = {name: path for name, path in _sources(settings) if name.startswith(_BASE)}
+    of_folder = any(name.startswith(_BASE[0]) for name in then)
+    for name, path in now.items():
+        if name in then and _differs(path, then[name]):
+            return f"{name}: sha256 {then[name].sha256[:8]} then, {digest(path)[:8]} now"
+        if of_folder and name not in then:
+            return f"{name} is new"
+    gone = (name for name in then if name not in now and not name.endswith(_WEIGHTS))
+    return next((f"{name} is gone" for name in gone if of_folder and settings.backbone.path is not None), None)
 
 
 def check_unrecorded(directory: Path) -> None:

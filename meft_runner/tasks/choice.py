@@ -6,7 +6,7 @@ answer's length in characters (`acc_norm`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,12 +29,12 @@ class Question:
     Attributes:
         prompt: what the model reads.
         choices: the answers; only the right one where the others are not known.
-        right: the place of the right one.
+        right: the place of the right one; None where it is not known.
     """
 
     prompt: str
     choices: Sequence[str]
-    right: int
+    right: int | None
 
 
 def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
@@ -53,7 +53,7 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         train=_train_rows(task, questions[task.train_split], tokenizer),
         evaluation=evaluation,
         metric="acc",
-        collate=partial(_collate, tokenizer, task.max_length),
+        collate=partial(collate_choices, tokenizer, task.max_length),
         description=describe(task, splits.source, splits.rows, revision=splits.revision),
     )
 
@@ -69,19 +69,47 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tupl
     return whole, len(alone)
 
 
+def choice_rows(questions: Sequence[Question], places: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Returns each question with each of its answers as a row with `length`, longest first.
+
+    Args:
+        questions: to be ranked.
+        places: what errors call them.
+        tokenizer: the backbone's.
+
+    Returns:
+        Model inputs; `row` counts the answers in the order of the questions.
+
+    Raises:
+        UserError: a question is too long for the model.
+    """
+    encoded: list[Row] = []
+    for question, where in zip(questions, places, strict=True):
+        for choice in question.choices:
+            tokens, prompt = encode(tokenizer, question.prompt, choice)
+            _check_length(len(tokens), tokenizer, where)
+            encoded.append({"row": len(encoded), **_model_inputs(tokens, prompt)})
+    return by_length(Dataset.from_list(encoded))
+
+
+def by_question(questions: Sequence[Question], log_likelihoods: np.ndarray) -> list[np.ndarray]:
+    """Returns the log-likelihoods of each question's answers, of all of them in a row, question by question."""
+    ends = np.cumsum([len(question.choices) for question in questions])[:-1]
+    return np.split(log_likelihoods, ends)
+
+
 def score_choices(questions: Sequence[Question], log_likelihoods: np.ndarray) -> dict[str, float]:
     """Scores ranked answers.
 
     Args:
-        questions: Q questions.
+        questions: Q questions, whose right answers are known.
         log_likelihoods: (sum of their numbers of choices,), question by question.
 
     Returns:
         `acc` and `acc_norm` as fractions, each with the standard error of the mean.
     """
-    ends = np.cumsum([len(question.choices) for question in questions])[:-1]
     hits: dict[str, list[bool]] = {"acc": [], "acc_norm": []}
-    for question, values in zip(questions, np.split(log_likelihoods, ends), strict=True):
+    for question, values in zip(questions, by_question(questions, log_likelihoods), strict=True):
         lengths = np.array([len(choice) for choice in question.choices])
         hits["acc"].append(bool(values.argmax() == question.right))
         hits["acc_norm"].append(bool((values / lengths).argmax() == question.right))
@@ -96,6 +124,7 @@ def _train_rows(task: ChoiceSettings, questions: Sequence[Question], tokenizer: 
     """Returns each question with its right answer; long prompts lose their beginning, as training is for the answer."""
     encoded = []
     for number, question in enumerate(questions, start=1):
+        assert question.right is not None  # FORMS refuse such rows in training
         tokens, prompt = encode(tokenizer, question.prompt, question.choices[question.right])
         where = place(task, task.train_split, number)
         _check_length(len(tokens), tokenizer, where)
@@ -110,18 +139,14 @@ def _eval_split(
     task: ChoiceSettings, split: str, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
 ) -> EvalSplit:
     """Returns every question with each of its answers, longest first."""
-    encoded: list[Row] = []
-    for number, question in enumerate(questions, start=1):
+    places = [place(task, split, number) for number in range(1, len(questions) + 1)]
+    for question, where in zip(questions, places, strict=True):
         if len(question.choices) < 2:
             raise UserError(
-                f"{place(task, split, number)}: has no other answers than the right one, so that it can be trained on "
-                f"but not scored. Choose splits with answers by task.eval_splits=[...]."
+                f"{where}: has no other answers than the right one, so that it can be trained on but not scored. "
+                "Choose splits with answers by task.eval_splits=[...]."
             )
-        for choice in question.choices:
-            tokens, prompt = encode(tokenizer, question.prompt, choice)
-            _check_length(len(tokens), tokenizer, place(task, split, number))
-            encoded.append({"row": len(encoded), **_model_inputs(tokens, prompt)})
-    rows = by_length(Dataset.from_list(encoded))
+    rows = choice_rows(questions, places, tokenizer)
     return EvalSplit(rows, partial(_score, questions, np.array(rows["row"])))
 
 
@@ -135,7 +160,10 @@ def _model_inputs(tokens: list[int], prompt: int) -> Row:
     return {"input_ids": tokens, "labels": [IGNORED] * prompt + tokens[prompt:], "length": len(tokens)}
 
 
-def _collate(tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False) -> Batch:
+def collate_choices(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False
+) -> Batch:
+    """Makes a batch of prompts with answers."""
     padding: dict[str, Any] = {"padding": "max_length", "max_length": max_length} if to_maximum else {}
     return dict(DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED, **padding)(rows))
 
@@ -149,32 +177,39 @@ def _check_length(tokens: int, tokenizer: PreTrainedTokenizerBase, where: str) -
         )
 
 
-def _openbookqa(row: Row, where: str) -> Question:
-    return _labelled(row, "question_stem", "{}", where)
+def _openbookqa(row: Row, where: str, answered: bool = True) -> Question:
+    return _labelled(row, "question_stem", "{}", where, answered)
 
 
-def _arc(row: Row, where: str) -> Question:
-    return _labelled(row, "question", "Question: {}\nAnswer:", where)
+def _arc(row: Row, where: str, answered: bool = True) -> Question:
+    return _labelled(row, "question", "Question: {}\nAnswer:", where, answered)
 
 
-def _piqa(row: Row, where: str) -> Question:
-    check_columns(row, ["goal", "sol1", "sol2", "label"], where)
+def _piqa(row: Row, where: str, answered: bool = True) -> Question:
+    check_columns(row, ["goal", "sol1", "sol2", *(["label"] if answered else [])], where)
     goal, *choices = (_text(row, column, where) for column in ("goal", "sol1", "sol2"))
+    if not answered and row.get("label") in (None, -1):
+        return Question(f"Question: {goal} Answer:", choices, None)
     if row["label"] not in (0, 1):
         raise UserError(f"{where}: label {row['label']!r} names no right answer; expected 0 = sol1 or 1 = sol2.")
     return Question(f"Question: {goal} Answer:", choices, int(row["label"]))
 
 
-def _sciq(row: Row, where: str) -> Question:
+def _sciq(row: Row, where: str, answered: bool = True) -> Question:
     wrong = ["distractor1", "distractor2", "distractor3"]
-    check_columns(row, ["support", "question", *wrong, "correct_answer"], where)
+    listed = not answered and "choices" in row  # SciQ's own columns give the right answer away
+    check_columns(row, ["support", "question", *([] if listed else [*wrong, "correct_answer"])], where)
     support = "" if row["support"] is None else _text(row, "support", where, empty=True)
+    if listed:
+        question = _arc(row, where, answered)
+        return replace(question, prompt=f"{support.lstrip()}\n{question.prompt}")
     known = [] if all(row[column] is None for column in wrong) else [_text(row, column, where) for column in wrong]
     prompt = f"{support.lstrip()}\nQuestion: {_text(row, 'question', where)}\nAnswer:"
     return Question(prompt, [*known, _text(row, "correct_answer", where)], len(known))
 
 
-FORMS: dict[str, Callable[[Row, str], Question]] = {
+# What makes a question of a row at a place; with `answered=False` the right answer may be missing.
+FORMS: dict[str, Callable[..., Question]] = {
     "openbookqa": _openbookqa,
     "piqa": _piqa,
     "arc_easy": _arc,
@@ -183,15 +218,17 @@ FORMS: dict[str, Callable[[Row, str], Question]] = {
 }
 
 
-def _labelled(row: Row, column: str, prompt: str, where: str) -> Question:
+def _labelled(row: Row, column: str, prompt: str, where: str, answered: bool) -> Question:
     """Reads a row whose choices are labelled, by letters or by numbers."""
-    check_columns(row, [column, "choices", "answerKey"], where)
+    check_columns(row, [column, "choices", *(["answerKey"] if answered else [])], where)
     choices = row["choices"]
     texts, labels = (choices.get(name) for name in ("text", "label")) if isinstance(choices, dict) else (None, None)
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
         raise UserError(f"{where}: choices is {choices!r}, expected {{text: [...], label: [...]}} of one length.")
     for text in texts:
         check_filled(text, "choices", where)
+    if not answered and not row.get("answerKey"):
+        return Question(prompt.format(_text(row, column, where)), texts, None)
     if labels.count(row["answerKey"]) != 1:
         raise UserError(
             f"{where}: answerKey {row['answerKey']!r} names no right answer among {', '.join(map(str, labels))}. "

@@ -37,7 +37,7 @@ _PLACES = {
     "kitchen": "building", "library": "building", "church": "building", "barn": "building",
     "forest": "countryside", "meadow": "countryside", "valley": "countryside",
 }  # fmt: skip
-_SEEDS = {"train": 11, "validation": 12}
+SEEDS = {"train": 11, "validation": 12}  # by split
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ def load(task: DemoSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     rows = {"train": generate("train", task.max_train_rows), "validation": generate("validation", task.max_eval_rows)}
     places = {split: f"task=demo, {split}" for split in rows}
     description = describe_labelled(task, "generated", _CLASSES, rows, places, synthetic=True)
-    form = Classification(("premise", "hypothesis"), _CLASSES, ("accuracy",), task.max_length)
-    return form.task_data(tokenizer, rows.pop("train"), rows, description)
+    return form_of(task).task_data(tokenizer, rows.pop("train"), rows, description)
+
+
+def form_of(task: DemoSettings) -> Classification:
+    """Returns how the rows are classified."""
+    return Classification(("premise", "hypothesis"), _CLASSES, ("accuracy",), task.max_length)
 
 
 def generate(split: str, limit: int | None) -> list[dict[str, Any]]:
@@ -76,7 +80,7 @@ def generate(split: str, limit: int | None) -> list[dict[str, Any]]:
     Returns:
         Rows with premise, hypothesis and label: 0 entailment, 1 not entailment, about half of each.
     """
-    numbers = random.Random(_SEEDS[split])
+    numbers = random.Random(SEEDS[split])
     return list(islice(_rows(numbers, odd=split == "train"), limit or 2000))
 
 

@@ -30,9 +30,14 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     rows, classes = splits.rows, task.classes
     places = {split: origin(task, split) for split in rows}
     description = describe_labelled(task, splits.source, classes, rows, places, revision=splits.revision)
-    form = Classification(task.text_columns, classes, task.metrics, task.max_length)
+    form = form_of(task)
     files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
+
+
+def form_of(task: GlueSettings) -> Classification:
+    """Returns how the rows of a GLUE task are classified or graded."""
+    return Classification(task.text_columns, task.classes, task.metrics, task.max_length)
 
 
 def check_row(task: GlueSettings, row: Row, where: str) -> None:

@@ -20,8 +20,8 @@ from meft_runner.tasks.description import describe_labelled
 from meft_runner.tasks.image_sources import ImageSplit, read_images
 from meft_runner.tasks.metrics import compute_metrics
 
-_METRIC = "accuracy"
-_DECODED = datasets.Image()
+METRIC = "accuracy"
+DECODED = datasets.Image()
 
 
 def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
@@ -47,14 +47,14 @@ def load(task: ImageSettings, processor: BaseImageProcessor) -> TaskData:
     checked = {name: _checked_rows(split, len(classes)) for name, split in splits.items()}
     places, revision = {name: split.where for name, split in splits.items()}, splits[task.train_split].revision
     description = describe_labelled(task, task.data_dir or task.hub, classes, checked, places, revision=revision)
-    rows = {name: split.rows.cast_column("pixel_values", _DECODED) for name, split in splits.items()}
+    rows = {name: split.rows.cast_column("pixel_values", DECODED) for name, split in splits.items()}
     return TaskData(
         head=Head.image,
         classes=classes,
         train=rows[task.train_split],
         evaluation={split: EvalSplit(rows[split], _score) for split in task.eval_splits},
-        metric=_METRIC,
-        collate=_collator(processor),
+        metric=METRIC,
+        collate=image_collator(processor),
         description=description | {"classes": classes},
     )
 
@@ -74,16 +74,21 @@ def _checked_rows(split: ImageSplit, classes: int) -> list[Row]:
                 f"{where}: label {label!r} is not the number of a class, expected 0 to {classes - 1}. "
                 "Mend or remove that row, or name all classes in task.classes=[...]."
             )
-        checked.append({"image": _image_digest(image, where), "label": label})
+        checked.append({"image": image_digest(image, where), "label": label})
     return checked
 
 
-def _image_digest(image: Row, where: str) -> str:
+def image_digest(image: Row, where: str) -> str:
+    """Decodes an image once, {"bytes", "path"}, and returns a digest of its file.
+
+    Raises:
+        UserError: it cannot be decoded, or has more than 8 bits a channel.
+    """
     if image["bytes"] is None and not Path(image["path"]).is_file():  # a pipe would be waited for
         raise UserError(f"{where}: not a file, or a link to nothing. Replace or remove it.")
     try:
         content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-        decoded = _DECODED.decode_example({"bytes": content, "path": None})
+        decoded = DECODED.decode_example({"bytes": content, "path": None})
         decoded.convert("RGB")
     except Exception as error:  # a broken file can raise anything: every format has a reader of its own
         raise UserError(
@@ -94,16 +99,19 @@ def _image_digest(image: Row, where: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _collator(processor: BaseImageProcessor) -> Callable[..., Batch]:
+def image_collator(processor: BaseImageProcessor) -> Callable[..., Batch]:
+    """Returns what makes a batch of images, with their labels where they have some."""
+
     def collate(rows: list[Row], to_maximum: bool = False) -> Batch:
         """Makes a batch: `pixel_values` (B, 3, height, width), always of the processor's size, and `labels` (B,)."""
         images = [row["pixel_values"].convert("RGB") for row in rows]
         pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixel_values, "labels": torch.tensor([row["labels"] for row in rows])}
+        labels = {"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {}
+        return {"pixel_values": pixel_values} | labels
 
     return collate
 
 
 def _score(prediction: EvalPrediction) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
-    return compute_metrics([_METRIC], logits.shape[-1], logits.argmax(axis=-1), np.asarray(prediction.label_ids))
+    return compute_metrics([METRIC], logits.shape[-1], logits.argmax(axis=-1), np.asarray(prediction.label_ids))

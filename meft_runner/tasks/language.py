@@ -60,9 +60,9 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
         UserError: rows are missing, unreachable or not as the task needs them, too long where that is refused, or the
             tokenizer has no chat template.
     """
-    form = _form(task, tokenizer)
+    form = form_of(task, tokenizer)
     found = find_rows(task, form.read)
-    splits = {split: _prepared(task, form, tokenizer, rows) for split, rows in found.splits.items()}
+    splits = {split: prepared(task, form, tokenizer, rows) for split, rows in found.splits.items()}
     train, development = splits[TRAIN], splits[EVALUATION]
     packed = pack(train.rows, task.max_length) if task.pack else None
     notes = [
@@ -86,21 +86,30 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
         train=Dataset.from_list(packed or train.rows),
         evaluation={EVALUATION: EvalSplit(rows, token_scores, by_model)},
         metric=METRIC,
-        collate=partial(_collate, tokenizer, task.max_length),
+        collate=partial(collate_tokens, tokenizer, task.max_length),
         description=description,
     )
 
 
-def _form(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> Form:
+def form_of(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> Form:
+    """Returns what makes tokens of a task's rows.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or the file of one cannot be read.
+    """
     if isinstance(task, ChatSettings):
         return Conversations(task, tokenizer)
     return Completions(tokenizer) if isinstance(task, InstructSettings) else Texts(tokenizer)
 
 
-def _prepared(
+def prepared(
     task: LanguageSettings, form: Form, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Placed]
 ) -> Prepared:
-    """Returns rows as model inputs, long ones cut, without those in which nothing is left to learn."""
+    """Returns rows as model inputs, long ones cut, without those in which nothing is left to learn.
+
+    Raises:
+        UserError: nothing is left of any of them, or one is too long where that is refused.
+    """
     inputs: list[Row] = []
     kept: list[Placed] = []
     cut = 0
@@ -175,7 +184,10 @@ def _answering(
     return partial(exact_match, tokenizer=tokenizer, questions=questions, max_new_tokens=limit, ends=ends)
 
 
-def _collate(tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False) -> Batch:
+def collate_tokens(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False
+) -> Batch:
+    """Makes a batch of rows of tokens, packed or not."""
     if "position_ids" in rows[0]:
         return collate_packed(rows, int(tokenizer.pad_token_id), max_length if to_maximum else None)
     padding: dict[str, Any] = {"padding": "max_length", "max_length": max_length} if to_maximum else {}

@@ -51,5 +51,10 @@ def exact_match(
         `exact_match`, the share of answers that are equal to the expected ones but for blanks around them.
     """
     answers = generate(model, tokenizer, [prompt for prompt, _ in questions], max_new_tokens, ends=ends)
-    hits = [answer.strip() == expected.strip() for answer, (_, expected) in zip(answers, questions, strict=True)]
+    return matches(answers, [expected for _, expected in questions])
+
+
+def matches(answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+    """Returns `exact_match`, the share of answers that are equal to the expected ones but for blanks around them."""
+    hits = [answer.strip() == wanted.strip() for answer, wanted in zip(answers, expected, strict=True)]
     return {"exact_match": sum(hits) / len(hits)}

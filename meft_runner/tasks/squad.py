@@ -43,7 +43,7 @@ def load(task: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     rows = {split: _usable_rows(task, split, part) for split, part in splits.rows.items()}
     left_out = {split: len(part) - len(rows[split]) for split, part in splits.rows.items()}
     description = describe(task, splits.source, rows, revision=splits.revision, left_out=left_out)
-    train, _ = _cut(task, tokenizer, rows.pop(task.train_split), task.train_split)
+    train, _ = cut_windows(task, tokenizer, rows.pop(task.train_split), origin(task, task.train_split))
     development = {split: _development_split(task, tokenizer, part, split) for split, part in rows.items()}
     return TaskData(
         head=Head.span,
@@ -98,7 +98,7 @@ class DevelopmentSplit:
 def _development_split(
     task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row], split: str
 ) -> DevelopmentSplit:
-    inputs, windows = _cut(task, tokenizer, rows, split)
+    inputs, windows = cut_windows(task, tokenizer, rows, origin(task, split))
     inputs = by_length(inputs.add_column("window", range(len(windows))))
     return DevelopmentSplit(task, rows, inputs.remove_columns("window"), [windows[i] for i in inputs["window"]])
 
@@ -111,7 +111,7 @@ def _usable_rows(task: SquadSettings, split: str, rows: list[Row]) -> list[Row]:
             f"{origin(task, split)}: {count} rows have the id '{name}', and answers are told apart by it. "
             "Give each row an id of its own."
         )
-    bad = [row["id"] for row in rows if not _answers_are_in_place(row)]
+    bad = [row["id"] for row in rows if not answers_are_in_place(row)]
     if not bad:
         return rows
     finding = (
@@ -123,7 +123,7 @@ def _usable_rows(task: SquadSettings, split: str, rows: list[Row]) -> list[Row]:
     if len(bad) == len(rows):
         raise UserError(f"{finding}: task.skip_bad_rows=true leaves none. Mend those rows.")
     _log.warning("%s; they are left out.", finding)
-    return [row for row in rows if _answers_are_in_place(row)]
+    return [row for row in rows if answers_are_in_place(row)]
 
 
 def _check_row(task: SquadSettings, row: Row, where: str) -> None:
@@ -131,7 +131,7 @@ def _check_row(task: SquadSettings, row: Row, where: str) -> None:
     for column in ("id", "question", "context"):
         check_text(row[column], column, where)
     answers = row["answers"]
-    if not _are_answers(answers):
+    if not are_answers(answers):
         raise UserError(
             f"{where}: column 'answers' is {answers!r:.100}, expected "
             '{"text": [...], "answer_start": [...]} with as many whole numbers as texts. Mend or remove that row.'
@@ -143,7 +143,8 @@ def _check_row(task: SquadSettings, row: Row, where: str) -> None:
         )
 
 
-def _are_answers(value: Any) -> bool:
+def are_answers(value: Any) -> bool:
+    """Tells whether a value has the form of a question's answers, of which there may be none."""
     if not isinstance(value, dict):
         return False
     texts, starts = value.get("text"), value.get("answer_start")
@@ -152,20 +153,25 @@ def _are_answers(value: Any) -> bool:
     return all(isinstance(text, str) for text in texts) and all(type(start) is int for start in starts)
 
 
-def _answers_are_in_place(row: Row) -> bool:
+def answers_are_in_place(row: Row) -> bool:
+    """Tells whether each answer of a question is where it says in the context."""
     answers = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
     return all(text.strip() and start >= 0 and row["context"].startswith(text, start) for text, start in answers)
 
 
-def _cut(
-    task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row], split: str
+def cut_windows(
+    task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row], where: str
 ) -> tuple[Dataset, list[Window]]:
-    """Cuts rows into N windows: model inputs with `length` and the answer's positions, and where their tokens stand."""
+    """Cuts rows into N windows: model inputs with `length` and the answer's positions, and where their tokens stand.
+
+    Raises:
+        UserError: a question is so long that a window would bring nothing new of its context.
+    """
     parts: list[Dataset] = []
     windows: list[Window] = []
     for first in range(0, len(rows), ROWS_AT_ONCE):
         chunk = rows[first : first + ROWS_AT_ONCE]
-        encoded = _encode(task, tokenizer, chunk, split)
+        encoded = _encode(task, tokenizer, chunk, where)
         owners = encoded["overflow_to_sample_mapping"]
         begins = [_begins_of_words(row["context"]) for row in chunk]
         new = [_window(encoded, number, first + owner, begins[owner]) for number, owner in enumerate(owners)]
@@ -178,7 +184,7 @@ def _cut(
     return concatenate_datasets(parts), windows
 
 
-def _encode(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row], split: str) -> BatchEncoding:
+def _encode(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[Row], where: str) -> BatchEncoding:
     """Tokenises questions with their contexts, each context in as many windows as it needs.
 
     Raises:
@@ -190,7 +196,7 @@ def _encode(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: list[
         needed = len(ids) + special + task.stride + 1
         if needed > task.max_length:
             raise UserError(
-                f"{origin(task, split)}, id {row['id']}: task.max_length={task.max_length} leaves no room for "
+                f"{where}, id {row['id']}: task.max_length={task.max_length} leaves no room for "
                 f"a question of {len(ids)} tokens. "
                 f"Set it to {needed} or more, lower task.stride, or shorten the question."
             )

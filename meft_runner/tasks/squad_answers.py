@@ -3,8 +3,9 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
@@ -36,8 +37,8 @@ def choose_answers(
     task: SquadSettings,
     contexts: Sequence[str],
     windows: Iterable[Window],
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
+    start_logits: Iterable[np.ndarray],
+    end_logits: Iterable[np.ndarray],
 ) -> list[str]:
     """Chooses an answer to each question: the best span of all its windows, or none.
 
@@ -48,7 +49,7 @@ def choose_answers(
         task: limits of a span; with `unanswerable`, a question may get no answer.
         contexts: of the Q questions.
         windows: N of them, in the order of the logits.
-        start_logits: (N, S); what stands at a position that is no token of the window does not matter.
+        start_logits: N rows of (S,); what stands at a position that is no token of the window does not matter.
         end_logits: likewise.
 
     Returns:
@@ -70,19 +71,65 @@ def choose_answers(
     ]
 
 
+def n_best_answers(
+    task: SquadSettings,
+    contexts: Sequence[str],
+    windows: Iterable[Window],
+    start_logits: Iterable[np.ndarray],
+    end_logits: Iterable[np.ndarray],
+) -> list[list[tuple[str, float]]]:
+    """Returns each question's best answers that differ, at most `n_best` of them, with their scores, best first.
+
+    With `unanswerable`, no answer is one of them, an empty text. The arguments are those of `choose_answers`.
+    """
+    found: list[dict[str, float]] = [{} for _ in contexts]
+    null_scores = np.full(len(contexts), np.inf)
+    for window, starts, ends in zip(windows, start_logits, end_logits, strict=True):
+        question = window.question
+        null_scores[question] = min(null_scores[question], starts[0] + ends[0])
+        scores, spans = _spans(task, window, starts, ends)
+        of_window: set[str] = set()
+        for place in np.argsort(-scores, kind="stable"):
+            text, score = contexts[question][spans(place)], float(scores[place])
+            of_window.add(text)
+            if len(of_window) > task.n_best or score == -np.inf:
+                break
+            found[question][text] = max(score, found[question].get(text, -np.inf))
+    for null_score, texts in zip(null_scores, found, strict=True):
+        if task.unanswerable:
+            texts[""] = float(null_score)
+    ranked = (sorted(texts.items(), key=lambda each: -each[1]) for texts in found)
+    return [texts[: task.n_best] for texts in ranked]
+
+
 def _best_span(
     task: SquadSettings, window: Window, start_logits: np.ndarray, end_logits: np.ndarray
 ) -> tuple[float, slice]:
     """Returns the score and the characters of a window's best span, with a score of -inf where it has none."""
+    scores, spans = _spans(task, window, start_logits, end_logits)
+    return (scores.max(), spans(scores.argmax())) if len(scores) else _NO_SPAN
+
+
+def _spans(
+    task: SquadSettings, window: Window, start_logits: np.ndarray, end_logits: np.ndarray
+) -> tuple[np.ndarray, Callable[[Any], slice]]:
+    """Returns the scores of a window's spans, (N,), -inf where one does not fit, and what finds a span's characters.
+
+    They are those of the `n_best` best first and last tokens.
+    """
     if not len(window.positions):
-        return _NO_SPAN
+        return np.empty(0), lambda place: slice(0)
     starts = _n_best(start_logits[window.positions], task.n_best)[:, None]
     ends = _n_best(end_logits[window.positions], task.n_best)
     first, last = window.positions[starts], window.positions[ends]
     fits = (first <= last) & (last < first + task.max_answer_length)
     scores = np.where(fits, start_logits[first] + end_logits[last], -np.inf)
-    start, end = np.unravel_index(scores.argmax(), scores.shape)
-    return scores[start, end], slice(window.offsets[starts[start, 0], 0], window.offsets[ends[end], 1])
+
+    def characters(place: Any) -> slice:
+        start, end = np.unravel_index(place, scores.shape)
+        return slice(window.offsets[starts[start, 0], 0], window.offsets[ends[end], 1])
+
+    return scores.ravel(), characters
 
 
 def _n_best(logits: np.ndarray, n: int) -> np.ndarray:

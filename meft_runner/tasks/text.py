@@ -60,7 +60,7 @@ def load(task: TextSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     for split, file in files.items():
         texts[split], given[split] = _read(task, file)
     classes = class_names(given["train"], files["train"].typed)
-    metric = _metric(task, classes)
+    metric = metric_of(task, classes)
     rows: dict[str, list[Row]] = {}
     for (split, file), check in zip(files.items(), (check_training_labels, check_evaluation_labels), strict=True):
         labels = numbered(given[split], classes)
@@ -144,8 +144,12 @@ def _label(label: object, column: str, where: str) -> Label:
     return label
 
 
-def _metric(task: TextSettings, classes: Sequence[str]) -> str:
-    """Returns the name of the score."""
+def metric_of(task: TextSettings, classes: Sequence[str]) -> str:
+    """Returns the name of the score.
+
+    Raises:
+        UserError: the one that is asked for is of the other kind of labels.
+    """
     if task.metric is None:
         return "accuracy" if classes else "pearson"
     check_metrics([task.metric.name], regression=not classes, key=f"task.metric={task.metric.name}")

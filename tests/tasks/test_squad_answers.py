@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meft_runner.config import SquadSettings
-from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers, normalise
+from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers, n_best_answers, normalise
 from tests.helpers.official_squad import evaluate_v1, evaluate_v2
 
 CONTEXT = "The Café's owner, Zoë, paid $1,000 (a lot) in 東京. An hour later the U.S. team won 24—10."
@@ -93,13 +93,16 @@ def words(text):
 
 
 def best_of_all_spans(context, window, starts, ends, longest):
-    spans = [
+    return max(all_spans(context, window, starts, ends, longest))
+
+
+def all_spans(context, window, starts, ends, longest):
+    return [
         (starts[p] + ends[q], context[window.offsets[i][0] : window.offsets[j][1]])
         for i, p in enumerate(window.positions)
         for j, q in enumerate(window.positions)
         if 0 <= j - i < longest
     ]
-    return max(spans)
 
 
 @pytest.mark.parametrize("longest", [1, 3, 30])
@@ -117,6 +120,23 @@ def test_the_best_span_of_all_windows_is_chosen(longest):
         order = [2, 0, 1]
         shuffled = [windows[i] for i in order]
         assert choose_answers(task, texts, shuffled, starts[order], ends[order]) == expected
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_the_best_answers_of_all_windows_are_listed_once_each(unanswerable):
+    numbers, text = np.random.default_rng(0), "one two one two three"
+    windows = [window(words(text)[:3]), window(words(text)[1:])]
+    task = SquadSettings(max_answer_length=2, n_best=6, unanswerable=unanswerable)
+    for _ in range(50):
+        starts, ends = numbers.normal(size=(2, len(windows), 10))
+        best = {"": min(starts[:, 0] + ends[:, 0])} if unanswerable else {}
+        for each in zip(windows, starts, ends, strict=True):
+            for score, span in all_spans(text, *each, 2):
+                best[span] = max(score, best.get(span, -np.inf))
+        expected = sorted(best.items(), key=lambda pair: -pair[1])[:6]
+        (found,) = n_best_answers(task, [text], windows, starts, ends)
+        assert found == expected
+        assert choose_answers(task, [text], windows, starts, ends)[0] == found[0][0]
 
 
 @pytest.mark.parametrize("filling", [-100.0, 1e9, np.nan])

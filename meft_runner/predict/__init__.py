@@ -1,0 +1,1 @@
+"""A trained run on new rows: what `meft-predict` answers."""

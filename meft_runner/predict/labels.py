@@ -1,0 +1,52 @@
+"""The labels of new rows, which may be missing: names of classes, their numbers, or grades."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from meft_runner.errors import UserError, listed
+
+_WHOLE = re.compile(r"-?[0-9]+")
+
+
+def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool = True) -> int | float | None:
+    """Returns the number of a class, or a grade where there are no classes; None where a row has none.
+
+    Args:
+        label: as the row has it: a class by its name or number, or a grade. -1 hides a label, as in the hub's test
+            sets, where it names no class.
+        classes: class names in label order.
+        where: the row's place.
+        numbered: whether numbers that name no class count classes from 0.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if label is None or label == "":
+        return None
+    if not classes:
+        return _grade(label, where)
+    if not isinstance(label, bool) and str(label) in classes:
+        return list(classes).index(str(label))
+    whole = type(label) is int or (isinstance(label, str) and _WHOLE.fullmatch(label) is not None)
+    number = int(label) if whole else -2
+    if number == -1:
+        return None
+    if numbered and 0 <= number < len(classes):
+        return number
+    numbers = f", or their numbers 0 to {len(classes) - 1}" if numbered else ""
+    raise UserError(
+        f"{where}: label {label!r:.40} is none of the run's classes, expected {listed(list(classes)):.100}{numbers}. "
+        "Mend it, or leave the label out."
+    )
+
+
+def _grade(label: Any, where: str) -> float:
+    try:
+        grade = math.nan if isinstance(label, bool) else float(label)
+    except (TypeError, ValueError, OverflowError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise UserError(f"{where}: label {label!r:.40}, expected a number as its grade. Mend it, or leave it out.")
+    return grade
