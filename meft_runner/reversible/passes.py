@@ -69,7 +69,9 @@ class ForwardPass:
         self.host = host
         self._ends: list[Tensor] = []
         self._checksums: list[Tensor] = []
-        self._latest: tuple[Any, Tensor | None] = (None, None)  # a stream and its value, where they came together
+        # Where the whole batch is computed at once, a stream's value serves every function that reads it.
+        self._at_once = self.evaluation.chunks.tokens >= hidden.shape[0] * hidden.shape[1]
+        self._latest: tuple[Any, Tensor | None] = (None, None)  # a stream and its value
 
     def run(self) -> tuple[Any, Any]:
         """Returns the last two streams.
@@ -109,9 +111,9 @@ class ForwardPass:
         if function is None:
             return stream
         streams: Any = self.plan.streams
-        dtype = self.hidden.dtype
         increment = self.evaluation.run(function, self.hidden.shape, self._reader(reads))
-        made = streams.advance(stream, weights, increment, dtype if read_next else None)
+        value_dtype = self.hidden.dtype if read_next and self._at_once else None
+        made = streams.advance(stream, weights, increment, value_dtype)
         self._ends += made.ends
         if made.value is not None:
             self._latest = (made.result, made.value)
@@ -125,10 +127,14 @@ class ForwardPass:
     def _reader(self, reads: Any) -> Callable[[slice], Tensor]:
         """Returns what makes a function's argument, some rows of a stream in floating point."""
         streams: Any = self.plan.streams
-        stream, value = self._latest
-        if stream is reads and value is not None:
-            return lambda place: value[place]
-        return lambda place: streams.value(streams.rows(reads, place), self.hidden.dtype)
+        dtype = self.hidden.dtype
+        if not self._at_once or isinstance(streams, StoredStreams):  # whose readers each have a gradient of their own
+            return lambda place: streams.value(streams.rows(reads, place), dtype)
+        if self._latest[0] is not reads:
+            self._latest = (reads, streams.value(reads, dtype))
+        value = self._latest[1]
+        assert value is not None
+        return lambda place: value[place]
 
 
 class ReversePass:

@@ -1,7 +1,11 @@
 """The fused kernels against torch's own operations, bit for bit, in Triton's interpreter where there is no GPU."""
 
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from tests.helpers.toy import coupling, hidden_states, stack
 
 fused = pytest.importorskip("meft_runner.reversible.fused", reason="Triton is not installed", exc_type=ImportError)
 
+ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 LOW, HIGH = -(2**31), 2**31 - 1
@@ -163,6 +168,36 @@ def test_pieces_of_tokens_are_reverted_by_themselves():
         pieces = (each.view(10, 1, -1)[place] for each in (back, increment, made.kept))
         fused.revert_(*pieces, 10, 0.9, 4)
     assert torch.equal(back, stream)
+
+
+COMPILED = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from meft_runner.reversible import fused
+
+for count, bits in ((1, 8), (2, 1), (10, 4), (256, 8)):
+    for number in ("*fp32", "*bf16", "*fp16"):
+        sizes = {name: "i32" for name in ("rows", "width", "words")}
+        types = {"stream": "*i32", "increment": number, "result": "*i32", "kept": "*u8", "value": number,
+                 "peak": "*fp32", "checksum": "*i64", "factor": "fp32", "step": "fp32", **sizes}
+        constants = {"COUNT": count, "BITS": bits, "ROWS": 2, "BLOCK": 1024} | ({"kept": None} if count == 1 else {})
+        for kernel in (fused._advance, fused._revert):
+            given = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
+            source = ASTSource(kernel, given, constants, {})
+            made = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=fused._OPTIONS)
+            assert made.asm["cubin"]
+            assert re.search(r"mul\\S*\\.f32", made.asm["ptx"])
+            assert not re.search(r"fma\\S*\\.f32", made.asm["ptx"])
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_and_round_products_by_themselves():
+    """Without one: Triton brings the compiler along. A fused multiply-add would round once where torch rounds twice."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, env=environment, cwd=ROOT)
 
 
 def test_the_plain_form_runs_what_the_kernels_do_not():

@@ -181,3 +181,15 @@ def test_values_that_are_not_finite_stop_every_mode(mode, value):
 def test_a_bad_input_is_told_from_a_bad_layer():
     with pytest.raises(StreamOverflowError, match="input of the first"):
         stack()(hidden_states() * float("nan"))
+
+
+@pytest.mark.parametrize("mode", ["exact", "float"])
+def test_each_pass_waits_for_the_device_once(mode, monkeypatch):
+    waits = []
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        own = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *args, own=own, name=name: waits.append(name) or own(*args))
+    output = stack(mode)(hidden_states())
+    assert waits == ["tolist"]
+    output.sum().backward()
+    assert waits == ["tolist"] * 2
