@@ -12,10 +12,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from meft_runner.config.methods import KernelForm
+from meft_runner.methods.layers import reversible_stacks
 from meft_runner.reversible import arithmetic
 from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.kernels import arithmetic_for
 from meft_runner.reversible.streams import ExactStreams
+from tests.helpers.exactness import PRECISIONS, train_once
 from tests.helpers.toy import coupling, hidden_states, stack
 
 fused = pytest.importorskip("meft_runner.reversible.fused", reason="Triton is not installed", exc_type=ImportError)
@@ -224,3 +227,19 @@ def test_a_stack_trains_the_same(tie):
         assert (module.monitor.checked_steps, module.monitor.mismatches) == (1, 0)
         found.append([loss, *(parameter.grad for parameter in module.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+@PRECISIONS
+@pytest.mark.parametrize("name", ["meft1", pytest.param("meft3", marks=pytest.mark.slow), "lora"])
+def test_a_model_trains_the_same(name, precision, chunks):
+    found = []
+    for kernels in (KernelForm.plain, KernelForm.fused):
+        loss, gradients, model = train_once(
+            name, "exact", 2, precision, DEVICE, kernels=kernels, chunks=chunks, mu="1-scale"
+        )
+        assert all(stack.monitor.mismatches == 0 for stack in reversible_stacks(model))
+        found.append((loss, gradients))
+    (loss, gradients), (fused_loss, fused_gradients) = found
+    assert loss == fused_loss
+    assert all(torch.equal(gradient, fused_gradients[layer]) for layer, gradient in gradients.items())
