@@ -72,9 +72,9 @@ def row_of(contender: Contender, seconds: dict[str, float], memory: dict[str, St
         "layers kept": contender.kept,
         "median step (s)": round(own, 4),
         **{f"time / {name}": round(own / seconds[name], 3) for name in bases},
-        MEMORY: round(needed.activations_bytes / 2**20, 1),
+        MEMORY: round(needed.activations_bytes / 2**20, 2),
         **({"activations / full": round(needed.activations_bytes / full.activations_bytes, 3)} if full else {}),
-        "retained after forward (MiB)": round(needed.retained_after_forward_bytes / 2**20, 1),
+        "retained after forward (MiB)": round(needed.retained_after_forward_bytes / 2**20, 2),
         **({WAITING: round(needed.host_bytes / 2**20, 1)} if device().type == "cuda" else {}),
     }
 
