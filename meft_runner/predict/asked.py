@@ -52,7 +52,7 @@ def _check_output(asked: PredictSettings, path: Path) -> None:
         raise UserError(f"output={path}: expected a name that ends in {', '.join(OUTPUTS)}. Choose one of these forms.")
     if path.is_dir():
         raise UserError(f"output={path}: is a folder. Give a file.")
-    if asked.input is not None and path.exists() and path.samefile(asked.input):
+    if asked.input is not None and path.exists() and Path(asked.input).exists() and path.samefile(asked.input):
         raise UserError(f"output={path}: is the input too, which would be lost. Give another file.")
     if path.exists() and not asked.overwrite:
         raise UserError(f"output={path}: is there already. Give another file, or add overwrite=true to replace it.")

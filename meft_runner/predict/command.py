@@ -121,7 +121,8 @@ def _ask(asked: PredictSettings, trained: Trained, processor: Any) -> tuple[list
         return rows, ask_images(task, processor, classes, rows, Path(str(asked.input)).parent)
     if isinstance(task, LanguageSettings):
         assert form is not None
-        return rows, ask_language(task, processor, rows, form)
+        generating = asked.output is not None or (isinstance(task, AnswerSettings) and task.generate)
+        return rows, ask_language(task, processor, rows, form, generating)
     if isinstance(task, ChoiceSettings):
         return rows, ask_choices(task, processor, rows)
     if isinstance(task, SquadSettings):

@@ -26,6 +26,7 @@ What is written, by the task:
   question answering   answer, choice (from 0), log_likelihoods
   SQuAD                answer, n_best: text, score, probability of each
   texts (lm)           of a column prompt: generated; of a column text: log_likelihood, tokens, loss
-  instruct, chat       generated; of conversations the answer to the last message of the user
+  instruct, chat       generated; of conversations the answer to the last message of the user. Without an output
+                       only runs with task.generate=true write, to score what they write
 A column id or idx of the rows comes first. Values are taken as they are typed: no lists, no quotes but the shell's.
 """

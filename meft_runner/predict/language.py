@@ -1,7 +1,7 @@
 """What a language model is asked: texts to rate, prompts to continue, conversations to answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,14 +40,23 @@ class _Asked:
 
 
 def ask_language(
-    task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Placed], form: Form
+    task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Placed], form: Form, generating: bool
 ) -> Answering:
     """Returns rows as model inputs where they have texts to score, and as prompts where one is to be generated.
+
+    Args:
+        task: says how long rows are.
+        tokenizer: the backbone's.
+        rows: texts, prompts or conversations, whose answers may be missing.
+        form: what makes tokens of them.
+        generating: whether texts are wanted of rows that can be scored without.
 
     Raises:
         UserError: a row is not as the task has them, or leaves the model no room.
     """
     asked = [_read(task, form, tokenizer, each) for each in rows]
+    if not generating:
+        asked = [each if each.placed is None else replace(each, prompt=None) for each in asked]
     for each, row in zip(asked, rows, strict=True):
         if each.prompt is not None:
             check_room(each.prompt, tokenizer, row.where)

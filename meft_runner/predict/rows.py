@@ -101,11 +101,17 @@ def _check_split(split: str, known: Sequence[str]) -> None:
 
 
 def named(rows: Sequence[Placed], answers: Sequence[Row]) -> list[Row]:
-    """Returns answers with the columns that tell their rows apart, before all others."""
-    return [
-        {name: each.row[name] for name in NAMES if name in each.row} | answer
-        for each, answer in zip(rows, answers, strict=True)
-    ]
+    """Returns answers with the columns that tell their rows apart, before all others.
+
+    Those of several types become texts, as a column of Parquet has one type.
+    """
+    names = {}
+    for name in NAMES:
+        values = [each.row.get(name) for each in rows]
+        if any(value is not None for value in values):
+            mixed = len({type(value) for value in values if value is not None}) > 1
+            names[name] = [None if value is None else str(value) if mixed else value for value in values]
+    return [{name: values[number] for name, values in names.items()} | answer for number, answer in enumerate(answers)]
 
 
 def write_answers(path: Path, answers: Sequence[Row]) -> None:

@@ -11,7 +11,15 @@ from torch import nn
 
 from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.backbones.weights import check_installed
-from meft_runner.config import LanguageSettings, Precision, PredictSettings, Settings, SplitSettings, from_plain
+from meft_runner.config import (
+    DemoSettings,
+    LanguageSettings,
+    Precision,
+    PredictSettings,
+    Settings,
+    SplitSettings,
+    from_plain,
+)
 from meft_runner.config.checks import check
 from meft_runner.config.fields import settings_of
 from meft_runner.errors import UserError, nearest
@@ -21,6 +29,7 @@ from meft_runner.records.record import FILE_NAME, read_record
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.run.opening import load_backbone
 from meft_runner.run.reuse import ADAPTER, changed_base, damaged_weights
+from meft_runner.tasks.demo import form_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,10 @@ class Trained:
     @property
     def classes(self) -> list[str]:
         """Class names in label order; none where nothing is classified."""
-        named = self.record.data.classes
-        return list(getattr(self.settings.task, "classes", [])) if named is None else named
+        named, task = self.record.data.classes, self.settings.task
+        if isinstance(task, DemoSettings):
+            return list(form_of(task).classes)
+        return list(getattr(task, "classes", [])) if named is None else named
 
     def load(self, classes: int, device: torch.device) -> nn.Module:
         """Loads the model with its trained weights, in evaluation mode.

@@ -13,8 +13,8 @@ from tests.helpers.folders import write_lines
 from tests.helpers.trained import KINDS, METHODS, run_settings, split_of
 
 QUICK = {
-    ("rte", "full"), ("stsb", "meft1"), ("text", "lora"), ("arc_easy", "meft3"), ("squad", "lora reversed"),
-    ("images", "meft1"), ("lm", "full"), ("instruct", "meft1"), ("chat", "lora"),
+    ("rte", "full"), ("stsb", "meft1"), ("demo", "meft3"), ("text", "lora"), ("arc_easy", "meft3"),
+    ("squad", "lora reversed"), ("images", "meft1"), ("lm", "full"), ("instruct", "meft1"), ("chat", "lora"),
 }  # fmt: skip
 CASES = [
     pytest.param(kind, method, marks=() if (kind, method) in QUICK else pytest.mark.slow)
