@@ -18,6 +18,7 @@ from gpu.exact import METHODS, one_pass
 from gpu.shapes import Row, on_gpu
 from meft_runner.memory import TrainingStep
 from meft_runner.memory_report.case import Case
+from meft_runner.reversible.kernels import hindrance
 
 WARM_UP, ROUNDS, STEPS = 2, 2, 4  # steps before the clock starts, visits to each method, steps a visit
 REFERENCES = ("full", "lora + checkpointing")
@@ -58,8 +59,8 @@ def kernels(shape: Shape, precision: str, method: str) -> Iterator[Row]:
     layers = case_of(shape, precision, "method=full").config().num_hidden_layers
     for form in ("plain", "fused"):
         overrides = (*METHODS[method], f"method.kernels={form}")
-        if form == "fused" and not on_gpu():
-            yield {"kernels": form, "note": "left out, needs a GPU"}
+        if form == "fused" and (problem := hindrance()) is not None:
+            yield {"kernels": form, "note": f"left out, {problem}"}
             continue
         run = [one_pass(shape, precision, (*METHODS[method], f"method.kernels={each}"), SDPBackend.MATH)
                for each in ("plain", form)]  # fmt: skip
