@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Self
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 
 from meft_runner.memory.host import HostMemory
 from meft_runner.memory.meters import TrackedMeter
-from meft_runner.memory.quantised import tensors_beside
 from meft_runner.memory.sampling import SampledChunks
-from meft_runner.memory.shapes import ShapeMode, ShapeTensor
+from meft_runner.memory.shapes import ShapeMode
 from meft_runner.memory.step import StepMemory, measure_step
 from meft_runner.memory.training import TrainingStep, training_step
+from meft_runner.memory.twin import twin
 from meft_runner.reversible import ReversalMonitor, ReversibleStack
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -66,14 +65,25 @@ def fake_step(build: Callable[[], nn.Module], inputs: Shapes, autocast: torch.dt
         autocast: the dtype of autocast, None for float32.
     """
     with torch.device("meta"):
-        model = build().train()
-    for module in model.modules():
+        model = build()
+    with ShapeMode():
+        batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}
+        yield twin_step(model, batch, autocast)
+
+
+def twin_step(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch.dtype | None) -> TrainingStep:
+    """Returns a training step of fake tensors of a model's own, to be made and run in `ShapeMode`.
+
+    Args:
+        model: prepared; it stays as it is.
+        batch: its inputs with labels: fake ones, or real ones on the CPU, whose values a model may decide by.
+        autocast: the dtype of autocast, None for float32.
+    """
+    made = twin(model).train()
+    for module in made.modules():
         if isinstance(module, ReversibleStack):
             module.monitor, module.cutting = SilentMonitor(), SampledChunks
-    with ShapeMode():
-        _replace_tensors(model)
-        batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in inputs.items()}
-        yield training_step(model, batch, autocast)
+    return training_step(made, batch, autocast)
 
 
 def predict_step(step: TrainingStep, accumulating: bool = False) -> StepMemory:
@@ -84,37 +94,3 @@ def predict_step(step: TrainingStep, accumulating: bool = False) -> StepMemory:
         accumulating: whether it adds to the gradients of an earlier pass.
     """
     return measure_step(*step, PredictedMeter(), accumulating, rehearse=False)
-
-
-def _replace_tensors(model: nn.Module) -> None:
-    """Wraps a model's meta tensors as fake CPU tensors; shared ones stay shared."""
-    made: dict[int, Tensor] = {}
-
-    def wrapped(tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
-            fake = ShapeTensor(tensor.detach())
-            made[id(tensor)] = _parameter(tensor, fake) if isinstance(tensor, nn.Parameter) else fake
-        return made[id(tensor)]
-
-    beside = tensors_beside(model)
-    for module in model.modules():
-        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for tensors in held:
-            tensors.update({name: wrapped(tensor) for name, tensor in tensors.items() if tensor is not None})
-    for (_, name), (owner, tensor) in beside.items():
-        replaced = made.get(id(owner), owner)  # int8 weights have them as attributes
-        setattr(replaced, name, wrapped(tensor))
-
-
-def _parameter(parameter: nn.Parameter, fake: ShapeTensor) -> nn.Parameter:
-    """Returns a fake tensor as a parameter, with the attributes of the real one, and called by its class's name."""
-    made: Any = nn.Parameter(fake, parameter.requires_grad)
-    vars(made).update(vars(parameter))  # quantised ones say how
-    made.__class__ = _named(type(parameter).__name__)
-    return made
-
-
-@cache
-def _named(name: str) -> type[ShapeTensor]:
-    """Returns a class of fake tensors of this name, by which peft knows quantised weights."""
-    return type(name, (ShapeTensor,), {})

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from meft_runner.memory.quantised import int8_product
+from meft_runner.memory.shapes import ShapeTensor
 from meft_runner.reversible import arithmetic
 
 _CPU_LAYER_NORM = torch.nn.functional.layer_norm
@@ -114,6 +115,11 @@ def _linear_cross_entropy(
     return _ChunkedLoss.apply(input, linear_weight, options.batch_chunk_size, reduction)
 
 
+def _all(mask: Tensor) -> Tensor | bool:
+    """Returns whether all of a mask is true, which it is where it has no values: a model has made it of ones."""
+    return isinstance(mask, ShapeTensor) or mask.all()
+
+
 def _floor_divide(values: Tensor, count: int) -> Tensor:
     return torch.div(values, count, rounding_mode="floor")
 
@@ -142,7 +148,7 @@ def whole_rows() -> Iterator[None]:
     which a long row has too many to follow.
     """
     with (
-        _replaced(masking_utils, {"find_packed_sequence_indices": lambda position_ids: None}),
+        _replaced(masking_utils, {"find_packed_sequence_indices": lambda position_ids: None, "fast_all": _all}),
         _replaced(arithmetic, {"floor_divide": _floor_divide}),
     ):
         yield

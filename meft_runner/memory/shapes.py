@@ -86,6 +86,8 @@ class ShapeMode(TorchDispatchMode):
         if func is torch.ops.aten.nonzero.default:  # how many there are, shapes do not tell: all, which needs the most
             count, dimensions = args[0].numel(), args[0].dim()
             return Description(torch.Size((count, dimensions)), (1, count), torch.long).make()
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [place for index in args[1] for place in _places(index)])
         kind = _kind(func)
         if kind is _Kind.IN_PLACE:
             return args[0]
@@ -114,6 +116,13 @@ def _kind(func: Any) -> _Kind:
     makes_views = any(value.alias_info for value in schema.returns)
     known = schema.name.startswith(("aten::", "bitsandbytes::"))
     return _Kind.NEW if known and not makes_views else _Kind.OTHER
+
+
+def _places(index: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Returns an index of numbers in place of a mask, where the mask has values: they tell how many there are."""
+    if index is None or isinstance(index, ShapeTensor) or index.dtype != torch.bool:
+        return (index,)
+    return index.nonzero(as_tuple=True)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -77,3 +77,11 @@ def test_no_use_outside_of_the_mode():
         x = torch.zeros(2)
     with pytest.raises(RuntimeError, match="need ShapeMode"):
         x + 1
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([True, False, True, True]), torch.tensor([[True, False, True]] * 4)])
+def test_a_mask_with_values_tells_how_many_it_takes(mask):
+    with ShapeMode():
+        found = torch.zeros(4, 3, 6)[mask]
+    assert isinstance(found, ShapeTensor)
+    assert described(found) == described(_real(4, 3, 6)[mask])
