@@ -26,6 +26,7 @@ from meft_runner.config.methods import (
     PeftReversal,
     PeftSettings,
     Reversal,
+    ReversibleSettings,
     VeraSettings,
 )
 from meft_runner.config.run import (
@@ -60,8 +61,8 @@ __all__ = [
     "BackboneSettings", "ChatSettings", "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings",
     "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings", "Logger",
     "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
-    "PeftSettings", "Precision", "PredictSettings", "Reversal", "Settings", "SplitSettings", "SquadSettings", "Study",
-    "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings", "VeraSettings",
-    "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers",
-    "result_settings",
+    "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "Settings", "SplitSettings",
+    "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings",
+    "VeraSettings", "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register",
+    "resolvers", "result_settings",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from meft_runner.config.compatibility import check_compatible
 from meft_runner.config.coupling import parse_merge
 from meft_runner.config.fields import Notes, as_typed, expanded, hindrance, settings_of
 from meft_runner.config.overrides import GROUPS, check_name
+from meft_runner.config.sizes import parse_bytes
 from meft_runner.errors import UserError
 
 _LARGEST_DENOMINATOR = 256  # remainders are packed to a byte at the most
@@ -172,6 +173,8 @@ def _check_splits(task: SplitSettings) -> None:
 
 def _check_reversal(method: MeftSettings | PeftSettings) -> None:
     """Makes sure that the streams can be tied as asked, by the arithmetic of the reversal."""
+    if method.budget is not None:
+        parse_bytes("method.budget", method.budget)
     if isinstance(method, MeftSettings):
         parse_merge(method.merge)
     elif method.checkpointing:

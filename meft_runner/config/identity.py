@@ -12,6 +12,7 @@ from meft_runner.config.coupling import LEARNED
 from meft_runner.config.fields import hindrance, settings_of
 from meft_runner.config.methods import METHODS, MeftSettings
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
+from meft_runner.config.sizes import parse_bytes
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
 
@@ -38,6 +39,8 @@ def meaning(settings: Settings) -> dict[str, Any]:
     if "method.scale_1" in content:
         content.pop("method.mu", None)
         content |= _coupling(settings.method)
+    if "method.budget" in content:
+        content["method.budget"] = parse_bytes("method.budget", content["method.budget"])
     if settings.training.processes == 1:
         del content["training.processes"]
     return content

@@ -18,6 +18,7 @@ _REVERSED = {"method.reversal": ("exact", "float", "stored")}
 KernelForm = Enum("KernelForm", ["auto", "plain", "fused"])
 _ON_THE_GRID = {"method.reversal": ("exact", "stored")}
 _CHECKED = {"method.reversal": ("exact",)}
+_REBUILT = {"method.reversal": ("exact", "float")}
 OFFLOAD = "offload"
 # transformers' own, as they are typed; a run's settings and its record have the first two as booleans
 Checkpointing = Enum("Checkpointing", {"false": False, "true": True, "offload": "offload", "every_4": "every_4"})
@@ -55,7 +56,31 @@ class FullSettings(MethodSettings):
 
 
 @dataclass
-class PeftSettings(MethodSettings):
+class ReversibleSettings(MethodSettings):
+    """How layers are reversed: the settings of methods whose layers are, or can be made, reversible.
+
+    Attributes:
+        grid_bits: the exact streams' grid has step 2^-grid_bits.
+        chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
+        strict: stop when a rebuilt stream differs, instead of counting.
+        offload: what is kept of each layer waits in the host's memory for backward.
+        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
+            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
+        stored_layers: top layers that keep their activations, which takes memory and saves time.
+        budget: as 8GiB, the memory of a training step; as many top layers keep their activations as it holds.
+    """
+
+    grid_bits: int = setting(16, (4, 24), only=_ON_THE_GRID)
+    chunks: int | None = setting(None, COUNT, only=_REVERSED)
+    strict: bool = setting(True, only=_CHECKED)
+    offload: bool = setting(False, only=_CHECKED, later=True)
+    kernels: KernelForm = setting(KernelForm.auto, only=_CHECKED, beside=True, later=True)
+    stored_layers: int = setting(0, (0, 10**6), only={**_REBUILT, "method.budget": (None,)}, later=True)
+    budget: str | None = setting(None, only=_REBUILT)
+
+
+@dataclass
+class PeftSettings(ReversibleSettings):
     """A method of peft that trains inside layers, which can be made reversible by a delay coupling.
 
     With reversal a layer F turns the streams (x1, x2) into (x2, scale_1 * x1 + mu * F(x2)).
@@ -66,23 +91,12 @@ class PeftSettings(MethodSettings):
             point) or `stored` (ordinary autograd).
         scale_1: lambda, as 1/256.
         mu: the factor of a layer's output, a number or `1-scale`.
-        grid_bits: the exact streams' grid has step 2^-grid_bits.
-        chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
-        strict: stop when a rebuilt stream differs, instead of counting.
-        offload: what is kept of each layer waits in the host's memory for backward.
-        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
-            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
     """
 
     checkpointing: Any = setting(False, only={"method.reversal": ("off",)}, words=CHECKPOINTING)
     reversal: PeftReversal = setting(PeftReversal.off, later=True)
     scale_1: str = setting("1/256", only=_REVERSED)
     mu: str = setting(KEEPS_MEAN, only=_REVERSED)
-    grid_bits: int = setting(16, (4, 24), only=_ON_THE_GRID)
-    chunks: int | None = setting(None, COUNT, only=_REVERSED)
-    strict: bool = setting(True, only=_CHECKED)
-    offload: bool = setting(False, only=_CHECKED, later=True)
-    kernels: KernelForm = setting(KernelForm.auto, only=_CHECKED, beside=True, later=True)
 
     @property
     def reverses(self) -> bool:
@@ -150,7 +164,7 @@ class VeraSettings(PeftSettings):
 
 
 @dataclass
-class MeftSettings(MethodSettings):
+class MeftSettings(ReversibleSettings):
     """Adapters that make the model reversible (arXiv 2306.00477).
 
     Attributes:
@@ -165,12 +179,6 @@ class MeftSettings(MethodSettings):
         mu: the factor of what is added to a scaled stream: a number, or `1-scale`.
         merge: weights of the two streams after the last block, or `learned`: from the output stream alone on.
         frozen_layers: bottom layers that stay plain and frozen.
-        grid_bits: the exact streams' grid has step 2^-grid_bits.
-        chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
-        strict: stop when a rebuilt stream differs, instead of counting.
-        offload: what is kept of each layer waits in the host's memory for backward.
-        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
-            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
     """
 
     variant: str | None = setting(None, fixed="Choose one with method=NAME.", beside=True)
@@ -184,11 +192,6 @@ class MeftSettings(MethodSettings):
     mu: str = setting("1", later=True)
     merge: Any = MISSING
     frozen_layers: int = setting(0, (0, 10**6))
-    grid_bits: int = setting(16, (4, 24), only=_ON_THE_GRID)
-    chunks: int | None = setting(None, COUNT)
-    strict: bool = setting(True, only=_CHECKED)
-    offload: bool = setting(False, only=_CHECKED, later=True)
-    kernels: KernelForm = setting(KernelForm.auto, only=_CHECKED, beside=True, later=True)
 
     @property
     def reverses(self) -> bool:
@@ -223,9 +226,7 @@ METHOD_KINDS: dict[str, type[MethodSettings]] = {
     "meft": MeftSettings,
 }  # a file of conf/method begins with `_<kind>_schema`
 
-_ADDING_TOKENS = re.compile(
-    r"(soft|multitask)?(prompt|prefix)s?(tuning)?|ptuningv?|adaptionprompt|cpt|cartridge"
-)  # peft's
+_ADDING_TOKENS = re.compile(r"(soft|multitask)?(prompt|prefix)s?(tuning)?|ptuningv?|adaptionprompt|cpt|cartridge")
 
 
 # What can be typed as `method=`, and its settings: the files of conf/method in the order of their kinds.

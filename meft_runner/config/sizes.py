@@ -26,3 +26,10 @@ def parse_bytes(key: str, text: str) -> int:
     if not count or count > _LARGEST:
         raise UserError(f"{key}={text}: expected a number with a unit, as in 24GiB or 512MiB, up to 1048576TiB.")
     return count
+
+
+def written_bytes(count: int) -> str:
+    """Returns an amount of memory as it may be typed, with one place and no smaller than it is: 7.4GiB, 812.3MiB."""
+    unit, size = ("GiB", 2**30) if count >= 2**30 else ("MiB", 2**20)
+    whole, tenths = divmod(-(-10 * count // size), 10)
+    return f"{whole}.{tenths}{unit}" if tenths else f"{whole}{unit}"

@@ -15,10 +15,9 @@ from meft_runner.config import (
     BackboneSettings,
     Head,
     Kernel,
-    MeftSettings,
     MethodSettings,
-    PeftSettings,
     Precision,
+    ReversibleSettings,
 )
 from meft_runner.config.fields import COUNT, as_typed
 from meft_runner.config.methods import with_reversal
@@ -107,11 +106,11 @@ class Case:
         return config
 
     def _check_chunks(self, layers: int, tokens: int) -> None:
-        chunks = 1
-        if isinstance(self.method, MeftSettings | PeftSettings) and self.method.reverses:
+        chunks, stored = 1, 0
+        if isinstance(self.method, ReversibleSettings) and self.method.reverses:
             chunks = min(self.method.chunks or -(-tokens // _USUAL_CHUNK), tokens)
-            chunks = chunks if self.reversal == "stored" else min(chunks, MOST_CHUNKS)
-        if layers * chunks > _MOST_LAYER_CHUNKS:
+            stored = layers if self.reversal == "stored" else min(layers, self.method.stored_layers)
+        if stored * chunks + (layers - stored) * min(chunks, MOST_CHUNKS) > _MOST_LAYER_CHUNKS:
             raise UserError(
                 f"batch={self.batch_size}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "
                 "Take a smaller batch, with which memory grows evenly, or fewer method.chunks or layers."

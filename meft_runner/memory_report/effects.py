@@ -47,12 +47,14 @@ def _check_of_methods(name: str, override: str, methods: list[str]) -> None:
     having = [method for method, schema in METHODS.items() if name in {each.name for each in fields(schema)}]
     if name == "checkpointing":
         raise UserError(f"{override}: is asked for with checkpointing=[false,true,offload,every_4].")
+    if name == "budget":
+        raise UserError(f"{override}: plans a run of meft-run. Take method.stored_layers=N here, or fit=8GiB.")
     if name in _NOT_OF_MEMORY:
         raise UserError(f"{override}: has no effect on memory. Leave it out.")
     if not having:
         known = sorted(
             {each.name for method in methods for each in fields(METHODS[method])}
-            - {*_NOT_OF_MEMORY, *_FIXED, "checkpointing"}
+            - {*_NOT_OF_MEMORY, *_FIXED, "checkpointing", "budget"}
         )
         raise UserError(f"method.{name}: no such setting, {nearest(name, known)}expected {', '.join(known)}.")
     if not set(having) & set(methods):

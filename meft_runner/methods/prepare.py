@@ -8,12 +8,20 @@ from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family
 from meft_runner.backbones.answers import ScoresAnswers
-from meft_runner.config import BackboneSettings, FullSettings, MeftSettings, MethodSettings, PeftSettings
+from meft_runner.config import (
+    BackboneSettings,
+    FullSettings,
+    MeftSettings,
+    MethodSettings,
+    PeftSettings,
+    ReversibleSettings,
+)
 from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.full import prepare_full
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.meft import prepare_meft
 from meft_runner.methods.peft_methods import FIRST_FACTORS, prepare_peft
+from meft_runner.methods.stored import check_stored, store_layers
 
 _PREPARE: dict[type[MethodSettings], Callable[[PreTrainedModel, Family, BackboneSettings, Any], nn.Module]] = {
     FullSettings: prepare_full,
@@ -43,7 +51,12 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     attributes: Any = model  # torch types each of them as a tensor or a module
     attributes.accepts_loss_kwargs = isinstance(model, ScoresAnswers)
     kind = next(kind for kind in type(method).__mro__ if kind in _PREPARE)
-    return _PREPARE[kind](model, family, backbone, method)
+    prepared = _PREPARE[kind](model, family, backbone, method)
+    if isinstance(method, ReversibleSettings) and method.reverses:
+        stored = method.stored_layers if method.budget is None else 0
+        check_stored(prepared, backbone, stored)
+        store_layers(prepared, stored)
+    return prepared
 
 
 def may_start_without_gradient(model: nn.Module) -> set[str]:

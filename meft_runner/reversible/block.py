@@ -36,6 +36,10 @@ class BlockInputs:
         """Returns the fields in order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
+    def differentiable(self) -> list[Tensor]:
+        """Returns those that require gradient, in order."""
+        return [tensor for tensor in self.tensors() if tensor is not None and tensor.requires_grad]
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "BlockInputs":
         """Returns a record with `function` applied to every tensor that is there."""
         return BlockInputs(*(None if tensor is None else function(tensor) for tensor in self.tensors()))

@@ -29,23 +29,28 @@ class ReversibleFunction(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, relay: Relay, hidden: Tensor, *tensors: Tensor | None) -> Tensor:
-        """Runs the blocks and returns the merged streams, (B, S, H)."""
+    def forward(ctx: Any, plan: Plan, relay: Relay, hidden: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Runs the blocks and returns the outputs of the plan's ending."""
         trace = Trace()
         ctx.plan, ctx.relay, ctx.dtype = plan, relay, hidden.dtype
         ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
+        inputs = BlockInputs(*tensors[:_INPUTS])
         with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
-            streams = ForwardPass(plan, hidden, BlockInputs(*tensors[:_INPUTS]), trace, host).run()
-            merged = plan.merged(*streams, hidden.dtype)
+            streams = ForwardPass(plan, hidden, inputs, trace, host).run()
+            outputs = plan.ending.outputs(plan.streams, *streams, hidden.dtype, inputs)
         ctx.random_states, ctx.last = trace.random_states, trace.last
         ctx.save_for_backward(*tensors, *streams, trace.checksums, *trace.kept)
-        return merged
+        ctx.mark_non_differentiable(*(output for output in outputs if not output.is_floating_point()))
+        ctx.set_materialize_grads(False)
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Returns the gradients of forward's arguments, in their order."""
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         plan, saved = ctx.plan, ctx.saved_tensors
         x1, x2, checksums, *kept = saved[_INPUTS + len(ctx.parameters) :]
         if torch._C._autograd._get_current_graph_task_keep_graph():  # another backward pass may follow
@@ -53,6 +58,9 @@ class ReversibleFunction(Function):
         trace = Trace(checksums, kept, list(ctx.random_states), ctx.last)
         returning = FromHost(trace.kept, x1.device) if plan.offload else nullcontext()
         states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
+        for place, grad in enumerate(grads[2:], start=2):  # those of block inputs come without a node behind them
+            if grad is not None:
+                ctx.relay.put(place, grad)
         with states, ctx.autocast.entered(), hooks, returning as host:
             reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype, host)
             grad_hidden = reverse.run(x1, x2, ctx.relay, wants_hidden=ctx.needs_input_grad[2])

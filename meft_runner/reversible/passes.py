@@ -73,18 +73,21 @@ class ForwardPass:
         self._at_once = self.evaluation.chunks.tokens >= hidden.shape[0] * hidden.shape[1]
         self._latest: tuple[Any, Tensor | None] = (None, None)  # a stream and its value
 
-    def run(self) -> tuple[Any, Any]:
+    def run(self, handed: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
         """Returns the last two streams.
+
+        Args:
+            handed: the streams that blocks below have handed over, in place of a start at the hidden states.
 
         Raises:
             StreamOverflowError: a stream is not finite or leaves the grid.
         """
         plan = self.plan
         first, second = plan.coupling.halves
-        self._ends += ends(self.hidden)
         x1: Any
         x2: Any
-        x1, x2 = plan.streams.start(self.hidden)
+        x1, x2 = handed or plan.streams.start(self.hidden)
+        self._ends += self._first_ends(x1, x2) if handed else ends(self.hidden)
         for block in plan.blocks:
             x1 = self._half(block.f, x2, x1, first, plan.coupling.swap or block.g is not None)
             x2 = self._half(block.g, x1, x2, second, not plan.coupling.swap)
@@ -97,6 +100,12 @@ class ForwardPass:
         peaks = torch.stack(self._ends).double().view(-1, 2).abs().amax(1)
         plan.monitor.check_peaks(plan.blocks, peaks, plan.coupling, plan.streams)
         return x1, x2
+
+    def _first_ends(self, x1: Any, x2: Any) -> tuple[Tensor, Tensor]:
+        """Returns the smallest and the largest value of two streams."""
+        streams: Any = self.plan.streams
+        found = [ends(streams.value(stream, self.hidden.dtype).detach()) for stream in (x1, x2)]
+        return torch.minimum(found[0][0], found[1][0]), torch.maximum(found[0][1], found[1][1])
 
     def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, read_next: bool) -> Any:
         """Returns scale * stream + mu * function(reads); without a function the stream itself.
@@ -170,7 +179,7 @@ class ReversePass:
         Args:
             x1: the last first stream, (B, S, H); becomes the first one.
             x2: the last second stream, (B, S, H); likewise.
-            relay: has the gradient of the merged output, (B, S, H), which is free once the streams have theirs.
+            relay: has the gradients of the outputs, which are free once the streams have theirs.
             wants_hidden: whether the gradient of the first hidden states is wanted.
 
         Returns:
@@ -182,7 +191,7 @@ class ReversePass:
         first, second = self.plan.coupling.halves
         assert self.trace.last is not None
         moved = _fingerprints(x1, x2).ne(self.trace.last)
-        grad_1, grad_2 = self._merge_gradients(x1, x2, relay)
+        grad_1, grad_2 = self.plan.ending.gradients(self.streams, (x1, x2), relay, self.inputs, self.gradients)
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if self.plan.coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1
@@ -191,19 +200,6 @@ class ReversePass:
             self._undo(block.f, x2, x1, first, grad_1, grad_2 if wants_hidden or index > 0 else None)
         self._check(x1, x2, moved)
         return grad_1 + grad_2 if wants_hidden else None
-
-    def _merge_gradients(self, x1: Tensor, x2: Tensor, relay: Relay) -> tuple[Tensor, Tensor]:
-        """Returns the gradients of the last two streams, (B, S, H) each; learned merge weights get theirs."""
-        grad = relay.take(0)
-        assert grad is not None  # backward of a merged output that nothing reads is not called
-        learned = self.plan.learned_merge
-        if learned is None:
-            w1, w2 = self.plan.coupling.merge
-            return (w1 * grad).contiguous(), (w2 * grad).contiguous()
-        values = (self.streams.value(stream, self.dtype) for stream in (x1, x2))
-        self.gradients.add(learned, torch.stack([(grad * value).sum().to(learned.dtype) for value in values]))
-        w1, w2 = learned.detach().to(grad.dtype)
-        return (w1 * grad).contiguous(), (w2 * grad).contiguous()
 
     def _undo(
         self,

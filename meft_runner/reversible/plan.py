@@ -1,15 +1,16 @@
 """What a pass over a stack needs to know of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from meft_runner.reversible.block import ReversibleBlock
 from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
+from meft_runner.reversible.endings import Ending, HandOver, Merge, with_graph
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.streams import Streams
 
@@ -20,8 +21,8 @@ class Plan:
 
     Attributes:
         blocks: the blocks, bottom first.
-        coupling: scales, swap and merge weights.
-        learned_merge: (2,), the merge weights where they are learned, in place of the coupling's.
+        coupling: scales and swap.
+        ending: what becomes of the last two streams.
         streams: the arithmetic.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         cutting: how chunks are made.
@@ -31,7 +32,7 @@ class Plan:
 
     blocks: Sequence[ReversibleBlock]
     coupling: Coupling
-    learned_merge: nn.Parameter | None
+    ending: Ending
     streams: Streams
     chunks: int | None
     cutting: type[Chunks]
@@ -45,8 +46,8 @@ class Plan:
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that require gradient, each once."""
-        merge = [] if self.learned_merge is None else [self.learned_merge]
-        parameters = [*merge, *nn.ModuleList(self.blocks).parameters()]
+        learned = [self.ending.learned] if isinstance(self.ending, Merge) and self.ending.learned is not None else []
+        parameters = [*learned, *nn.ModuleList(self.blocks).parameters()]
         return [parameter for parameter in parameters if parameter.requires_grad]
 
     def cut(self, batch: torch.Size) -> Chunks:
@@ -58,14 +59,10 @@ class Plan:
         """How many functions the blocks have, all together."""
         return sum(function is not None for block in self.blocks for function in (block.f, block.g))
 
-    def merged(self, x1: Any, x2: Any, dtype: torch.dtype) -> Tensor:
-        """Returns w1 * x1 + w2 * x2, (B, S, H)."""
-        if self.learned_merge is not None:
-            w1, w2 = self.learned_merge.to(dtype)
-            return w1 * self.streams.value(x1, dtype) + w2 * self.streams.value(x2, dtype)
-        parts = [
-            weight * self.streams.value(stream, dtype)
-            for weight, stream in zip(self.coupling.merge, (x1, x2), strict=True)
-            if weight
-        ]
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    def split(self, reversed_blocks: int) -> tuple[Self, Self]:
+        """Returns the plans of the lowest blocks, to be reversed, and of those above, which keep ordinary graphs."""
+        below, above = self.blocks[:reversed_blocks], self.blocks[reversed_blocks:]
+        return (
+            replace(self, blocks=below, ending=HandOver() if above else self.ending),
+            replace(self, blocks=above, streams=with_graph(self.streams)),
+        )

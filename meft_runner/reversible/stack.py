@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from meft_runner.reversible.block import BlockInputs, ReversibleBlock
 from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
+from meft_runner.reversible.endings import HandOver, Merge
 from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.passes import ForwardPass
@@ -32,6 +33,8 @@ class ReversibleStack(nn.Module):
         offload: whether what `exact` keeps for backward waits in the host's memory.
         kernels: how the integers of exact streams are computed, one of `KERNELS`: `auto` (one Triton kernel a half on
             a GPU, where Triton works), `plain` or `fused`. The bits are the same.
+        stored_layers: how many blocks at the top keep ordinary graphs while those below are reversed; all where there
+            are no more.
 
     Raises:
         ValueError: unknown mode or kernels, or a scale that the mode cannot invert.
@@ -48,6 +51,7 @@ class ReversibleStack(nn.Module):
         learn_merge: bool = False,
         offload: bool = False,
         kernels: str = "auto",
+        stored_layers: int = 0,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -55,6 +59,7 @@ class ReversibleStack(nn.Module):
         self.coupling = coupling
         self.learned_merge = nn.Parameter(torch.tensor(coupling.merge)) if learn_merge else None
         self.streams = make_streams(mode, coupling.scales, grid_bits, kernels)
+        self.stored_layers = stored_layers
         self.chunks = chunks
         self.cutting = Chunks
         self.offload = offload
@@ -64,9 +69,9 @@ class ReversibleStack(nn.Module):
     def plan(self) -> Plan:
         """What a pass needs to know of the stack as it is now."""
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
+        ending = Merge(self.coupling.merge, self.learned_merge)
         return Plan(
-            blocks, self.coupling, self.learned_merge, self.streams, self.chunks, self.cutting, self.monitor,
-            self.offload,
+            blocks, self.coupling, ending, self.streams, self.chunks, self.cutting, self.monitor, self.offload
         )  # fmt: skip
 
     @torch.compiler.disable(reason="a compiled forward pass need not repeat the bits of its backward pass")
@@ -89,12 +94,31 @@ class ReversibleStack(nn.Module):
                 "nn.DataParallel cannot train a reversible stack: its copies have no parameters. "
                 "Start a process for each GPU with torchrun, or set CUDA_VISIBLE_DEVICES to one of them."
             )
-        inputs = inputs or BlockInputs()
-        plan = self.plan
-        tensors = (*inputs.tensors(), *plan.trainable_parameters())
-        differentiable = any(tensor is not None and tensor.requires_grad for tensor in (hidden, *tensors))
-        if self.mode != "stored" and torch.is_grad_enabled() and differentiable:
-            relay = Relay()
-            return relay.behind(0, ReversibleFunction.apply(plan, relay, hidden, *tensors))
+        inputs, plan = inputs or BlockInputs(), self.plan
         with AutocastState.current(hidden.device).entered():
-            return plan.merged(*ForwardPass(plan, hidden, inputs).run(), hidden.dtype)
+            if not torch.is_grad_enabled():
+                return _run(plan, hidden, inputs)[0]
+            below, above = plan.split(0 if self.mode == "stored" else max(0, len(self.blocks) - self.stored_layers))
+            outputs = _reversed(below, hidden, inputs) if below.blocks else None
+            if above.blocks:
+                outputs = _run(above, hidden, inputs, outputs)
+        assert outputs is not None
+        return outputs[0]
+
+
+def _run(plan: Plan, hidden: Tensor, inputs: BlockInputs, below: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    """Runs blocks as ordinary autograd sees them, from `hidden` on or from the outputs of those below."""
+    handed = None
+    if below is not None:
+        handed, inputs = HandOver().taken(below, inputs)
+    return plan.ending.outputs(plan.streams, *ForwardPass(plan, hidden, inputs).run(handed), hidden.dtype, inputs)
+
+
+def _reversed(plan: Plan, hidden: Tensor, inputs: BlockInputs) -> tuple[Tensor, ...]:
+    """Runs blocks that are reversed in backward, where there is anything to differentiate."""
+    tensors = (*inputs.tensors(), *plan.trainable_parameters())
+    if any(tensor is not None and tensor.requires_grad for tensor in (hidden, *tensors)):
+        relay = Relay()
+        outputs = ReversibleFunction.apply(plan, relay, hidden, *tensors)
+        return *(relay.behind(place, output) for place, output in enumerate(outputs[:2])), *outputs[2:]
+    return _run(plan, hidden, inputs)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.methods.layers import reversible_stacks
-from meft_runner.reversible import ExactStreams, ReversibleStack
+from meft_runner.reversible import ReversibleStack
 from meft_runner.reversible.replay import random_state_kept
-from meft_runner.reversible.streams import StoredStreams
 from meft_runner.run.distances import finite, mode, relative_distance
 
 
@@ -68,13 +67,11 @@ def _layer_gradients(
 @contextmanager
 def _activations_stored(stacks: list[ReversibleStack]) -> Iterator[None]:
     """Leaves the backward pass of stacks to ordinary autograd; their forward pass stays what it is, bit for bit."""
-    before = [(stack.mode, stack.streams) for stack in stacks]
+    before = [stack.stored_layers for stack in stacks]
     for stack in stacks:
-        stack.mode = "stored"
-        if isinstance(stack.streams, ExactStreams):  # autograd needs to be led past the integers
-            stack.streams = StoredStreams(stack.streams)
+        stack.stored_layers = len(stack.blocks)
     try:
         yield
     finally:
-        for stack, (mode, streams) in zip(stacks, before, strict=True):
-            stack.mode, stack.streams = mode, streams
+        for stack, stored_layers in zip(stacks, before, strict=True):
+            stack.stored_layers = stored_layers

@@ -24,7 +24,8 @@ def of(*overrides):
                  "method.scale_1=1/8", "method.merge=[0.1,1]", "method.grid_bits=12", "backbone.path=a",
                  "training.precision=bf16", "study=gradients", "backbone.revision=abc", "study=start",
                  "method.mu=1-scale", "method.merge=learned", "method.zero_start=true", "method.adapter_factor=4",
-                 "method=meft1_start", "method.offload=true", "backbone.weights=nf4", "backbone.weights=int8"],
+                 "method=meft1_start", "method.offload=true", "method.stored_layers=2", "method.budget=8GiB",
+                 "backbone.weights=nf4", "backbone.weights=int8"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_result(override):
     assert of() != of(override)
@@ -33,7 +34,7 @@ def test_it_follows_what_changes_a_result(override):
 @pytest.mark.parametrize(
     "override", ["method.reversal=float", "method.reversal=stored", "method.scale_1=1/10", "method.mu=1",
                  "method.chunks=2", "method.offload=true", "method.grid_bits=12", "method.strict=false",
-                 "method.rank=4", "method=dora"],
+                 "method.rank=4", "method=dora", "method.stored_layers=2", "method.budget=8GiB"],
 )  # fmt: skip
 def test_it_follows_what_changes_a_reversed_lora(override):
     reversed_lora = ("method=lora", "method.reversal=exact")
@@ -65,8 +66,9 @@ EARLIER = {
     "backbone=bart task=squad method=ia3": "669b928581",
     "study=gradients method=meft3 method.reversal=float": "3d71c7235f",
 }
-LATER = ("reversal", "scale_1", "mu", "grid_bits", "chunks", "strict", "offload", "kernels", "decomposed")  # of peft's
-LATER_OF_MEFT = ("variant", "adapter_factor", "zero_start", "mu", "offload", "kernels")
+LATER_OF_ALL = ("mu", "offload", "kernels", "stored_layers", "budget")
+LATER = (*LATER_OF_ALL, "reversal", "scale_1", "grid_bits", "chunks", "strict", "decomposed")  # of peft's methods
+LATER_OF_MEFT = (*LATER_OF_ALL, "variant", "adapter_factor", "zero_start")
 
 
 @pytest.mark.parametrize(("typed", "name"), EARLIER.items())
@@ -107,6 +109,9 @@ SAME = [
     ((), ("training.processes=1",)),
     ((), ("method.chunks=null",)),
     ((), ("method.kernels=plain",)),
+    ((), ("method.stored_layers=0", "method.budget=null")),
+    (("method.budget=8GiB",), ("method.budget=8192MiB",)),
+    (("method.budget=1.5MiB",), ("method.budget='1.50 MiB'",)),
     (("method.reversal=stored",), ("method.reversal=stored", "method.strict=false")),
     (("method.reversal=float",), ("method.reversal=float", "method.grid_bits=12", "method.strict=false")),
     (("training.max_steps=3",), ("training.max_steps=3", "training.epochs=9")),

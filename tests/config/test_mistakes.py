@@ -5,6 +5,8 @@ import pytest
 from tests.helpers.commands import ended
 
 LONG = "x" * 5000
+OF_A_REVERSAL = ("scale_1=1/10", "mu=1", "grid_bits=12", "chunks=2", "strict=true", "offload=true", "stored_layers=2",
+                 "budget=8GiB")  # fmt: skip
 MISTAKES = [
     # names
     ("backbone=robrta", "backbone=robrta: there is no such backbone, did you mean 'roberta'?"),
@@ -154,6 +156,10 @@ MISTAKES = [
     ("method=lora method.reversal=exact method.mu=null", "method.mu: expected a value, not null"),
     ("method.mu=2e9", "method.mu=2000000000.0: expected a number above 0, at most 100"),
     ("method.reversal=float method.scale_1=2 method.mu=1-scale", "method.mu=1-scale with method.scale_1=2: expected"),
+    ("method.stored_layers=-1", "method.stored_layers=-1: expected 0 to 1000000."),
+    ("method.budget=8", "method.budget=8: expected a number with a unit, as in 24GiB or 512MiB"),
+    ("method=lora method.reversal=exact method.budget=8gib", "method.budget=8gib: expected a number with a unit"),
+    ("method=full method.budget=8GiB", "method.budget: "),
     ("method.merge=[0,0]", "method.merge=[0, 0]: expected two weights, not both 0, for instance [0.5,0.5], or learned"),
     ("method.merge={a:1}", "method.merge={'a': 1}: expected two weights"),
     ("method.merge=[1e400,1]", "method.merge=[inf, 1]: expected two weights"),
@@ -209,7 +215,7 @@ MISTAKES = [
             f"method=lora method.{typed}",
             f"method.{typed}: has no effect with method.reversal=off. Add method.reversal=exact, or leave it out.",
         )
-        for typed in ("scale_1=1/10", "mu=1", "grid_bits=12", "chunks=2", "strict=true", "offload=true")
+        for typed in OF_A_REVERSAL
     ),
     (
         "method=lora method.reversal=exact method.checkpointing=true",
@@ -225,6 +231,12 @@ MISTAKES = [
     ("method.reversal=float method.offload=true", "method.offload=true: has no effect with method.reversal=float"),
     ("method=vera method.reversal=stored method.offload=true", "method.offload=true: has no effect with"),
     ("method.scale_1=1 method.offload=true", "method.offload=true: a half with a scale of 1 keeps nothing"),
+    ("method.reversal=stored method.budget=8GiB", "method.budget=8GiB: has no effect with method.reversal=stored"),
+    ("method.reversal=stored method.stored_layers=2", "method.stored_layers=2: has no effect with"),
+    (
+        "method.stored_layers=2 method.budget=8GiB",
+        "method.stored_layers=2: has no effect with method.budget=8GiB. Leave out one of them.",
+    ),
     ("training.max_steps=3 training.epochs=3", "training.epochs=3: has no effect with training.max_steps=3"),
     ("task=squad task.null_threshold=1", "task.null_threshold=1.0: has no effect with task.unanswerable=false"),
     ("task=rte task.data_dir=x task.revision=y", "task.revision=y: has no effect with task.data_dir=x"),

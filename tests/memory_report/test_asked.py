@@ -104,6 +104,7 @@ MISTAKES = {
     "sweep=depth backbone.repeat=2": "sweep=depth and backbone.repeat",
     "sweep=depth backbone.config.num_hidden_layers=2": "sweep=depth and backbone.config.num_hidden_layers",
     "sweep=length batch=[8,16]": "draws a line a method, for one batch",
+    "method=meft1 method.budget=8GiB": "plans a run of meft-run. Take method.stored_layers=N",
     "backbone.path=/x backbone=[bert,roberta]": "one model's folder, but backbone=bert,roberta are several",
     "backbone=bert backbone.path=/x backbone.config.hidden_size=8": "has no effect with backbone.path",
 }
