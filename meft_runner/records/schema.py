@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from meft_runner.records.memory import Budget, Memory
 from meft_runner.records.settings import Config
 from meft_runner.records.types import Count, Number, Part, Positive, Share, Text, Time
 
@@ -138,26 +139,6 @@ class Plain(Part):
     coupled_score: Share | None
 
 
-class Memory(Part):
-    """The memory of a training step, in the columns of `meft_runner.memory.StepMemory`."""
-
-    source: Text
-    parameters_bytes: Count
-    gradients_bytes: Count
-    optimizer_bytes: Count
-    activations_bytes: Count
-    peak_bytes: Count
-    activation_paper_bytes: Count
-    retained_after_forward_bytes: Count
-    host_bytes: Count = 0
-    batch_size: Count
-    length: Count
-
-    def sizes(self) -> dict[str, int]:
-        """Returns the columns that are bytes."""
-        return {name: value for name, value in self if name.endswith("_bytes")}
-
-
 class Timing(Part):
     """The speed of the training steps."""
 
@@ -218,6 +199,7 @@ class Record(Part):
     scores: Scores | None
     parameters: Parameters | None
     start: Start | None = None
+    budget: Budget | None = None
     memory: Memory | None
     timing: Timing | None
     reversal: Reversal | None

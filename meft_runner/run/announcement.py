@@ -7,7 +7,9 @@ import torch
 from meft_runner.backbones.weights import is_quantised
 from meft_runner.config import Settings, WeightForm
 from meft_runner.config.methods import with_reversal
-from meft_runner.records.schema import Data, Memory, Parameters
+from meft_runner.config.sizes import written_bytes
+from meft_runner.records.memory import Budget, Memory
+from meft_runner.records.schema import Data, Parameters
 from meft_runner.run.arguments import Plan
 from meft_runner.run.console import MIB
 from meft_runner.run.display import Screen
@@ -52,6 +54,13 @@ def show_model(parameters: Parameters, device: torch.device, form: WeightForm, s
     others = "the layers' matrices" if is_quantised(form) else "the others"
     held = "" if form is WeightForm.fp32 else f", {others} as {form.name}"
     screen.line("model", f"{text}{held}, on {device.type}")
+
+
+def show_budget(budget: Budget, layers: int, screen: Screen) -> None:
+    """Prints how many layers keep their activations within a memory budget."""
+    stored, peak = budget.stored_layers, written_bytes(budget.predicted_peak_bytes)
+    how_many = f"the top {stored} of {layers} layers keep their activations" if stored else "all layers are reversed"
+    screen.line("budget", f"{how_many}: {peak} at the peak (predicted), of {written_bytes(budget.budget_bytes)}")
 
 
 def show_memory(memory: Memory, screen: Screen) -> None:

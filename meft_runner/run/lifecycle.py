@@ -12,11 +12,13 @@ from meft_runner.config import Settings, Study, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
 from meft_runner.methods.layers import reversible_stacks
+from meft_runner.methods.stored import reversible_layers
 from meft_runner.records.record import completed, finish, new_record, write_record
 from meft_runner.records.schema import CompleteRecord, LayerGradient, Record
 from meft_runner.run import checkpoints, processes
-from meft_runner.run.announcement import show_memory, show_run
+from meft_runner.run.announcement import show_budget, show_memory, show_run
 from meft_runner.run.arguments import adapter_description, build_trainer
+from meft_runner.run.budget import plan_budget
 from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.display import Screen
 from meft_runner.run.distances import compare_with_plain
@@ -75,6 +77,9 @@ def _run(
     screen = Screen(directory.name)
     show_run(settings, directory, screen)
     opened = open_run(settings, device, record, screen)
+    record.budget = plan_budget(settings, opened.model, opened.data, opened.plan.batch_size)
+    if record.budget is not None:
+        show_budget(record.budget, reversible_layers(opened.model), screen)
     if settings.study is Study.gradients:
         _study_gradients(settings, opened, device, record)
         return

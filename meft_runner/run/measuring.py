@@ -9,7 +9,7 @@ from meft_runner.backbones import positions
 from meft_runner.config import Settings
 from meft_runner.memory import AUTOCAST, probe
 from meft_runner.methods.layers import reversible_stacks
-from meft_runner.records.schema import Memory
+from meft_runner.records.memory import Memory
 from meft_runner.run.failures import free_memory, out_of_memory
 from meft_runner.tasks import TaskData
 

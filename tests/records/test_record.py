@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from meft_runner.config import plain
 from meft_runner.errors import UserError
 from meft_runner.memory import StepMemory
+from meft_runner.records.memory import Memory
 from meft_runner.records.record import completed, finish, new_record, read_record, write_record
-from meft_runner.records.schema import CompleteRecord, Memory, Record
+from meft_runner.records.schema import CompleteRecord, Record
 from tests.helpers import records as made
 from tests.helpers.composed import settings
 
