@@ -9,11 +9,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from meft_runner.reversible.block import BlockInputs
+from meft_runner.reversible.border import handed_over
 from meft_runner.reversible.gradients import hooks_aside
 from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.passes import ForwardPass, ReversePass, Trace
 from meft_runner.reversible.plan import Plan
-from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import AutocastState, random_state_kept
 
 _INPUTS = len(BlockInputs().tensors())
@@ -29,16 +29,16 @@ class ReversibleFunction(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, relay: Relay, hidden: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """Runs the blocks and returns the outputs of the plan's ending."""
+    def forward(ctx: Any, plan: Plan, hidden: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Runs the blocks and returns what they hand over (`border.py`)."""
         trace = Trace()
-        ctx.plan, ctx.relay, ctx.dtype = plan, relay, hidden.dtype
+        ctx.plan, ctx.dtype = plan, hidden.dtype
         ctx.parameters = tensors[_INPUTS:]  # those that train now, whatever is frozen before backward
         ctx.autocast = AutocastState.current(hidden.device)
         inputs = BlockInputs(*tensors[:_INPUTS])
         with ctx.autocast.entered(), ToHost(hidden.device) if plan.offload else nullcontext() as host:
             streams = ForwardPass(plan, hidden, inputs, trace, host).run()
-            outputs = plan.ending.outputs(plan.streams, *streams, hidden.dtype, inputs)
+            outputs = handed_over(plan.streams, *streams, hidden.dtype, inputs)
         ctx.random_states, ctx.last = trace.random_states, trace.last
         ctx.save_for_backward(*tensors, *streams, trace.checksums, *trace.kept)
         ctx.mark_non_differentiable(*(output for output in outputs if not output.is_floating_point()))
@@ -63,6 +63,6 @@ class ReversibleFunction(Function):
                 ctx.relay.put(place, grad)
         with states, ctx.autocast.entered(), hooks, returning as host:
             reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype, host)
-            grad_hidden = reverse.run(x1, x2, ctx.relay, wants_hidden=ctx.needs_input_grad[2])
+            grad_hidden = reverse.run(x1, x2, grads, wants_hidden=ctx.needs_input_grad[1])
         leaves = (*reverse.inputs.tensors(), *ctx.parameters)
-        return None, None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)
+        return None, grad_hidden, *(reverse.gradients.get(leaf) for leaf in leaves)

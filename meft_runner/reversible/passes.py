@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meft_runner.reversible.arithmetic import ends
 from meft_runner.reversible.block import BlockInputs
+from meft_runner.reversible.border import gradients_handed_back
 from meft_runner.reversible.coupling import Weights
 from meft_runner.reversible.differentiation import Differentiation, Half
 from meft_runner.reversible.evaluation import Evaluation
@@ -19,7 +20,6 @@ from meft_runner.reversible.gradients import Gradients
 from meft_runner.reversible.monitor import fingerprint
 from meft_runner.reversible.offload import FromHost, ToHost
 from meft_runner.reversible.plan import Plan
-from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import RandomState, random_state
 from meft_runner.reversible.streams import ExactStreams, StoredStreams
 
@@ -173,13 +173,13 @@ class ReversePass:
         self.gradients = Gradients()
         self._checksums: list[Tensor] = []
 
-    def run(self, x1: Tensor, x2: Tensor, relay: Relay, wants_hidden: bool) -> Tensor | None:
+    def run(self, x1: Tensor, x2: Tensor, grads: Sequence[Tensor | None], wants_hidden: bool) -> Tensor | None:
         """Undoes every block, in place.
 
         Args:
             x1: the last first stream, (B, S, H); becomes the first one.
             x2: the last second stream, (B, S, H); likewise.
-            relay: has the gradients of the outputs, which are free once the streams have theirs.
+            grads: of what the blocks have handed over, None where there is none; those of the streams are changed.
             wants_hidden: whether the gradient of the first hidden states is wanted.
 
         Returns:
@@ -191,7 +191,7 @@ class ReversePass:
         first, second = self.plan.coupling.halves
         assert self.trace.last is not None
         moved = _fingerprints(x1, x2).ne(self.trace.last)
-        grad_1, grad_2 = self.plan.ending.gradients(self.streams, (x1, x2), relay, self.inputs, self.gradients)
+        grad_1, grad_2 = gradients_handed_back(grads, x1, self.dtype, self.inputs, self.gradients)
         for index, block in reversed(list(enumerate(self.plan.blocks))):
             if self.plan.coupling.swap:
                 x1, x2, grad_1, grad_2 = x2, x1, grad_2, grad_1

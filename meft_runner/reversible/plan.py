@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from meft_runner.reversible.block import ReversibleBlock
+from meft_runner.reversible.border import with_graph
 from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
-from meft_runner.reversible.endings import Ending, HandOver, Merge, with_graph
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.streams import Streams
 
@@ -22,7 +22,6 @@ class Plan:
     Attributes:
         blocks: the blocks, bottom first.
         coupling: scales and swap.
-        ending: what becomes of the last two streams.
         streams: the arithmetic.
         chunks: into how many a batch is cut, computed one after the other; None for chunks of about 1,024 tokens.
         cutting: how chunks are made.
@@ -32,7 +31,6 @@ class Plan:
 
     blocks: Sequence[ReversibleBlock]
     coupling: Coupling
-    ending: Ending
     streams: Streams
     chunks: int | None
     cutting: type[Chunks]
@@ -46,9 +44,7 @@ class Plan:
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that require gradient, each once."""
-        learned = [self.ending.learned] if isinstance(self.ending, Merge) and self.ending.learned is not None else []
-        parameters = [*learned, *nn.ModuleList(self.blocks).parameters()]
-        return [parameter for parameter in parameters if parameter.requires_grad]
+        return [parameter for parameter in nn.ModuleList(self.blocks).parameters() if parameter.requires_grad]
 
     def cut(self, batch: torch.Size) -> Chunks:
         """Returns how large a chunk of a (B, S, H) batch may be."""
@@ -63,6 +59,6 @@ class Plan:
         """Returns the plans of the lowest blocks, to be reversed, and of those above, which keep ordinary graphs."""
         below, above = self.blocks[:reversed_blocks], self.blocks[reversed_blocks:]
         return (
-            replace(self, blocks=below, ending=HandOver() if above else self.ending),
+            replace(self, blocks=below),
             replace(self, blocks=above, streams=with_graph(self.streams)),
         )

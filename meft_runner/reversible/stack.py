@@ -1,19 +1,19 @@
 """A stack of reversible blocks as a module: the forward pass, and the choice of how it is reversed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meft_runner.reversible.block import BlockInputs, ReversibleBlock
+from meft_runner.reversible.border import handed_over, taken_over
 from meft_runner.reversible.chunks import Chunks
 from meft_runner.reversible.coupling import Coupling
-from meft_runner.reversible.endings import HandOver, Merge
 from meft_runner.reversible.function import ReversibleFunction
 from meft_runner.reversible.monitor import ReversalMonitor
 from meft_runner.reversible.passes import ForwardPass
 from meft_runner.reversible.plan import Plan
-from meft_runner.reversible.relay import Relay
 from meft_runner.reversible.replay import AutocastState
 from meft_runner.reversible.streams import make_streams
 
@@ -69,10 +69,7 @@ class ReversibleStack(nn.Module):
     def plan(self) -> Plan:
         """What a pass needs to know of the stack as it is now."""
         blocks = tuple(block for block in self.blocks if isinstance(block, ReversibleBlock))
-        ending = Merge(self.coupling.merge, self.learned_merge)
-        return Plan(
-            blocks, self.coupling, ending, self.streams, self.chunks, self.cutting, self.monitor, self.offload
-        )  # fmt: skip
+        return Plan(blocks, self.coupling, self.streams, self.chunks, self.cutting, self.monitor, self.offload)
 
     @torch.compiler.disable(reason="a compiled forward pass need not repeat the bits of its backward pass")
     def forward(self, hidden: Tensor, inputs: BlockInputs | None = None) -> Tensor:
@@ -97,28 +94,30 @@ class ReversibleStack(nn.Module):
         inputs, plan = inputs or BlockInputs(), self.plan
         with AutocastState.current(hidden.device).entered():
             if not torch.is_grad_enabled():
-                return _run(plan, hidden, inputs)[0]
+                return self._merged(plan.streams, ForwardPass(plan, hidden, inputs).run(), hidden.dtype)
             below, above = plan.split(0 if self.mode == "stored" else max(0, len(self.blocks) - self.stored_layers))
-            outputs = _reversed(below, hidden, inputs) if below.blocks else None
-            if above.blocks:
-                outputs = _run(above, hidden, inputs, outputs)
-        assert outputs is not None
-        return outputs[0]
+            streams = None
+            if below.blocks:
+                streams, inputs = _reversed(below, hidden, inputs)
+            if streams is None or above.blocks:
+                streams = ForwardPass(above, hidden, inputs).run(streams)
+            return self._merged(above.streams, streams, hidden.dtype)
+
+    def _merged(self, streams: Any, pair: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
+        """Returns w1 * x1 + w2 * x2, (B, S, H)."""
+        if self.learned_merge is not None:
+            w1, w2 = self.learned_merge.to(dtype)
+            return w1 * streams.value(pair[0], dtype) + w2 * streams.value(pair[1], dtype)
+        weighed = zip(self.coupling.merge, pair, strict=True)
+        parts = [weight * streams.value(stream, dtype) for weight, stream in weighed if weight]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _run(plan: Plan, hidden: Tensor, inputs: BlockInputs, below: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
-    """Runs blocks as ordinary autograd sees them, from `hidden` on or from the outputs of those below."""
-    handed = None
-    if below is not None:
-        handed, inputs = HandOver().taken(below, inputs)
-    return plan.ending.outputs(plan.streams, *ForwardPass(plan, hidden, inputs).run(handed), hidden.dtype, inputs)
-
-
-def _reversed(plan: Plan, hidden: Tensor, inputs: BlockInputs) -> tuple[Tensor, ...]:
-    """Runs blocks that are reversed in backward, where there is anything to differentiate."""
+def _reversed(plan: Plan, hidden: Tensor, inputs: BlockInputs) -> tuple[tuple[Any, Any], BlockInputs]:
+    """Runs blocks that are reversed in backward; returns streams and inputs for what follows them."""
     tensors = (*inputs.tensors(), *plan.trainable_parameters())
     if any(tensor is not None and tensor.requires_grad for tensor in (hidden, *tensors)):
-        relay = Relay()
-        outputs = ReversibleFunction.apply(plan, relay, hidden, *tensors)
-        return *(relay.behind(place, output) for place, output in enumerate(outputs[:2])), *outputs[2:]
-    return _run(plan, hidden, inputs)
+        outputs = ReversibleFunction.apply(plan, hidden, *tensors)
+    else:
+        outputs = handed_over(plan.streams, *ForwardPass(plan, hidden, inputs).run(), hidden.dtype, inputs)
+    return taken_over(plan.streams, outputs, inputs)

@@ -34,6 +34,10 @@ class FloatStreams:
         """Returns both streams: `hidden` itself."""
         return hidden, hidden
 
+    def resumed(self, stream: Tensor, value: Tensor) -> Tensor:
+        """Returns a stream that goes on from another, with a gradient that is a tensor of its own."""
+        return _own_gradient(value)
+
     def rows(self, stream: Tensor, place: slice) -> Tensor:
         """Returns some rows of a stream."""
         return stream[place]
@@ -161,6 +165,10 @@ class StoredStreams:
         first, second = (_StraightThrough.apply(value, hidden, None, Weights(Fraction(1))) for _ in range(2))
         return StoredStream(integers, first), StoredStream(integers, second)
 
+    def resumed(self, integers: Tensor, value: Tensor) -> StoredStream:
+        """Returns a stream that goes on from others, with a gradient that is a tensor of its own."""
+        return StoredStream(integers, _own_gradient(value))
+
     def rows(self, stream: StoredStream, place: slice) -> StoredStream:
         """Returns some rows of a stream."""
         if place == slice(0, len(stream.integers)):
@@ -202,6 +210,11 @@ class _StraightThrough(torch.autograd.Function):
         weights: Weights = ctx.weights
         increment = None if ctx.increment_dtype is None else (grad * weights.mu).to(ctx.increment_dtype)
         return None, grad * float(weights.scale), increment, None
+
+
+def _own_gradient(value: Tensor) -> Tensor:
+    """Returns a value whose gradient in backward is a new tensor."""
+    return _StraightThrough.apply(value, value, None, Weights(Fraction(1)))
 
 
 Streams = FloatStreams | ExactStreams | StoredStreams
