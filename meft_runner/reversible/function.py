@@ -58,9 +58,6 @@ class ReversibleFunction(Function):
         trace = Trace(checksums, kept, list(ctx.random_states), ctx.last)
         returning = FromHost(trace.kept, x1.device) if plan.offload else nullcontext()
         states, hooks = random_state_kept(x1.device), hooks_aside(ctx.parameters)
-        for place, grad in enumerate(grads[2:], start=2):  # those of block inputs come without a node behind them
-            if grad is not None:
-                ctx.relay.put(place, grad)
         with states, ctx.autocast.entered(), hooks, returning as host:
             reverse = ReversePass(plan, BlockInputs(*saved[:_INPUTS]), trace, ctx.dtype, host)
             grad_hidden = reverse.run(x1, x2, grads, wants_hidden=ctx.needs_input_grad[1])
