@@ -102,10 +102,13 @@ class ForwardPass:
         return x1, x2
 
     def _first_ends(self, x1: Any, x2: Any) -> tuple[Tensor, Tensor]:
-        """Returns the smallest and the largest value of two streams."""
-        streams: Any = self.plan.streams
-        found = [ends(streams.value(stream, self.hidden.dtype).detach()) for stream in (x1, x2)]
-        return torch.minimum(found[0][0], found[1][0]), torch.maximum(found[0][1], found[1][1])
+        """Returns the smallest and the largest value of two streams, not rounded to the dtype of the hidden states."""
+        streams = self.plan.streams
+        if isinstance(streams, StoredStreams):
+            found = [streams.exact.value(end, torch.float64) for x in (x1, x2) for end in ends(x.integers)]
+        else:
+            found = [end for x in (x1, x2) for end in ends(x.detach())]
+        return torch.minimum(found[0], found[2]), torch.maximum(found[1], found[3])
 
     def _half(self, function: nn.Module | None, reads: Any, stream: Any, weights: Weights, read_next: bool) -> Any:
         """Returns scale * stream + mu * function(reads); without a function the stream itself.

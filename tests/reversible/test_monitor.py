@@ -164,6 +164,16 @@ def test_the_bound_counts_single_steps(dtype, missing, increment, layers):
         module(torch.full((1, 1, 1), 2.0**15 - missing * 2.0**-16, dtype=dtype))
 
 
+@pytest.mark.parametrize("stored_layers", [0, 1, 2])
+def test_the_bound_is_handed_over_to_layers_that_are_stored(stored_layers):
+    # In bfloat16 the stream of 32,700 that comes out of layer 0 would be read as 32,640.
+    blocks = [ReversibleBlock(Constant(value), None, f"layer {index}") for index, value in enumerate((60.0, 100.0))]
+    tie = coupling("1", "1", swap=False)
+    module = ReversibleStack(blocks, tie, stored_layers=stored_layers).to(torch.bfloat16)
+    with pytest.raises(StreamOverflowError, match=r"reach 3280\d.* at layer 1"):
+        module(torch.full((1, 1, 2), 32640.0, dtype=torch.bfloat16))
+
+
 def test_a_wider_grid_holds_the_same_stream():
     blocks = [ReversibleBlock(Mix(8), Constant(4e4), "layer 0")]
     ReversibleStack(blocks, coupling(), grid_bits=12)(hidden_states()).sum().backward()
