@@ -56,8 +56,9 @@ def thawed_between(module):
 @pytest.mark.parametrize(
     "loss_of", [checkpointed, on_the_host, both, twice, frozen_between, thawed_between], ids=lambda f: f.__name__
 )
-def test_gradients_are_those_of_ordinary_autograd(loss_of):
-    found, expected = (gradients(mode, loss_of, chunks=3) for mode in ("exact", "stored"))
+@pytest.mark.parametrize("settings", [{}, {"stored_layers": 2}, {"offload": True}], ids=str)
+def test_gradients_are_those_of_ordinary_autograd(loss_of, settings):
+    found, expected = (gradients(mode, loss_of, chunks=3, **settings) for mode in ("exact", "stored"))
     for a, b in zip(found, expected, strict=True):
         assert (a is b is None) or torch.equal(a, b)
 
