@@ -256,6 +256,17 @@ def test_models_in_chunks_stay_exact(name, kind, padding):
         check_equal_to_stored(*train_once(name, "exact", 4, None, **settings), name, 4, None, **settings)
 
 
+@MODELS
+def test_kept_layers_above_change_nothing(name, kind, padding):
+    settings = {"kind": kind, "padding": padding, "chunks": 3, "stored_layers": 2}
+    with copies_by(LateCopies):
+        (loss, found, _), (expected_loss, expected, _) = (
+            train_once(name, "exact", 4, None, offload=offload, **settings) for offload in (True, False)
+        )
+    assert loss == expected_loss
+    assert all(torch.equal(gradient, expected[layer]) for layer, gradient in found.items())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("tie", TIES)
 def test_many_steps_on_cuda(tie):
