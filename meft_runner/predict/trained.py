@@ -22,6 +22,7 @@ from meft_runner.config import (
 )
 from meft_runner.config.checks import check
 from meft_runner.config.fields import settings_of
+from meft_runner.config.methods import KernelForm
 from meft_runner.errors import UserError, nearest
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained
@@ -30,6 +31,9 @@ from meft_runner.records.schema import CompleteRecord
 from meft_runner.run.opening import load_backbone
 from meft_runner.run.reuse import ADAPTER, changed_base, damaged_weights
 from meft_runner.tasks.demo import form_of
+
+# Settings of methods that say what a training step keeps.
+_WITHOUT_TRAINING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None}
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,11 @@ def _settings(record: CompleteRecord, directory: Path, asked: PredictSettings, p
         setattr(section, name, path)
         if name in ("path", "data_dir"):
             section.revision = None
-    if hasattr(settings.method, "checkpointing"):
-        settings.method.checkpointing = False  # nothing is kept that could be computed again
+    for name, value in _WITHOUT_TRAINING.items():
+        if hasattr(settings.method, name):
+            setattr(settings.method, name, value)
+    if getattr(settings.method, "kernels", None) is KernelForm.fused:
+        settings.method.kernels = KernelForm.auto  # type: ignore[attr-defined]  # where there are none, plain ones
     if asked.precision is not None:
         settings.training.precision = asked.precision
     check(settings)
