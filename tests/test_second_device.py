@@ -21,4 +21,4 @@ def test_a_step_runs_on_another_device(kinds):
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.second_device", *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 6 * len(kinds)
+    assert len(done.stdout.splitlines()) == 7 * len(kinds)

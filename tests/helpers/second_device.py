@@ -21,6 +21,7 @@ METHODS = {
     "meft3 learned": lambda: meft_settings("meft3", merge="learned"),
     "meft3 chunks": lambda: meft_settings("meft3", chunks=8),  # of rows and of tokens
     "meft1 float": lambda: meft_settings("meft1", "float"),
+    "meft1 kept": lambda: meft_settings("meft1", stored_layers=1),
     "lora": lambda: peft_settings("lora", scale_1="1/16", chunks=8),
 }
 
