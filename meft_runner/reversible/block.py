@@ -73,8 +73,13 @@ class BlockInputs:
 
 
 def rows_of(tensor: Tensor, place: slice) -> Tensor:
-    """Returns some rows of a tensor of block inputs: all of it where it is shared by all rows."""
-    return tensor if tensor.shape[0] == 1 else tensor[place]
+    """Returns some rows of a tensor of block inputs: all of it where it is shared by all rows.
+
+    What requires gradient gets it through a node of its own, so that an evaluation's gradients are summed first.
+    """
+    if tensor.shape[0] == 1:
+        return tensor.view_as(tensor) if tensor.requires_grad else tensor
+    return tensor[place]
 
 
 def _tokens_of(tensor: Tensor, place: slice, rows: int) -> Tensor:
