@@ -118,6 +118,8 @@ def _reversal_text(reversal: Reversal | None) -> str:
         return "not reversible"
     if reversal.mode == "stored":
         return "stored: nothing to reverse"
+    if reversal.checked_steps == 0 and reversal.max_error == 0:  # as where all layers keep their activations
+        return f"{reversal.mode}: no layer was reversed"
     if reversal.mode == "float":
         return f"float: rebuilt streams up to {_finite(reversal.max_error)} apart in {reversal.checked_steps} steps"
     return f"exact: {reversal.mismatches} mismatches in {reversal.checked_steps} steps"

@@ -82,6 +82,8 @@ def test_the_printed_table_of_a_run(capsys):
     [
         (None, "not reversible"),
         ({"mode": "stored", "mismatches": 0}, "stored: nothing to reverse"),
+        ({"mode": "exact", "mismatches": 0, "max_error": 0.0}, "exact: no layer was reversed"),  # all were stored
+        ({"mode": "float", "mismatches": 0, "max_error": 0.0}, "float: no layer was reversed"),
         (
             {"mode": "float", "mismatches": 0, "max_error": None},
             "up to not finite apart in 0 steps",
