@@ -15,9 +15,8 @@ def check_stored(model: nn.Module, backbone: BackboneSettings, count: int) -> No
     """
     layers = reversible_layers(model)
     if count > layers:
-        raise UserError(
-            f"method.stored_layers={count}: {backbone.name} has {layers} reversible layers here. Take 0 to {layers}."
-        )
+        named = "1 reversible layer" if layers == 1 else f"{layers} reversible layers"
+        raise UserError(f"method.stored_layers={count}: {backbone.name} has {named} here. Take 0 to {layers}.")
 
 
 def reversible_layers(model: nn.Module) -> int:

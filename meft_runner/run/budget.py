@@ -42,10 +42,14 @@ def plan_budget(settings: Settings, model: nn.Module, data: TaskData, size: int)
                 peaks[stored] = predict_step(step, accumulating).peak_bytes
             return peaks[stored]
 
-        fitting = largest(lambda place: peak(place - 1), budget, limit=reversible_layers(model) + 1).number
+        layers = reversible_layers(model)
+        peak(layers)
+        largest(lambda place: peak(place - 1), budget, limit=layers + 1)
+    # Of all that were predicted: a peak may fall a little where another layer keeps its activations.
+    fitting = [stored for stored, needed in peaks.items() if needed <= budget]
     if not fitting:
-        raise _too_small(settings, method, peaks[0], size)
-    stored = fitting - 1
+        raise _too_small(settings, method, min(peaks.values()), size)
+    stored = max(fitting)
     store_layers(model, stored)
     return Budget(budget_bytes=budget, stored_layers=stored, predicted_peak_bytes=peaks[stored])
 
@@ -77,5 +81,5 @@ def _too_small(settings: Settings, method: ReversibleSettings, needed: int, size
     ways = [*smaller, "more method.chunks", "a smaller task.max_length"]
     return UserError(
         f"method.budget={method.budget}: {settings.backbone.name} with method={method.name} and batches of {size} "
-        f"needs {written_bytes(needed)} with all layers reversed. Take so much, or {', '.join(ways)}."
+        f"needs {written_bytes(needed)} at the least. Take so much, or {', '.join(ways)}."
     )
