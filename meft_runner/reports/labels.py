@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING
 
-from meft_runner.config import DEPTH_NAMES, METHODS, TASKS, LanguageSettings, WeightForm, kind_with
+from meft_runner.config import DEPTH_NAMES, METHODS, TASKS, LanguageSettings, ReversibleSettings, WeightForm, kind_with
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
@@ -17,6 +17,7 @@ from meft_runner.reports.apart import Label, digest, file_name, one_line, told_a
 from meft_runner.run.composing import method_defaults
 
 LANGUAGE_KINDS = tuple(kind for kind, schema in TASKS.items() if issubclass(schema, LanguageSettings))
+_SHARED = {field.name for field in fields(ReversibleSettings)}  # named behind those of a method alone
 _EXACT = 2**53  # integers below it are floating-point numbers
 
 
@@ -31,7 +32,7 @@ def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     defaults = _defaults(name, record.config.backbone.norm)
     meant, usual = _in_one_form(method), _in_one_form(defaults)
     changed = [
-        f"{key}={meant[key]}" for key in method
+        f"{key}={meant[key]}" for key in sorted(method, key=_SHARED.__contains__)  # whatever the record's order is
         if key not in without and _has_effect(name, key, defaults | method)
         and usual.get(key, MISSING) not in (MISSING, meant[key])
     ]  # fmt: skip
