@@ -12,6 +12,7 @@ from meft_runner.config import Head
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.prepare import prepare
 from meft_runner.reversible import ExactStreams, ReversibleStack
+from meft_runner.reversible.stages import joined, stages_of
 from meft_runner.run.gradient_study import gradient_errors
 from tests.helpers.composed import settings
 from tests.helpers.exactness import BOUNDS, PRECISIONS, train_once
@@ -32,10 +33,14 @@ def studied(variant, reversal, precision, kind="bert", layers=4, **kwargs):
 
 def run_by_hand(stack, hidden, inputs):
     """The paper's equations in floating point, for ordinary autograd."""
+
+    def run(function, x):
+        return joined(stages_of(function), function)((x,), inputs)[0]
+
     x1 = x2 = hidden
     for block in stack.blocks:
-        y1 = float(stack.coupling.scale_1) * x1 + block.f(x2, inputs)
-        y2 = float(stack.coupling.scale_2) * x2 + block.g(y1, inputs)
+        y1 = float(stack.coupling.scale_1) * x1 + run(block.f, x2)
+        y2 = float(stack.coupling.scale_2) * x2 + run(block.g, y1)
         x1, x2 = (y2, y1) if stack.coupling.swap else (y1, y2)
     return stack.coupling.merge[0] * x1 + stack.coupling.merge[1] * x2
 
