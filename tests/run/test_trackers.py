@@ -124,7 +124,7 @@ def read_tensorboard(directory):
     plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(plugin).session_start_info.hparams
     config = {name: getattr(value, value.WhichOneof("kind")) for name, value in hparams.items()}
-    for name in ("method.strict", "method.zero_start", "training.group_by_length", "retry_failed"):
+    for name in ("method.strict", "method.offload", "method.zero_start", "training.group_by_length", "retry_failed"):
         config[name] = bool(config[name])  # numbers there
     results = {name: curves.pop(name) for name in list(curves) if not name.startswith(("train/", "eval/"))}
     assert {points[0][0] for points in results.values()} == {4}  # the last step
