@@ -17,12 +17,12 @@ class SampledChunks(Chunks):
     Where ordinary graphs are kept, each chunk's is, and all are computed.
     """
 
-    def places(self, count: int, size: int) -> Sequence[slice]:
-        """Returns the places of chunks that are computed."""
-        places = super().places(count, size)
-        if torch.is_grad_enabled() or len(places) <= MOST_CHUNKS:
-            return places
-        return [*places[:_FIRST], *places[-_LAST:]]
+    def starts(self, count: int, size: int) -> Sequence[int]:
+        """Returns where the chunks begin that are computed: of a batch of any size, few."""
+        starts = super().starts(count, size)
+        if torch.is_grad_enabled() or len(starts) <= MOST_CHUNKS:
+            return starts
+        return (*starts[:_FIRST], *starts[-_LAST:])
 
     def join(self, parts: Sequence[Tensor], count: int) -> Tensor:
         """Returns each chunk's result, and one tensor for the results of those that are not computed, as one tensor."""

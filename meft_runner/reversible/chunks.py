@@ -67,7 +67,11 @@ class Chunks:
 
     def places(self, count: int, size: int) -> Sequence[slice]:
         """Returns the places of what is computed at once, among `count` rows or tokens; where there are none, one."""
-        return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), max(size, 1))]
+        return [slice(start, min(start + size, count)) for start in self.starts(max(count, 1), max(size, 1))]
+
+    def starts(self, count: int, size: int) -> Sequence[int]:
+        """Returns where they begin."""
+        return range(0, count, size)
 
     def joined(self, pieces: Sequence[Tensors], batch: torch.Size) -> Tensors:
         """Returns a stage's results on all pieces of a (B, S, ...) batch, each (B, S, D)."""
