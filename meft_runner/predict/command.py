@@ -28,13 +28,14 @@ from meft_runner.memory import AUTOCAST
 from meft_runner.predict.answering import Answering, Found
 from meft_runner.predict.choices import ask_choices
 from meft_runner.predict.classes import ask_texts
-from meft_runner.predict.forward import explained, progress, run_rows
+from meft_runner.predict.forward import out_of_memory, progress, run_rows
 from meft_runner.predict.images import ask_images, ask_split
 from meft_runner.predict.language import USUAL_NEW_TOKENS, ask_language, prompt_tokens
 from meft_runner.predict.rows import named, rows_of_file, rows_of_split, write_answers
 from meft_runner.predict.spans import ask_spans
 from meft_runner.predict.trained import Trained, find_run
 from meft_runner.run.console import percent, print_table, rounded
+from meft_runner.run.failures import explaining
 from meft_runner.run.opening import load_processor
 from meft_runner.run.quiet import quiet
 from meft_runner.tasks.data import Row
@@ -91,8 +92,9 @@ def answer(asked: PredictSettings, paths: Mapping[str, str]) -> Answers:
     settings, device = trained.settings, _device()
     batch_size = asked.batch_size or settings.training.eval_batch_size
     new_tokens = _new_tokens(asked, trained)
-    with naming_paths(settings), explained(batch_size):
-        rows, answering = _ask(asked, trained, load_processor(settings, trained.source))
+    with naming_paths(settings), explaining(lambda: out_of_memory(batch_size)):
+        processor = load_processor(settings, trained.source)
+        rows, answering = _ask(asked, trained, processor)
         if asked.output is None and not answering.scored:
             raise UserError("output: not given, and no row has a label to score. Add output=FILE for the answers.")
         if asked.max_new_tokens is not None and not answering.prompts:
@@ -102,7 +104,7 @@ def answer(asked: PredictSettings, paths: Mapping[str, str]) -> Answers:
         autocast = AUTOCAST[settings.training.precision.name]
         with progress("answering", len(answering.inputs or ())) as advance:
             outputs = run_rows(model, answering, batch_size, autocast, advance)
-        generated = _generated(trained, model, answering, new_tokens, autocast)
+        generated = _generated(model, processor, answering, new_tokens, autocast)
     found = Found(outputs, generated)
     answers = answering.answers(found)
     scores = answering.scores(found) if answering.scored else {}
@@ -132,11 +134,10 @@ def _ask(asked: PredictSettings, trained: Trained, processor: Any) -> tuple[list
 
 
 def _generated(
-    trained: Trained, model: Any, answering: Answering, new_tokens: int, autocast: torch.dtype | None
+    model: Any, tokenizer: Any, answering: Answering, new_tokens: int, autocast: torch.dtype | None
 ) -> list[str]:
     if not answering.prompts:
         return []
-    tokenizer = load_processor(trained.settings, trained.source)
     with (
         progress("writing", len(answering.prompts)) as advance,
         torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None),
@@ -159,7 +160,10 @@ def _continue(asked: PredictSettings, paths: Mapping[str, str]) -> None:
     model = trained.load(0, device)
     if trained.note is not None:
         print(f"note: {trained.note}", file=sys.stderr)
-    with explained(1), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+    with (
+        explaining(lambda: out_of_memory(1)),
+        torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+    ):
         stream(model, tokenizer, tokens, _new_tokens(asked, trained), ends)
 
 

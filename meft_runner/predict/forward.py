@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from meft_runner.errors import UserError
 from meft_runner.predict.answering import OUTPUTS, Answering
-from meft_runner.reversible.monitor import StreamOverflowError
-from meft_runner.run.failures import is_of_memory
 
 Advance = Callable[[int], None]
 
@@ -63,19 +61,7 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         yield lambda count: shown.advance(task, count)
 
 
-@contextmanager
-def explained(batch_size: int) -> Iterator[None]:
-    """Explains what goes wrong inside where what was asked for is to blame.
-
-    Raises:
-        UserError: memory ran out, or the streams of a reversible model grew too large.
-    """
-    try:
-        yield
-    except StreamOverflowError as error:
-        raise UserError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if not is_of_memory(error):
-            raise
-        fix = f"Try batch_size={batch_size // 2}." if batch_size > 1 else "Shorten the rows, or take a larger machine."
-        raise UserError(f"out of memory: batch_size={batch_size} does not fit. {fix}") from error
+def out_of_memory(batch_size: int) -> UserError:
+    """Returns what to say and to try where a batch does not fit into memory."""
+    fix = f"Try batch_size={batch_size // 2}." if batch_size > 1 else "Shorten the rows, or take a larger machine."
+    return UserError(f"out of memory: batch_size={batch_size} does not fit. {fix}")

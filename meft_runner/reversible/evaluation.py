@@ -42,10 +42,10 @@ class Evaluation:
         carried: Tensors = ()
         for stage in stages:
             read = (x(place),) if stage.tokenwise or stage is stages[0] else ()
-            carried = self.stage(stage, (*read, *carried), inputs)
+            carried = self._stage(stage, (*read, *carried), inputs)
         return carried[0]
 
-    def stage(self, stage: Stage, tensors: Tensors, inputs: BlockInputs) -> Tensors:
+    def _stage(self, stage: Stage, tensors: Tensors, inputs: BlockInputs) -> Tensors:
         """Returns a stage's results on some rows, each (rows, S, D).
 
         Args:

@@ -200,13 +200,16 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, result: Tensor, carried: Tensor, increment: Tensor | None, weights: Weights) -> Tensor:
         """Returns `result`, (B, S, H), as a tensor of its own in the graph."""
         ctx.weights = weights
+        ctx.set_materialize_grads(False)  # what nothing reads gets no gradient, rather than zeros
         ctx.increment_dtype = None if increment is None else increment.dtype
         return result.view_as(result)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, Tensor | None, Tensor | None, None]:
         """Returns the gradients of `carried` and `increment`."""
         (grad,) = grads
+        if grad is None:
+            return None, None, None, None
         weights: Weights = ctx.weights
         increment = None if ctx.increment_dtype is None else (grad * weights.mu).to(ctx.increment_dtype)
         return None, grad * float(weights.scale), increment, None

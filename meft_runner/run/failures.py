@@ -1,7 +1,7 @@
 """Errors of torch and of the engine that a run's settings cause, in one line each."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import psutil
 import torch
@@ -16,8 +16,11 @@ _WORDS = ("can't allocate memory", "out of memory", "alloc_failed")  # of torch'
 
 
 @contextmanager
-def explained(settings: Settings, device: torch.device) -> Iterator[None]:
-    """Explains what goes wrong inside where the settings are to blame.
+def explaining(too_large: Callable[[], UserError]) -> Iterator[None]:
+    """Explains what goes wrong inside where what was asked for is to blame.
+
+    Args:
+        too_large: makes what is said where memory ran out.
 
     Raises:
         UserError: memory ran out, or the streams of a reversible model grew too large.
@@ -29,7 +32,12 @@ def explained(settings: Settings, device: torch.device) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        raise out_of_memory(settings, device) from error
+        raise too_large() from error
+
+
+def explained(settings: Settings, device: torch.device) -> AbstractContextManager[None]:
+    """Explains what goes wrong inside where a run's settings are to blame: see `explaining`."""
+    return explaining(lambda: out_of_memory(settings, device))
 
 
 def out_of_memory(settings: Settings, device: torch.device) -> UserError:

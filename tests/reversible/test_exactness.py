@@ -76,6 +76,17 @@ def test_debertas_vectors_of_distances_learn_from_every_block(variant):
     assert ((found["exact"] - found["stored"]).norm() / found["stored"].norm()).item() <= BOUNDS[None]
 
 
+def test_a_stack_that_nothing_reads_gets_no_gradient():
+    """The last G is left out, and with one decoder layer it alone would read the encoder."""
+    without = {}
+    for reversal in ("exact", "stored"):
+        model = prepared(meft_settings("meft2", reversal, merge=[0.0, 1.0]), "bart", layers=1)
+        model(**batch("bart")).loss.backward()
+        without[reversal] = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without["exact"] == without["stored"]
+    assert any(".encoder." in name for name in without["exact"])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float_reversal_fails_the_same_bound(variant):
     _, reference, _ = train_once(variant, "stored", 12, None)
