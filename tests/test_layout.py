@@ -20,7 +20,7 @@ FLOORS = {
             ["run"],
             ["reports"],
             ["sweeps", "predict", "memory_report"],
-            ["cli"],
+            ["api", "cli"],
             ["__main__"],
         ]
     )

@@ -162,7 +162,8 @@ class StackLayer(nn.Module):
         Args:
             hidden: (B, S, H).
             *args: what the model's loop gives a layer besides.
-            **kwargs: likewise; keys and values are kept where no gradient is asked for.
+            **kwargs: likewise; keys and values are kept where no gradient is asked for, and by how many items a loss
+                is divided is of no account here.
 
         Returns:
             (B, S, H), as the model's layers return it.
@@ -170,6 +171,7 @@ class StackLayer(nn.Module):
         Raises:
             UnsupportedInputError: an argument that the stack does not carry.
         """
+        kwargs.pop("num_items_in_batch", None)
         cache = kwargs.get("past_key_values")
         if can_keep(cache):
             others = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
@@ -180,6 +182,8 @@ class StackLayer(nn.Module):
 
 def task_head(model: PreTrainedModel) -> list[str]:
     """Returns the names of the modules that stand on the base model for a task; they always train."""
+    if model.base_model is model:
+        return []  # a base model by itself: its pooler is its own
     return [name for name, _ in model.named_children() if name in TASK_HEADS]
 
 

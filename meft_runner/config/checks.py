@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,12 +10,10 @@ from meft_runner.config import (
     FullSettings,
     LoraSettings,
     MeftSettings,
-    MemorySettings,
     MethodSettings,
     PeftReversal,
     PeftSettings,
     Precision,
-    PredictSettings,
     Settings,
     SplitSettings,
     Study,
@@ -59,7 +58,7 @@ def _set(settings: Settings, key: str, value: object) -> None:
     setattr(getattr(settings, group) if group else settings, name, value)
 
 
-def refusal(settings: Settings, key: str, value: object, notes: Notes) -> str | None:
+def refusal(settings: Any, key: str, value: object, notes: Notes) -> str | None:
     """Returns what to say of a setting that was given although it cannot be, or although nothing reads it."""
     group = key.partition(".")[0]
     if notes.fixed is not None:
@@ -90,13 +89,13 @@ def check(settings: Settings) -> None:
         _check_splits(settings.task)
     method = settings.method
     if isinstance(method, MeftSettings | PeftSettings) and method.reverses:
-        _check_reversal(method)
+        check_reversal(method)
     elif settings.study is Study.gradients:
         fix = "Add method.reversal=exact, or take" if isinstance(method, PeftSettings) else "Take"
         raise UserError(f"study=gradients: looks at a reversal, method={method.name} has none. {fix} method=meft1.")
 
 
-def check_ranges(settings: Settings | MemorySettings | PredictSettings) -> None:
+def check_ranges(settings: Any) -> None:
     """Makes sure that numbers are within the ranges that stand beside their settings, and words among the known ones.
 
     Raises:
@@ -137,6 +136,36 @@ def weights_hindrance(form: WeightForm, method: MethodSettings, precision: Preci
     return None
 
 
+def check_reversal(method: MeftSettings | PeftSettings) -> None:
+    """Makes sure that the streams can be tied as asked, by the arithmetic of the reversal.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if method.budget is not None:
+        parse_bytes("method.budget", method.budget)
+    if isinstance(method, MeftSettings):
+        parse_merge(method.merge)
+    elif method.checkpointing:
+        raise UserError(
+            f"method.checkpointing={as_typed(method.checkpointing)}: with method.reversal={method.reversal.name} "
+            "layers keep nothing to compute again. Leave out one of them."
+        )
+    if method.offload and method.reversal.name == "exact" and all(scale == 1 for scale, _ in method.halves):
+        raise UserError(
+            "method.offload=true: a half with a scale of 1 keeps nothing, and here both have it. Leave it out."
+        )
+    for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
+        unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
+        if method.reversal.name != "float" and not unit:
+            least = 1 if isinstance(method, MeftSettings) else 2
+            near = max(least, min(_LARGEST_DENOMINATOR, round(1 / scale)))
+            raise UserError(
+                f"method.{name}={getattr(method, name)}: reversal={method.reversal.name} divides integers: "
+                f"expected 1/n, n up to {_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
+            )
+
+
 def check_processes(settings: Settings, started: int) -> None:
     """Makes sure that as many processes train a run as its settings say.
 
@@ -169,29 +198,3 @@ def _check_splits(task: SplitSettings) -> None:
             f"task.eval_splits={task.eval_splits}: expected at least one split, each once, "
             f"other than {task.train_split}."
         )
-
-
-def _check_reversal(method: MeftSettings | PeftSettings) -> None:
-    """Makes sure that the streams can be tied as asked, by the arithmetic of the reversal."""
-    if method.budget is not None:
-        parse_bytes("method.budget", method.budget)
-    if isinstance(method, MeftSettings):
-        parse_merge(method.merge)
-    elif method.checkpointing:
-        raise UserError(
-            f"method.checkpointing={as_typed(method.checkpointing)}: with method.reversal={method.reversal.name} "
-            "layers keep nothing to compute again. Leave out one of them."
-        )
-    if method.offload and method.reversal.name == "exact" and all(scale == 1 for scale, _ in method.halves):
-        raise UserError(
-            "method.offload=true: a half with a scale of 1 keeps nothing, and here both have it. Leave it out."
-        )
-    for name, (scale, _) in zip(("scale_1", "scale_2"), method.halves, strict=False):
-        unit = scale.numerator == 1 and scale.denominator <= _LARGEST_DENOMINATOR
-        if method.reversal.name != "float" and not unit:
-            least = 1 if isinstance(method, MeftSettings) else 2
-            near = max(least, min(_LARGEST_DENOMINATOR, round(1 / scale)))
-            raise UserError(
-                f"method.{name}={getattr(method, name)}: reversal={method.reversal.name} divides integers: "
-                f"expected 1/n, n up to {_LARGEST_DENOMINATOR}. Take for instance 1/{near}, or method.reversal=float."
-            )

@@ -16,12 +16,15 @@ from meft_runner.config import (
     PeftSettings,
     ReversibleSettings,
 )
+from meft_runner.config.methods import KernelForm
+from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.full import prepare_full
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.meft import prepare_meft
 from meft_runner.methods.peft_methods import FIRST_FACTORS, prepare_peft
-from meft_runner.methods.stored import check_stored, store_layers
+from meft_runner.methods.stored import check_stored, reversible_layers, store_layers
+from meft_runner.reversible.kernels import hindrance
 
 _PREPARE: dict[type[MethodSettings], Callable[[PreTrainedModel, Family, BackboneSettings, Any], nn.Module]] = {
     FullSettings: prepare_full,
@@ -54,9 +57,20 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     prepared = _PREPARE[kind](model, family, backbone, method)
     if isinstance(method, ReversibleSettings) and method.reverses:
         stored = method.stored_layers if method.budget is None else 0
-        check_stored(prepared, backbone, stored)
+        check_stored(reversible_layers(prepared), backbone, stored)
         store_layers(prepared, stored)
     return prepared
+
+
+def check_kernels(method: MethodSettings) -> None:
+    """Makes sure that this machine can run the kernels that are asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
+    problem = hindrance() if getattr(method, "kernels", None) is KernelForm.fused else None
+    if problem is not None:
+        raise UserError(f"method.kernels=fused: {problem}. Take method.kernels=auto; the results are the same.")
 
 
 def may_start_without_gradient(model: nn.Module) -> set[str]:

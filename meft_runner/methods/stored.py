@@ -7,13 +7,12 @@ from meft_runner.errors import UserError
 from meft_runner.methods.layers import reversible_stacks
 
 
-def check_stored(model: nn.Module, backbone: BackboneSettings, count: int) -> None:
-    """Makes sure that a model has so many reversible layers.
+def check_stored(layers: int, backbone: BackboneSettings, count: int) -> None:
+    """Makes sure that of so many reversible layers `count` can keep their activations.
 
     Raises:
-        UserError: it has fewer.
+        UserError: there are fewer.
     """
-    layers = reversible_layers(model)
     if count > layers:
         named = "1 reversible layer" if layers == 1 else f"{layers} reversible layers"
         raise UserError(f"method.stored_layers={count}: {backbone.name} has {named} here. Take 0 to {layers}.")

@@ -14,12 +14,11 @@ from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.backbones.weights import check_installed
 from meft_runner.config import Head, LanguageSettings, Precision, Settings, WeightForm, identity
-from meft_runner.config.methods import OFFLOAD, KernelForm
+from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
-from meft_runner.methods.prepare import prepare
+from meft_runner.methods.prepare import check_kernels, prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
-from meft_runner.reversible.kernels import hindrance
 from meft_runner.run.announcement import show_model, show_rows, show_training
 from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.display import Screen
@@ -89,9 +88,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
 
 
 def _check_device(settings: Settings, device: torch.device) -> None:
-    problem = hindrance() if getattr(settings.method, "kernels", None) is KernelForm.fused else None
-    if problem is not None:
-        raise UserError(f"method.kernels=fused: {problem}. Take method.kernels=auto; the results are the same.")
+    check_kernels(settings.method)
     if device.type != "cpu":
         return
     if settings.training.precision is Precision.fp16:

@@ -51,10 +51,9 @@ def block_inputs(
     encoder_attention_mask: Tensor | None = None,
     past_key_values: Any = None,
     position_ids: Tensor | None = None,
-    num_items_in_batch: Any = None,
     **others: Any,
 ) -> BlockInputs:
-    """Reads a layer's arguments; positions are in the embeddings already, the loss counts its items itself.
+    """Reads a layer's arguments; positions are in the embeddings already.
 
     Raises:
         UnsupportedInputError: the model is run as a decoder.

@@ -1,0 +1,1 @@
+"""The Python interface: what `import meft_runner` offers to training loops of others."""

@@ -1,0 +1,117 @@
+"""Which models can be made reversible: what is looked at before anything of a model is changed."""
+
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from meft_runner.backbones import FAMILIES, Family
+from meft_runner.config import BackboneSettings, Norm
+from meft_runner.config.directory import read_group
+from meft_runner.config.methods import adds_tokens
+from meft_runner.errors import UserError, listed
+from meft_runner.methods.layers import reversible_stacks
+
+_QUANTISED = ("bitsandbytes",)  # whose layers the tests hold against stored activations
+_OF_ROWS = ("XLORA", "POLY")  # methods of peft whose layers need to know the row of each token
+
+
+def backbone_of(model: Any) -> tuple[PreTrainedModel, Family]:
+    """Returns the transformers model that can be made reversible, also inside a peft model, and its family.
+
+    Raises:
+        UserError: it is of another kind, or in a state in which its layers cannot be reversed.
+    """
+    _check_peft(model)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(inner, PreTrainedModel):
+        wrapped = hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module)
+        fix = " Give it before it is wrapped or compiled." if wrapped else ""
+        raise UserError(
+            f"model: expected a model of transformers, or of peft around one, not {type(model).__name__}.{fix}"
+        )
+    family = FAMILIES.get(inner.config.model_type)
+    if family is None:
+        raise UserError(f"model: models of type {inner.config.model_type} are not served, only {', '.join(FAMILIES)}.")
+    if reversible_stacks(inner):
+        raise UserError("model: it is reversible already. Give a model as it was loaded.")
+    _check_layers(inner, family)
+    _check_state(inner)
+    return inner, family
+
+
+def settings_of_backbone(model: PreTrainedModel) -> BackboneSettings:
+    """Returns what methods need to know of a model beside its family: what messages call it, and its norm."""
+    kinds = read_group("backbone").values()
+    norm = next(each["norm"] for each in kinds if model.config.model_type in each["model_types"])
+    return BackboneSettings(
+        name=type(model).__name__,
+        model_types=[model.config.model_type],
+        heads=[],
+        hub=model.config.name_or_path or "",
+        norm=Norm[norm],
+    )
+
+
+def _check_peft(model: Any) -> None:
+    if not isinstance(model, PeftModel):
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise UserError("model: its adapters were added by add_adapter. Give peft.get_peft_model(model, config).")
+        return
+    for config in model.peft_config.values():
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        if config.is_prompt_learning or adds_tokens(kind):
+            raise UserError(
+                f"model: peft's {kind} adds tokens to a row, and a reversible layer returns as many as it gets. "
+                "Take a method that trains inside layers, such as LoRA."
+            )
+        if kind in _OF_ROWS or getattr(config, "alora_invocation_tokens", None):
+            raise UserError(
+                f"model: this form of peft's {kind} treats the rows of a batch differently, and reversible layers "
+                "compute some rows at a time. Take a method that treats all alike, such as LoRA."
+            )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            "model: nothing in it trains. Give is_trainable=True to PeftModel.from_pretrained, or load the adapter by "
+            "meft_runner.load_adapter."
+        )
+
+
+def _check_layers(model: PreTrainedModel, family: Family) -> None:
+    """Makes sure that a model's layers are where its family has them, and are those of transformers."""
+    name = type(model).__name__
+    for view in family.views:
+        try:
+            layers = view.layers(model)
+        except (AttributeError, AssertionError):
+            raise UserError(f"model: {name} has no layers at {view.path}, and is not served.") from None
+        if not len(layers):
+            raise UserError(f"model: {name} has no layers.")
+        for layer in layers:
+            if not type(layer).__module__.startswith("transformers.models.") or "forward" in vars(layer):
+                raise UserError(
+                    f"model: the layers of this {name} are {type(layer).__name__} with a forward pass of their own, "
+                    "which a reversal would not run. Give the model as transformers makes it, on one device."
+                )
+            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+                raise UserError(
+                    f"model: there are hooks on layers of this {name}, which a reversal would not call. Remove them, "
+                    "or register them on modules inside the layers."
+                )
+
+
+def _check_state(model: PreTrainedModel) -> None:
+    if model.is_activation_checkpointing:
+        raise UserError(
+            "model: gradient checkpointing is on, and reversible layers keep nothing to compute again. Call "
+            "model.gradient_checkpointing_disable(), or give use_gradient_checkpointing=False where peft prepares it."
+        )
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        raise UserError("model: it is spread over several devices. Load it without device_map, or onto one device.")
+    method = getattr(getattr(model, "quantization_method", None), "value", None)
+    if method is not None and method not in _QUANTISED:
+        raise UserError(
+            f"model: its weights are quantised by {method}, whose kernels need not repeat their results. "
+            f"Take {listed(_QUANTISED)}'s nf4 or int8, or plain weights."
+        )

@@ -1,0 +1,148 @@
+"""`make_reversible` on models of transformers as users have them: plain, and prepared by peft."""
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from transformers import BertModel, GPT2Config, GPT2Model, LlamaForCausalLM, OPTForCausalLM
+
+import meft_runner
+from meft_runner.methods.layers import reversible_stacks
+from tests.helpers.models import batch, family_of, gradients, move_away, tiny_config, tiny_model
+
+CAUSAL = {"llama": LlamaForCausalLM, "opt": OPTForCausalLM}  # as users have them, without our loss
+
+
+def model_of(kind):
+    torch.manual_seed(0)
+    return CAUSAL[kind](tiny_config(kind)) if kind in CAUSAL else tiny_model(kind)
+
+
+def batch_of(kind):
+    return batch(f"{kind}-answers" if kind in CAUSAL else kind)
+
+
+def with_adapters(kind, how):
+    family, model = family_of(kind), model_of(kind)
+    torch.manual_seed(1)
+    if how == "ia3":
+        targets, feedforward = family.ia3_targets, family.ia3_feedforward
+        return get_peft_model(model, IA3Config(target_modules=targets, feedforward_modules=feedforward))
+    return get_peft_model(model, LoraConfig(target_modules=family.lora_targets, use_dora=how == "dora"))
+
+
+def made(kind, how, **settings):
+    if how.startswith("meft"):
+        torch.manual_seed(1)
+        model = meft_runner.make_reversible(model_of(kind), how, **settings)
+    else:
+        model = meft_runner.make_reversible(with_adapters(kind, how), **settings)
+    return move_away(model).train()
+
+
+def trained_once(model, kind):
+    torch.manual_seed(5)
+    loss = model(**batch_of(kind)).loss
+    loss.backward()
+    return loss, gradients(model)
+
+
+FEW = [("bert", "meft1"), ("llama", "lora"), ("bart", "ia3")]
+GRID = [
+    pytest.param(kind, how, marks=() if (kind, how) in FEW else pytest.mark.slow)
+    for kind in ("bert", "roberta", "bart", "opt", "vit", "llama")
+    for how in ("meft1", "meft2", "meft3", "lora", "dora", "ia3")
+]
+
+
+@pytest.mark.parametrize(("kind", "how"), GRID)
+def test_gradients_are_those_of_stored_activations(kind, how):
+    (loss, found), (expected_loss, expected) = (
+        trained_once(made(kind, how, reversal=reversal), kind) for reversal in ("exact", "stored")
+    )
+    assert torch.equal(loss, expected_loss)
+    assert found.keys() == expected.keys()
+    assert found
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("kind", "how"), FEW)
+def test_a_model_is_changed_in_place_and_its_mode_kept(kind, how):
+    model = model_of(kind).eval() if how.startswith("meft") else with_adapters(kind, how).eval()
+    same = meft_runner.make_reversible(model, *([how] if how.startswith("meft") else []))
+    assert same is model
+    assert reversible_stacks(model)
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_bare_model_has_adapters_and_no_head():
+    model = meft_runner.make_reversible(BertModel(tiny_config("bert")), "meft3")
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("adapter" in name for name in trained)
+
+
+BAD = [
+    ({}, "method: a plain model needs one of meft1, "),
+    ({"method": "lora"}, "method=lora: expected one of meft1, "),
+    ({"method": "meft4"}, "method=meft4: no such method, did you mean 'meft"),
+    ({"method": "meft1", "adapter_dm": 4}, "adapter_dm: no such argument, did you mean 'adapter_dim'?"),
+    ({"method": "meft1", "adapter_dim": 0}, "adapter_dim=0: expected 1 to"),
+    ({"method": "meft1", "adapter_dim": "wide"}, "adapter_dim: Value 'wide'"),
+    ({"method": "meft1", "reversal": 1}, "reversal=1: expected one of exact, float, stored"),
+    ({"method": "meft1", "reversal": "off"}, "reversal: Invalid value 'off'"),
+    ({"method": "meft1", "scale_1": 0.3}, "scale_1=0.3: reversal=exact divides integers"),
+    ({"method": "meft1", "strict": False, "reversal": "stored"}, "strict=false: has no effect with reversal=stored"),
+    ({"method": "meft1", "frozen_layers": 2}, "frozen_layers=2: BertForSequenceClassification has 2 layers"),
+    ({"method": "meft1", "frozen_layers": 1, "stored_layers": 2}, "stored_layers=2: .* has 1 reversible layer"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_a_mistake_is_a_value_error_and_leaves_the_model_alone(arguments, message):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        meft_runner.make_reversible(model, **arguments)
+    assert len(str(error.value).splitlines()) <= 2
+    assert not reversible_stacks(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def checkpointed():
+    model = tiny_model()
+    model.activation_checkpointing_enable()
+    return model
+
+
+def hooked():
+    model = tiny_model()
+    model.bert.encoder.layer[1].register_forward_hook(print)
+    return model
+
+
+UNFIT = {
+    "expected a model of transformers, or of peft around one, not Linear": lambda: torch.nn.Linear(2, 2),
+    "Give it before it is wrapped": lambda: torch.nn.DataParallel(tiny_model()),
+    "models of type gpt2 are not served": lambda: GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)),
+    "it is reversible already": lambda: made("bert", "meft1"),
+    "gradient checkpointing is on": checkpointed,
+    "hooks on layers": hooked,
+}
+
+
+@pytest.mark.parametrize("message", UNFIT)
+def test_a_model_that_cannot_be_reversed_is_refused(message):
+    with pytest.raises(ValueError, match=message):
+        meft_runner.make_reversible(UNFIT[message](), "meft1")
+
+
+def test_methods_that_add_tokens_are_refused():
+    model = get_peft_model(model_of("llama"), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="PREFIX_TUNING adds tokens"):
+        meft_runner.make_reversible(model)
+
+
+def test_layers_left_out_at_random_are_refused():
+    config = tiny_config("opt")
+    config.layerdrop = 0.1
+    with pytest.raises(ValueError, match=r"has layerdrop=0\.1"):
+        meft_runner.make_reversible(OPTForCausalLM(config), "meft1")
