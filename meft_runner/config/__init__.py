@@ -16,13 +16,13 @@ from meft_runner.config.language_tasks import (
     LmSettings,
     TooLong,
 )
+from meft_runner.config.method_base import MethodSettings
 from meft_runner.config.methods import (
     METHODS,
     FullSettings,
     Ia3Settings,
     LoraSettings,
     MeftSettings,
-    MethodSettings,
     PeftReversal,
     PeftSettings,
     Reversal,

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from meft_runner.config.coupling import KEEPS_MEAN, Half, parse_half, parse_merge, parse_scale
 from meft_runner.config.directory import read_group
 from meft_runner.config.fields import COUNT, setting
+from meft_runner.config.method_base import MethodSettings
 from meft_runner.errors import UserError
 
 Reversal = Enum("Reversal", ["exact", "float", "stored"])
@@ -23,24 +24,6 @@ OFFLOAD = "offload"
 # transformers' own, as they are typed; a run's settings and its record have the first two as booleans
 Checkpointing = Enum("Checkpointing", {"false": False, "true": True, "offload": "offload", "every_4": "every_4"})
 CHECKPOINTING = tuple(each.value for each in Checkpointing)
-
-
-@dataclass
-class MethodSettings:
-    """A way of fine-tuning.
-
-    Attributes:
-        name: what is typed.
-        learning_rate: the peak learning rate it is usually trained with.
-    """
-
-    name: str = setting(MISSING, fixed="Choose one with method=NAME.")
-    learning_rate: float = setting(MISSING, (1e-12, 1e3), fixed="Set training.learning_rate.", beside=True)
-
-    @property
-    def reverses(self) -> bool:
-        """Whether layers are reversible, so that their activations need not be kept."""
-        return False
 
 
 @dataclass

@@ -8,7 +8,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from meft_runner.config.fields import COUNT, notes_of, setting
-from meft_runner.config.methods import METHOD_KINDS, MethodSettings
+from meft_runner.config.method_base import MethodSettings
+from meft_runner.config.methods import METHOD_KINDS
 from meft_runner.config.task_base import Head, TaskSettings
 from meft_runner.config.tasks import TASKS
 

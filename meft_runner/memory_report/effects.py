@@ -10,7 +10,7 @@ _OWN = [each.name for each in fields(MemorySettings)]
 _OF_BACKBONES = ("path", "repeat", "config")  # the rest says where weights come from, or has a key of its own here
 _NOT_OF_MEMORY = (  # settings of methods on which no tensor's size depends
     "name", "learning_rate", "alpha", "init_constant", "init_noise", "mu", "merge", "adapter_factor", "zero_start",
-    "grid_bits", "strict", "kernels",
+    "grid_bits", "strict", "kernels", "start_from", "started_from",
 )  # fmt: skip
 _FIXED = ("variant", "decomposed")  # a name of a method stands for it
 _ALONE = {  # an answer, what has no effect beside it, and why

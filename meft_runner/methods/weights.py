@@ -1,7 +1,7 @@
 """Trained weights in peft's file form: adapter_config.json and adapter_model.safetensors."""
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from meft_runner.backbones.family import TASK_HEADS
 from meft_runner.errors import UserError, first_line
 from meft_runner.methods.layers import plain_layers
 
@@ -41,19 +42,65 @@ def load_trained(model: nn.Module, directory: Path) -> None:
     Raises:
         UserError: a file is missing or damaged, or holds other weights than this model trains.
     """
+    weights = _read(directory)
+    with _named_as_saved(model):
+        _load(model, directory, weights, _saved(model))
+
+
+def start_from_trained(model: nn.Module, directory: Path, with_head: bool) -> tuple[int, list[str]]:
+    """Loads what `save_trained` wrote of a model for the same or for another task, whose head may be another one.
+
+    Args:
+        model: prepared in the same way.
+        directory: of the two files.
+        with_head: whether the task's head is taken too, where its tensors have the same names and shapes.
+
+    Returns:
+        How many tensors were taken, and the names of those of the head that are as they were before.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds other weights than this model trains.
+    """
+    weights = _read(directory)
+    with _named_as_saved(model):
+        saved = _saved(model)
+        then, now = ({name for name in names if _is_of_head(name)} for names in (weights, saved))
+        takes = with_head and then == now and all(weights[name].shape == saved[name].shape for name in now)
+        taken = {name: weight for name, weight in weights.items() if takes or name not in then}
+        anew = {} if takes else {name: saved[name].clone() for name in now}
+        _load(model, directory, taken | anew, saved)
+    return len(taken), sorted(anew)
+
+
+def _read(directory: Path) -> dict[str, Tensor]:
     file = directory / SAFETENSORS_WEIGHTS_NAME
     try:
-        weights = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{file}: cannot be read ({first_line(error)}). Remove the folder {directory} to train again."
         ) from error
-    with plain_layers(model) if isinstance(model, PeftModel) else nullcontext():
-        _load(model, directory, weights)
 
 
-def _load(model: nn.Module, directory: Path, weights: dict[str, Tensor]) -> None:
-    saved = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
+def _named_as_saved(model: nn.Module) -> AbstractContextManager[None]:
+    """Gives the weights of a model of peft the names that peft itself knows, inside."""
+    return plain_layers(model) if isinstance(model, PeftModel) else nullcontext()
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    return get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
+
+
+def _is_of_head(name: str) -> bool:
+    """Tells by its saved name whether a weight stands above a base model's layers, and is trained for one task.
+
+    Full fine-tuning trains a pooler inside the base model too, which some heads read, and a language model's own head.
+    """
+    parts = name.removeprefix("base_model.model.").split(".")
+    return parts[0] in (*TASK_HEADS, "lm_head") or parts[1:2] == ["pooler"]
+
+
+def _load(model: nn.Module, directory: Path, weights: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
     wrong = sorted(
         name for name in weights.keys() | saved.keys()
         if name not in weights or name not in saved or weights[name].shape != saved[name].shape

@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf.errors import OmegaConfBaseException
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
 from meft_runner.backbones.sources import find_source, weights_of
 from meft_runner.backbones.weights import check_installed
 from meft_runner.config import (
-    DemoSettings,
     LanguageSettings,
     Precision,
     PredictSettings,
     Settings,
     SplitSettings,
-    from_plain,
 )
 from meft_runner.config.checks import check
 from meft_runner.config.fields import settings_of
@@ -26,11 +22,11 @@ from meft_runner.config.methods import KernelForm
 from meft_runner.errors import UserError, nearest
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained
-from meft_runner.records.record import FILE_NAME, read_record
 from meft_runner.records.schema import CompleteRecord
+from meft_runner.run.beginning import class_names
+from meft_runner.run.finished import check_weights, complete_record, recorded_settings
 from meft_runner.run.opening import load_backbone
-from meft_runner.run.reuse import ADAPTER, changed_base, damaged_weights
-from meft_runner.tasks.demo import form_of
+from meft_runner.run.reuse import ADAPTER, changed_base
 
 # Settings of methods that say what a training step keeps.
 _WITHOUT_TRAINING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None}
@@ -57,10 +53,7 @@ class Trained:
     @property
     def classes(self) -> list[str]:
         """Class names in label order; none where nothing is classified."""
-        named, task = self.record.data.classes, self.settings.task
-        if isinstance(task, DemoSettings):
-            return list(form_of(task).classes)
-        return list(getattr(task, "classes", [])) if named is None else named
+        return class_names(self.record, self.settings.task)
 
     def load(self, classes: int, device: torch.device) -> nn.Module:
         """Loads the model with its trained weights, in evaluation mode.
@@ -91,7 +84,7 @@ def find_run(asked: PredictSettings, paths: Mapping[str, str]) -> Trained:
             something of it has changed.
     """
     directory = Path(str(asked.run))
-    record = _complete_record(directory)
+    record = complete_record(directory)
     settings = _settings(record, directory, asked, paths)
     then = record.data.version
     if then is not None and then != settings.task.version:
@@ -99,46 +92,21 @@ def find_run(asked: PredictSettings, paths: Mapping[str, str]) -> Trained:
             f"run={directory}: made with version {then} of the prompts or preprocessing of task={settings.task.name}, "
             f"this program has version {settings.task.version}. Train again to predict with this program."
         )
-    problem = damaged_weights(directory, record)
-    if problem is None and not (directory / ADAPTER / SAFETENSORS_WEIGHTS_NAME).is_file():
-        problem = f"{ADAPTER}/{SAFETENSORS_WEIGHTS_NAME} is missing"
-    if problem is not None:
-        raise UserError(f"run={directory}: {problem}. Restore the file, or train again.")
+    check_weights(directory, record)
     check_installed(settings.backbone.weights)
     source = find_source(settings.backbone)
     return Trained(directory, record, settings, source, _compared(settings, source, record, directory))
 
 
-def _complete_record(directory: Path) -> CompleteRecord:
-    if not directory.is_dir():
-        raise UserError(f"run={directory}: no such folder. Give the folder of a complete run.")
-    record = read_record(directory)
-    if record is None:
-        inside = next(iter(sorted(directory.glob(f"*/{FILE_NAME}"))), None)
-        hint = "Give the folder of one run." if inside is None else f"Give one run in it, such as {inside.parent}."
-        raise UserError(f"run={directory}: is not the folder of a run, it has no {FILE_NAME}. {hint}")
-    if not isinstance(record, CompleteRecord):
-        why = f" ({record.error})" if record.error else ""
-        raise UserError(
-            f"run={directory}: is {record.status}{why}, not complete. Start it again with the same command first."
-        )
-    if record.scores is None:
-        raise UserError(f"run={directory}: is a study, which has trained nothing. Give a run without study=.")
-    return record
-
-
 def _settings(record: CompleteRecord, directory: Path, asked: PredictSettings, paths: Mapping[str, str]) -> Settings:
     """Returns the settings of a run with what is read from elsewhere now, and from the hub as it was then."""
-    try:
-        settings = from_plain(record.config.plain())
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"run={directory}: its record has no settings of this program.") from error
+    settings = recorded_settings(directory, record)
     if settings.backbone.path is None and record.weights is not None:
         settings.backbone.revision = record.weights.revision
     task = settings.task
     if isinstance(task, SplitSettings | LanguageSettings) and task.revision is None:
         task.revision = record.data.revision
-    known = [key for key, _, notes in settings_of(settings) if notes.path and "." in key]
+    known = [key for key, _, notes in settings_of(settings) if notes.path and not notes.beside and "." in key]
     for key, path in paths.items():
         if key not in known:
             raise UserError(f"{key}: {nearest(key, known)}expected one of {', '.join(known)}.")

@@ -125,6 +125,26 @@ class Start(Part):
     hidden_distance: Number | None = None
 
 
+class Origin(Part):
+    """The earlier run with whose trained weights a run began.
+
+    Attributes:
+        run: the name of its folder.
+        identity: its own.
+        sha256: of its trained weights.
+        taken: how many tensors of them were taken.
+        anew: names of those that began anew, as a task head does for other labels.
+        reason: why they did; None where all were taken.
+    """
+
+    run: Text
+    identity: Text
+    sha256: Text
+    taken: Count
+    anew: list[str] = Field(default_factory=list)
+    reason: str | None = None
+
+
 class Plain(Part):
     """The trained weights in the plain model, whose layers run one after the other, on the development rows.
 
@@ -199,6 +219,7 @@ class Record(Part):
     scores: Scores | None
     parameters: Parameters | None
     start: Start | None = None
+    origin: Origin | None = None
     budget: Budget | None = None
     memory: Memory | None
     timing: Timing | None

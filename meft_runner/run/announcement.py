@@ -9,7 +9,7 @@ from meft_runner.config import Settings, WeightForm
 from meft_runner.config.methods import with_reversal
 from meft_runner.config.sizes import written_bytes
 from meft_runner.records.memory import Budget, Memory
-from meft_runner.records.schema import Data, Parameters
+from meft_runner.records.schema import Data, Origin, Parameters
 from meft_runner.run.arguments import Plan
 from meft_runner.run.console import MIB
 from meft_runner.run.display import Screen
@@ -54,6 +54,12 @@ def show_model(parameters: Parameters, device: torch.device, form: WeightForm, s
     others = "the layers' matrices" if is_quantised(form) else "the others"
     held = "" if form is WeightForm.fp32 else f", {others} as {form.name}"
     screen.line("model", f"{text}{held}, on {device.type}")
+
+
+def show_origin(origin: Origin, screen: Screen) -> None:
+    """Prints which weights of an earlier run are taken, and which begin anew."""
+    anew = f", {len(origin.anew)} of its task head begin anew ({origin.reason})" if origin.anew else ""
+    screen.line("begins", f"with {_counted(origin.taken, 'trained tensor')} of {origin.run}{anew}")
 
 
 def show_budget(budget: Budget, layers: int, screen: Screen) -> None:

@@ -18,6 +18,7 @@ from meft_runner.config.torchrun import process_count, rank
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.run import folder
 from meft_runner.run.earlier import repeated
+from meft_runner.run.origin import with_origin
 from meft_runner.run.output import complaint, lasting_output
 
 _OUR_BUG = "this is an error of meft-runner's own; please report it with the command and the lines below:"
@@ -69,7 +70,7 @@ def settings_of(config: DictConfig, overrides: Sequence[str]) -> Settings:
     """
     register()  # in the process of a launcher nobody has yet
     of_experiment = HydraConfig.get().sweeper.params or {}
-    settings = repeated(parse(config, typed_keys(overrides, of_experiment)), overrides)
+    settings = with_origin(repeated(parse(config, typed_keys(overrides, of_experiment)), overrides))
     check_processes(settings, process_count())
     check_environment()
     return settings

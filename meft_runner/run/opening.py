@@ -19,8 +19,9 @@ from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
 from meft_runner.methods.prepare import check_kernels, prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
-from meft_runner.run.announcement import show_model, show_rows, show_training
+from meft_runner.run.announcement import show_model, show_origin, show_rows, show_training
 from meft_runner.run.arguments import Plan, plan
+from meft_runner.run.beginning import begin_with
 from meft_runner.run.display import Screen
 from meft_runner.run.distances import first_outputs, relative_distance
 from meft_runner.run.measuring import first_batch
@@ -70,6 +71,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]
     pretrained = first_outputs(loaded, batch, as_trained)
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
+    record.origin = begin_with(settings, model, data, source)
     record.parameters = parameter_counts(model, layers)
     started = first_outputs(model, batch, as_trained)
     record.start = Start(
@@ -77,6 +79,8 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         hidden_distance=relative_distance(started.hidden, pretrained.hidden),
     )
     show_model(record.parameters, device, settings.backbone.weights, screen)
+    if record.origin is not None:
+        show_origin(record.origin, screen)
     made_from = {
         "identity": identity(settings),
         "rows": {name: split.fingerprint for name, split in record.data.splits.items()},

@@ -18,6 +18,7 @@ from meft_runner.files import digest
 from meft_runner.records.schema import CompleteRecord, File
 
 ADAPTER = "adapter"  # the folder of trained weights, in that of the run
+WEIGHTS = "adapter_model.safetensors"  # peft's name for their file, which takes seconds to import
 _MODEL_FILES = re.compile(
     r"config\.json|preprocessor_config\.json|(model|pytorch_model).*\.(safetensors|bin|json)"
     r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|sp(iece|m)\.model|chat_template\.jinja"
