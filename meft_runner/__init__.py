@@ -8,8 +8,9 @@ __version__ = "0.1.0"
 # What training loops of others call, by the module that has it; torch is imported when one of them is first used.
 _INTERFACE = {
     "make_reversible": "reversal",
+    "predict_memory": "memory",
 }
-__all__ = ["__version__", "make_reversible"]
+__all__ = ["__version__", "make_reversible", "predict_memory"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,14 +8,14 @@ from typing import Any, TypedDict, TypeVar
 
 from omegaconf import OmegaConf
 
-from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
+from meft_runner.config import METHODS, MeftSettings, MethodSettings, PeftSettings
 from meft_runner.config.checks import check_ranges, check_reversal, refusal
-from meft_runner.config.fields import settings_of
+from meft_runner.config.fields import notes_of, settings_of
 from meft_runner.errors import UserError, nearest
 from meft_runner.run.composing import method_defaults
 
 Scale = str | float | Fraction  # as "1/256" or 0.1
-_S = TypeVar("_S", MeftSettings, PeftSettings)
+_S = TypeVar("_S", bound=MethodSettings)
 
 
 class ReversalArguments(TypedDict, total=False):
@@ -84,7 +84,7 @@ def meft_settings(method: str, norm: str, given: Mapping[str, Any]) -> MeftSetti
     Raises:
         UserError: one is unknown, of another type or outside its range.
     """
-    return _settings(MeftSettings, method_defaults(method, norm), given, MeftArguments)
+    return _settings(MeftSettings, method_defaults(method, norm), given, [*MeftArguments.__annotations__])
 
 
 def peft_settings(kind: str, given: Mapping[str, Any]) -> PeftSettings:
@@ -100,7 +100,23 @@ def peft_settings(kind: str, given: Mapping[str, Any]) -> PeftSettings:
     if given.get("reversal") == "off":
         raise UserError("method.reversal=off: the layers would stay as they are. Expected exact, float or stored.")
     usual = {"name": kind, "learning_rate": 1e-3, "reversal": "exact"}
-    return _settings(PeftSettings, usual, given, ReversalArguments)
+    return _settings(PeftSettings, usual, given, [*ReversalArguments.__annotations__])
+
+
+def run_settings(method: str, norm: str, given: Mapping[str, Any]) -> MethodSettings:
+    """Returns checked settings of any method, with the defaults of a run of it.
+
+    Args:
+        method: its name.
+        norm: where the model's layers have their LayerNorm.
+        given: settings that were given.
+
+    Raises:
+        UserError: one is unknown, of another type or outside its range.
+    """
+    schema = METHODS[method]
+    known = [each.name for each in fields(schema) if notes_of(each).fixed is None and each.name != "budget"]
+    return _settings(schema, method_defaults(method, norm), given, known)
 
 
 def restored(schema: type[_S], content: Mapping[str, Any]) -> _S:
@@ -113,12 +129,13 @@ def restored(schema: type[_S], content: Mapping[str, Any]) -> _S:
     made: Any = OmegaConf.merge(OmegaConf.structured(schema), {k: v for k, v in content.items() if k in names})
     settings: Any = OmegaConf.to_object(made)
     check_ranges(_Asked(settings))
-    check_reversal(settings)
+    if settings.reverses:
+        check_reversal(settings)
     return settings
 
 
-def _settings(schema: type[_S], usual: Mapping[str, Any], given: Mapping[str, Any], arguments: Any) -> _S:
-    known = sorted(arguments.__annotations__)
+def _settings(schema: type[_S], usual: Mapping[str, Any], given: Mapping[str, Any], known: Sequence[str]) -> _S:
+    known = sorted(known)
     kinds = {each.name: each.type for each in fields(schema)}
     typed = {}
     for name, value in given.items():

@@ -61,6 +61,20 @@ def register() -> None:
     AttentionMaskInterface.register(FUSED, lambda *args, **kwargs: None)
 
 
+def take_fused_attention(model: nn.Module) -> None:
+    """Gives a model, in place, the attention of shapes alone that stands for a GPU's fused one."""
+    register()
+    take_attention(model, FUSED)
+
+
+def take_attention(model: nn.Module, implementation: str) -> None:
+    """Gives a model, in place, one of the implementations of attention that transformers knows."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if config is not None:
+            config._attn_implementation = implementation
+
+
 def _layer_norm(input: Tensor, *arguments: Any, **options: Any) -> Tensor:
     if not torch.is_autocast_enabled("cpu"):
         return _CPU_LAYER_NORM(input, *arguments, **options)

@@ -1,6 +1,7 @@
 """A model of shapes alone beside one with data, or beside one on the meta device."""
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,23 @@ def twin(model: nn.Module) -> nn.Module:
 
     The model itself stays as it is, and its weights are not copied. What its parts share is shared in the copy.
     """
-    made: dict[int, Any] = {id(parameter): _parameter(parameter) for parameter in model.parameters()}
+    return _copied(model, _parameter, _of_shape)
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Returns a copy of a model on the meta device, where a method can be applied to it, as it cannot be to a twin.
+
+    The model itself stays as it is, and its weights are not copied.
+    """
+    return _copied(model, _meta_parameter, lambda tensor: tensor.detach().to("meta"))
+
+
+def _copied(
+    model: nn.Module, of_parameter: Callable[[nn.Parameter], Any], of_tensor: Callable[[Tensor], Any]
+) -> nn.Module:
+    made: dict[int, Any] = {id(parameter): of_parameter(parameter) for parameter in model.parameters()}
     for tensor in weights_of(model):
-        made.setdefault(id(tensor), _of_shape(tensor))
+        made.setdefault(id(tensor), of_tensor(tensor))
     memo = dict(made)  # what stands in it is not copied, but taken
     copied = copy.deepcopy(model, memo)
     for parameter in model.parameters():  # quantised ones say how, with tensors of their own
@@ -30,6 +45,10 @@ def _parameter(parameter: nn.Parameter) -> nn.Parameter:
     made: Any = nn.Parameter(_of_shape(parameter), parameter.requires_grad)
     made.__class__ = _named(type(parameter).__name__)
     return made
+
+
+def _meta_parameter(parameter: nn.Parameter) -> Any:
+    return Tensor._make_subclass(type(parameter), parameter.detach().to("meta"), parameter.requires_grad)
 
 
 def _of_shape(tensor: Tensor) -> ShapeTensor:

@@ -102,19 +102,37 @@ class Case:
             raise UserError(
                 f"backbone.config: {self.backbone.name} makes no patch of images of {config.image_size} pixels."
             )
-        self._check_chunks(config.num_hidden_layers, self.batch_size * (self.length or tokens))
+        layers, chunks, stored = config.num_hidden_layers, 1, 0
+        tokens = self.batch_size * (self.length or tokens)
+        if isinstance(self.method, ReversibleSettings) and self.method.reverses:
+            chunks = usual_chunks(self.method.chunks, tokens)
+            stored = layers if self.reversal == "stored" else min(layers, self.method.stored_layers)
+        check_chunks(self.batch_size, layers, stored, chunks)
         return config
 
-    def _check_chunks(self, layers: int, tokens: int) -> None:
-        chunks, stored = 1, 0
-        if isinstance(self.method, ReversibleSettings) and self.method.reverses:
-            chunks = min(self.method.chunks or -(-tokens // _USUAL_CHUNK), tokens)
-            stored = layers if self.reversal == "stored" else min(layers, self.method.stored_layers)
-        if stored * chunks + (layers - stored) * min(chunks, MOST_CHUNKS) > _MOST_LAYER_CHUNKS:
-            raise UserError(
-                f"batch={self.batch_size}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "
-                "Take a smaller batch, with which memory grows evenly, or fewer method.chunks or layers."
-            )
+
+def usual_chunks(chunks: int | None, tokens: int) -> int:
+    """Returns in how many chunks reversible layers compute a batch of so many tokens, given the setting."""
+    return min(chunks or -(-tokens // _USUAL_CHUNK), tokens)
+
+
+def check_chunks(batch: int, layers: int, stored: int, chunks: int) -> None:
+    """Makes sure that a step is predicted within minutes.
+
+    Args:
+        batch: rows.
+        layers: of the model.
+        stored: of them those of a reversible stack that keep their activations, whose chunks are all followed.
+        chunks: in which each layer computes the batch.
+
+    Raises:
+        UserError: there is too much to predict.
+    """
+    if stored * chunks + (layers - stored) * min(chunks, MOST_CHUNKS) > _MOST_LAYER_CHUNKS:
+        raise UserError(
+            f"batch={batch}: {layers} layers, each computed in {chunks} chunks, are too many to predict. "
+            "Take a smaller batch, with which memory grows evenly, or fewer method.chunks or layers."
+        )
 
 
 def method_label(name: str, checkpointing: str, reversal: str | None, offload: bool) -> str:
@@ -156,9 +174,19 @@ def sizes_of(backbone: BackboneSettings) -> Iterator[None]:
     Raises:
         UserError: they do not.
     """
+    with fitting_sizes("backbone.config" if backbone.path is None else f"backbone.path={backbone.path}", backbone.name):
+        yield
+
+
+@contextmanager
+def fitting_sizes(key: str, name: str) -> Iterator[None]:
+    """Explains what transformers and torch raise inside where the sizes of a model do not fit each other.
+
+    Raises:
+        UserError: they do not.
+    """
     try:
         yield
     except _SIZE_ERRORS as error:
-        key = "backbone.config" if backbone.path is None else f"backbone.path={backbone.path}"
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{key}: {backbone.name} cannot be made with these sizes ({reason}).") from error
+        raise UserError(f"{key}: {name} cannot be made with these sizes ({reason}).") from error

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from meft_runner.backbones import FAMILIES, positions
 from meft_runner.backbones.weights import check_installed, held_dtype, move, quantise, settle
-from meft_runner.config import Head, Kernel
+from meft_runner.config import Head, Kernel, Precision, WeightForm
 from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST, TrainingStep, kernels, probe
@@ -21,7 +21,7 @@ from meft_runner.memory.timeline import Timeline, trace_step
 from meft_runner.memory_report.case import Case, sizes_of
 from meft_runner.methods.prepare import prepare
 
-_IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
+IMPLEMENTATIONS = {Kernel.materialised: "eager", Kernel.flash: kernels.FUSED}
 _LABELS = {Head.span: ("start_positions", "end_positions")}  # of other heads it is `labels`
 
 
@@ -41,20 +41,37 @@ def base_model(case: Case) -> PreTrainedModel:
     Raises:
         UserError: no model has these sizes, or the form of the weights does not fit it.
     """
-    kernels.register()
-    config = case.config()
-    _look_at_no_values(config)
-    auto = FAMILIES[config.model_type].heads[case.task_head]
-    form, dtype = case.backbone.weights, held_dtype(case.backbone.weights, case.precision)
-    check_installed(form)
+    auto = FAMILIES[case.config().model_type].heads[case.task_head]
     with sizes_of(case.backbone):
-        model = auto.from_config(config, attn_implementation=_IMPLEMENTATIONS[case.attention], dtype=dtype)
-        quantise(model, form, dtype)
+        return blank_model(case.config(), auto, case.backbone.weights, case.precision, case.attention)
+
+
+def blank_model(
+    config: PreTrainedConfig, auto: Any, form: WeightForm, precision: Precision, attention: Kernel
+) -> PreTrainedModel:
+    """Returns a model of random weights, on torch's default device.
+
+    Args:
+        config: its sizes; some of what it decides by the values of its inputs is taken out.
+        auto: the class that has the head; any with `from_config`.
+        form: of the weights.
+        precision: of training.
+        attention: the kernel of the machine that is asked about.
+
+    Raises:
+        UserError: the form of the weights needs what is not installed.
+    """
+    kernels.register()
+    look_at_no_values(config)
+    dtype = held_dtype(form, precision)
+    check_installed(form)
+    model: PreTrainedModel = auto.from_config(config, attn_implementation=IMPLEMENTATIONS[attention], dtype=dtype)
+    quantise(model, form, dtype)
     settle(model)
     return model
 
 
-def _look_at_no_values(config: PreTrainedConfig) -> None:
+def look_at_no_values(config: PreTrainedConfig) -> None:
     """Keeps a model from deciding by the values of labels and positions, which have none where memory is predicted."""
     config.problem_type = "single_label_classification"
     rotary = getattr(config, "rope_parameters", None) or {}

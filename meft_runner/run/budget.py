@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -63,17 +62,8 @@ def _predicted(settings: Settings, model: nn.Module, data: TaskData, size: int) 
     with kernels.whole_rows(), operations, ShapeMode(), torch.random.fork_rng(devices=[]):
         step = twin_step(model, batch, AUTOCAST[settings.training.precision.name])
         if on_gpu and settings.backbone.attention is Attention.sdpa:
-            _take_fused_attention(step.model)
+            kernels.take_fused_attention(step.model)
         yield step
-
-
-def _take_fused_attention(model: nn.Module) -> None:
-    """Gives a model the attention of shapes alone that stands for a GPU's fused one."""
-    kernels.register()
-    for module in model.modules():
-        config: Any = getattr(module, "config", None)
-        if config is not None:
-            config._attn_implementation = kernels.FUSED
 
 
 def _too_small(settings: Settings, method: ReversibleSettings, needed: int, size: int) -> UserError:

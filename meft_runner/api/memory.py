@@ -1,0 +1,240 @@
+"""What a training step will need, predicted before it is run: of a model as it is, or of one that a method prepares."""
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from meft_runner.api.arguments import run_settings
+from meft_runner.api.batches import shapes_of, with_values
+from meft_runner.api.mistakes import with_value_errors
+from meft_runner.api.reversal import MEFT, make_reversible
+from meft_runner.api.served import backbone_of, settings_of_backbone
+from meft_runner.backbones import FAMILIES, Family
+from meft_runner.config import METHODS, Head, Kernel, MethodSettings, Precision, WeightForm
+from meft_runner.config.checks import weights_hindrance
+from meft_runner.config.sizes import written_bytes
+from meft_runner.errors import UserError, nearest
+from meft_runner.memory import AUTOCAST, StepMemory, kernels
+from meft_runner.memory.fake import Shapes, predict_step, twin_step
+from meft_runner.memory.shapes import ShapeMode
+from meft_runner.memory.twin import on_meta
+from meft_runner.memory_report.case import check_chunks, fitting_sizes, usual_chunks
+from meft_runner.memory_report.prediction import IMPLEMENTATIONS, blank_model, look_at_no_values
+from meft_runner.methods.layers import reversible_stacks
+from meft_runner.methods.prepare import prepare
+
+
+@dataclass(frozen=True)
+class PredictedMemory:
+    """What a training step needs, in bytes; the first four add up to the peak.
+
+    Attributes:
+        parameters: parameters and buffers, those that are quantised with their scales.
+        gradients: gradients that parameters hold at the moment of the peak.
+        optimizer: AdamW's state.
+        activations: everything else that is alive at that moment.
+        peak: the peak.
+        host: what waits in the host's memory for the backward pass, beside all of these.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+    host: int
+
+    def __str__(self) -> str:
+        """Returns the figures as a line, rounded up."""
+        names = ("parameters", "gradients", "optimizer", "activations")
+        parts = " + ".join(f"{name} {written_bytes(getattr(self, name))}" for name in names)
+        beside = f"; {written_bytes(self.host)} in the host's memory" if self.host else ""
+        return f"peak {written_bytes(self.peak)} = {parts}{beside}"
+
+
+@with_value_errors
+def predict_memory(
+    model: nn.Module | PreTrainedConfig,
+    *,
+    batch: int,
+    length: int | None = None,
+    method: str | None = None,
+    precision: str = "fp32",
+    attention: str | None = None,
+    head: str | None = None,
+    weights: str | None = None,
+    accumulating: bool = False,
+    **settings: Any,
+) -> PredictedMemory:
+    """Predicts the memory of a training step with fused AdamW, from shapes alone: no weights, no GPU, seconds.
+
+    Without `method` a model is predicted as it is: what requires gradient trains, in layers as `make_reversible`, peft
+    or gradient checkpointing have left them. The model stays as it is.
+
+    Args:
+        model: a model of transformers with its head, or its configuration, of which a model is made.
+        batch: rows in one forward pass, without padding.
+        length: tokens a row; images have their own.
+        method: prepares a plain model before it is predicted, as `make_reversible` would (`meft1`) or a run of it does
+            (`lora`, `full`).
+        precision: `fp32`, or autocast to `bf16` or `fp16`.
+        attention: `materialised` (scores in memory) or `flash` (a GPU's fused kernel). Unless set, a model is taken
+            with its own on its device, a configuration with `materialised`.
+        head: of a configuration, what the model is to do: `classification`, `lm`, `span` or `image`. Unless set, a
+            decoder is a language model, others do their family's first. A language model is transformers' own, which
+            has the logits of all tokens in memory; meft-memory's is this project's, which has not.
+        weights: of a configuration, the form of frozen weights: `fp32`, `bf16`, `fp16`, `nf4` or `int8`.
+        accumulating: the step adds to the gradients of an earlier pass.
+        **settings: of the method, as `adapter_dim=16`; without `method`, of a reversal of what peft has prepared, as
+            `reversal="exact"`.
+
+    Raises:
+        ValueError: something does not fit; the message says what was expected.
+    """
+    kernel = None if attention is None else _named(Kernel.__members__, "attention", attention)
+    chosen = _named(Precision.__members__, "precision", precision)
+    if isinstance(model, PreTrainedConfig):
+        form = _named(WeightForm.__members__, "weights", weights or "fp32")
+        made: nn.Module = _of_config(model, head, form, chosen, kernel or Kernel.materialised)
+        _check_weights(form, method, chosen)
+    else:
+        made = _given(model, head=head, weights=weights)
+    if method is not None or settings:
+        made = _prepared(made, method, settings)
+    return _predicted(made, batch, length, AUTOCAST[chosen.name], kernel, accumulating)
+
+
+def _of_config(
+    config: PreTrainedConfig, head: str | None, form: WeightForm, precision: Precision, attention: Kernel
+) -> PreTrainedModel:
+    """Returns a model of a configuration, on the meta device."""
+    family = _family_of(config)
+    if head is None:
+        wanted = Head.lm if Head.lm in family.heads else next(iter(family.heads))
+    else:
+        wanted = _named({each.name: each for each in family.heads}, "head", head)
+    auto = AutoModelForCausalLM if wanted is Head.lm else family.heads[wanted]
+    own = copy.deepcopy(config)
+    own.use_cache = False
+    with torch.device("meta"), fitting_sizes("model", config.model_type):
+        return blank_model(own, auto, form, precision, attention)
+
+
+def _check_weights(form: WeightForm, method: str | None, precision: Precision) -> None:
+    """Makes sure that weights of a form can be trained with so.
+
+    Raises:
+        UserError: they cannot.
+    """
+    kind = METHODS.get(method or "full", MethodSettings)
+    hindered = weights_hindrance(form, kind(name=method or "full"), precision)
+    if hindered is not None:
+        raise UserError(hindered.replace("backbone.weights", "weights").replace("training.precision", "precision"))
+
+
+def _given(model: nn.Module, **said: str | None) -> nn.Module:
+    """Returns a model that was given.
+
+    Raises:
+        UserError: it is no model of transformers, or something is said of it that it says itself.
+    """
+    if not isinstance(_inner(model), PreTrainedModel):
+        raise UserError(f"model: expected a model of transformers or its configuration, not {type(model).__name__}.")
+    for key, value in said.items():
+        if value is not None:
+            raise UserError(f"{key}={value}: the model has its own. Leave it out, or give its configuration.")
+    return model
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _family_of(config: PreTrainedConfig) -> Family:
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model: models of type {config.model_type} are not served, only {', '.join(FAMILIES)}.")
+    return FAMILIES[config.model_type]
+
+
+def _prepared(model: nn.Module, method: str | None, settings: dict[str, Any]) -> nn.Module:
+    """Returns a copy on the meta device that a method has prepared.
+
+    Raises:
+        UserError: the model is prepared already, or the method does not fit it.
+    """
+    if reversible_stacks(model):
+        given = ", ".join([*([] if method is None else ["method"]), *settings])
+        raise UserError(f"{given}: the model is reversible already, and predicted as it is. Leave it out.")
+    with torch.device("meta"):
+        copied: Any = on_meta(model)
+        if method in METHODS and method not in MEFT and not isinstance(model, PeftModel):
+            inner, family = backbone_of(copied)
+            backbone = settings_of_backbone(inner)
+            return prepare(inner, family, backbone, run_settings(method, backbone.norm.name, settings))
+        return make_reversible(copied, method, **settings)
+
+
+def _predicted(
+    model: nn.Module,
+    rows: int,
+    length: int | None,
+    autocast: torch.dtype | None,
+    attention: Kernel | None,
+    accumulating: bool,
+) -> PredictedMemory:
+    inner = _inner(model)
+    family = _family_of(inner.config)
+    shapes = shapes_of(inner, family, rows, length)
+    for stack in reversible_stacks(model):
+        tokens = rows * (length or family.positions(inner.config))
+        stored = len(stack.blocks) if stack.mode == "stored" else stack.stored_layers
+        check_chunks(rows, len(stack.blocks), stored, usual_chunks(stack.chunks, tokens))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("model: none of its parameters requires gradient, so that there is nothing to train.")
+    kernel = attention or (Kernel.flash if _on_gpu(model) else None)
+    try:
+        found = _predict(model, shapes, None, autocast, kernel, accumulating)
+    except NotImplementedError:  # the model looks at values, as BART's classifier, which reads where a text ends
+        values = with_values(shapes, inner.config)
+        found = _predict(model, shapes, values, autocast, kernel, accumulating)
+    return PredictedMemory(**{each.name: getattr(found, f"{each.name}_bytes") for each in fields(PredictedMemory)})
+
+
+def _predict(
+    model: nn.Module,
+    shapes: Shapes,
+    values: dict[str, Tensor] | None,
+    autocast: torch.dtype | None,
+    kernel: Kernel | None,
+    accumulating: bool,
+) -> StepMemory:
+    operations = kernels.gpu_operations() if kernel is Kernel.flash else nullcontext()
+    with kernels.whole_rows(), operations, torch.random.fork_rng(devices=[]), ShapeMode():
+        batch = values or {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        step = twin_step(model, batch, autocast)
+        look_at_no_values(_inner(step.model).config)
+        if kernel is not None:
+            kernels.take_attention(step.model, IMPLEMENTATIONS[kernel])
+        return predict_step(step, accumulating)
+
+
+def _on_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cuda"
+
+
+def _named(known: Mapping[str, Any], key: str, value: Any) -> Any:
+    """Returns what a word stands for.
+
+    Raises:
+        UserError: it is none of those that are known.
+    """
+    if value not in known:
+        raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
+    return known[value]
