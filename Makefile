@@ -1,5 +1,5 @@
-# The five things one does in a checkout; each uses the environment that setup makes.
-.PHONY: setup test slow check demo
+# The six things one does in a checkout; each uses the environment that setup makes.
+.PHONY: setup test slow check docs demo
 
 setup:  ## an environment with everything that development needs
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]"
@@ -10,8 +10,11 @@ test:  ## the default tests, some minutes on two cores
 slow:  ## the tests that take longer
 	.venv/bin/python -m pytest -m slow
 
-check:  ## lint, format and types
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+check:  ## lint, format, types, and the links of the documentation
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/mkdocs build --strict --quiet
+
+docs:  ## the documentation as a site, in site/
+	.venv/bin/mkdocs build --strict --quiet
 
 demo:  ## the main job on the embedded demo
 	.venv/bin/meft-run

@@ -28,13 +28,13 @@ def test_what_does_not_go_together_is_refused_with_what_would(backbone, task, fi
         settings(f"backbone={backbone}", f"task={task}")
 
 
-def test_the_readme_shows_the_table():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_shows_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "commands" / "meft-run.md").read_text(encoding="utf-8")
     rows = ["| the model is to | `task=` | `backbone=` |", "|---|---|---|"]
     for service in services().values():
         tasks, backbones = (" ".join(f"`{name}`" for name in names) for names in (service.tasks, service.backbones))
         rows.append(f"| {service.what} | {tasks} | {backbones} |")
-    assert "\n".join(rows) in readme
+    assert "\n".join(rows) in page
 
 
 def test_the_help_shows_the_table():
