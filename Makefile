@@ -11,10 +11,10 @@ slow:  ## the tests that take longer
 	.venv/bin/python -m pytest -m slow
 
 check:  ## lint, format, types, and the links of the documentation
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/mkdocs build --strict --quiet
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/mkdocs build --strict
 
 docs:  ## the documentation as a site, in site/
-	.venv/bin/mkdocs build --strict --quiet
+	.venv/bin/mkdocs build --strict
 
 demo:  ## the main job on the embedded demo
 	.venv/bin/meft-run

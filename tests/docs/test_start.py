@@ -25,7 +25,8 @@ def shell(tmp_path):
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def run(text):
-        done = subprocess.run(["bash", "-euc", text], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        words = ["bash", "-euc", text]
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

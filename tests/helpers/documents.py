@@ -63,16 +63,5 @@ def shown_commands():
         for page in PAGES for block in blocks(page) if block.language == "bash" for words in commands(block.text)
     ]  # fmt: skip
     in_text = [(str(page.relative_to(ROOT)), code) for page in PAGES for code in inline_code(page)]
-    started = (
-        "meft-run ",
-        "meft-memory ",
-        "meft-tables ",
-        "meft-predict ",
-        "meft-share ",
-        "pip ",
-        "python ",
-        "torchrun ",
-        "make ",
-        "mkdocs ",
-    )
+    started = re.compile(r"(meft-\w+|pip|python|torchrun|make|mkdocs) ")
     return found + [(place, tuple(shlex.split(code))) for place, code in in_text if started.match(code)]
