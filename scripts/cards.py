@@ -125,7 +125,8 @@ def main() -> None:
     """Predicts, unless the tables alone are asked for, and writes the page's tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="write the tables of the peaks that are there")
-    if not parser.parse_args().tables:
+    only_tables, page = parser.parse_args().tables, PAGE.read_text(encoding="utf-8")
+    if not only_tables:
         made = []
         for model in MODELS:
             for case in asked_of(model):
@@ -133,7 +134,7 @@ def main() -> None:
                 print(*case, f"{made[-1]['peak_bytes'] / 2**30:.2f} GiB", flush=True)
         PEAKS.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(made).to_csv(PEAKS, index=False)
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), tables(pd.read_csv(PEAKS))), encoding="utf-8")
+    PAGE.write_text(written(page, tables(pd.read_csv(PEAKS))), encoding="utf-8")
 
 
 if __name__ == "__main__":
