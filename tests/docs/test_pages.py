@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -65,9 +66,12 @@ def test_files_in_the_text_exist():
             assert list(ROOT.glob(code.rstrip("/"))) or "NAME" in code, f"{page.name}: {code}"
 
 
-def test_the_site_shows_every_page():
-    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    shown = set(re.findall(r"[\w/-]+\.md", str(nav)))
+def test_the_site_shows_every_page_and_command():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert all((ROOT / hook).is_file() for hook in site["hooks"])
+    shown = set(re.findall(r"[\w/-]+\.md", str(site["nav"])))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {f"commands/{command}.md" for command in project["scripts"]} <= shown
     assert {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"} <= shown
 
 
