@@ -9,8 +9,11 @@ __version__ = "0.1.0"
 _INTERFACE = {
     "make_reversible": "reversal",
     "predict_memory": "memory",
+    "reversal_report": "report",
+    "save_adapter": "adapters",
+    "load_adapter": "adapters",
 }
-__all__ = ["__version__", "make_reversible", "predict_memory"]
+__all__ = ["__version__", "load_adapter", "make_reversible", "predict_memory", "reversal_report", "save_adapter"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,12 @@ def backbone_of(model: Any) -> tuple[PreTrainedModel, Family]:
     return inner, family
 
 
+def kind_of(model: PeftModel) -> str:
+    """Returns what the method of a peft model is called, as lora."""
+    config = next(iter(model.peft_config.values()))
+    return str(getattr(config.peft_type, "value", config.peft_type)).lower()
+
+
 def settings_of_backbone(model: PreTrainedModel) -> BackboneSettings:
     """Returns what methods need to know of a model beside its family: what messages call it, and its norm."""
     kinds = read_group("backbone").values()
@@ -94,11 +100,16 @@ def _check_layers(model: PreTrainedModel, family: Family) -> None:
                     f"model: the layers of this {name} are {type(layer).__name__} with a forward pass of their own, "
                     "which a reversal would not run. Give the model as transformers makes it, on one device."
                 )
-            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+            if layer._forward_pre_hooks or layer._backward_hooks or any(map(_is_users, layer._forward_hooks.values())):
                 raise UserError(
                     f"model: there are hooks on layers of this {name}, which a reversal would not call. Remove them, "
                     "or register them on modules inside the layers."
                 )
+
+
+def _is_users(hook: Any) -> bool:
+    """Tells a user's hook from those that transformers leaves where it was asked for hidden states before."""
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def _check_state(model: PreTrainedModel) -> None:

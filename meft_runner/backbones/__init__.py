@@ -3,7 +3,8 @@
 from transformers import PreTrainedConfig
 
 from meft_runner.backbones.families import found_families
-from meft_runner.backbones.family import Family, LayerView, StackLayer, UnsupportedInputError, task_head
+from meft_runner.backbones.family import Family, LayerView, UnsupportedInputError, task_head
+from meft_runner.backbones.stack_layer import StackLayer
 
 FAMILIES = found_families()
 

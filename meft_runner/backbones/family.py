@@ -14,9 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from meft_runner.backbones.kept_keys import can_keep, keeping
+from meft_runner.backbones.stack_layer import LayerList
 from meft_runner.config import Head
-from meft_runner.reversible import BlockInputs, ReversibleStack
+from meft_runner.reversible import BlockInputs
 
 # What a family's models are to do, and the class that has the head for it; any class with `from_pretrained`.
 Heads = Mapping[Head, Any]
@@ -91,7 +91,7 @@ class LayerView:
 
     def replace_layers(self, model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
         """Puts other modules in the place of the model's layers; its own loop will call them."""
-        model.base_model.set_submodule(self.path, nn.ModuleList(layers))
+        model.base_model.set_submodule(self.path, LayerList(layers))
 
 
 @dataclass(frozen=True)
@@ -141,45 +141,6 @@ class Family:
         return config.max_position_embeddings - self.first_position(config)
 
 
-class StackLayer(nn.Module):
-    """A reversible stack that a model's loop can call as it calls a layer.
-
-    Args:
-        stack: the reversible blocks.
-        view: how the model's loop calls a layer.
-        replaced: the layers in whose place it stands.
-    """
-
-    def __init__(self, stack: ReversibleStack, view: LayerView, replaced: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.stack = stack
-        self.view = view
-        self.replaced = tuple(replaced)  # no submodules: the stack's blocks have them
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Runs the stack.
-
-        Args:
-            hidden: (B, S, H).
-            *args: what the model's loop gives a layer besides.
-            **kwargs: likewise; keys and values are kept where no gradient is asked for, and by how many items a loss
-                is divided is of no account here.
-
-        Returns:
-            (B, S, H), as the model's layers return it.
-
-        Raises:
-            UnsupportedInputError: an argument that the stack does not carry.
-        """
-        kwargs.pop("num_items_in_batch", None)
-        cache = kwargs.get("past_key_values")
-        if can_keep(cache):
-            others = {name: value for name, value in kwargs.items() if name not in ("past_key_values", "use_cache")}
-            with keeping(self.stack, cache):
-                return self.view.result(self.stack(hidden, self.view.block_inputs(*args, **others)))
-        return self.view.result(self.stack(hidden, self.view.block_inputs(*args, **kwargs)))
-
-
 def task_head(model: PreTrainedModel) -> list[str]:
     """Returns the names of the modules that stand on the base model for a task; they always train."""
     if model.base_model is model:
@@ -195,4 +156,8 @@ def refuse_inputs(model_type: str, **kwargs: Any) -> None:
     """
     for name, value in kwargs.items():
         if value is not None and value is not False:
-            raise UnsupportedInputError(f"the reversible stack of {model_type} does not carry the layer input {name!r}")
+            kept = ": keys and values are kept where no gradient is asked for. Give use_cache=False"
+            raise UnsupportedInputError(
+                f"the reversible stack of {model_type} does not carry the layer input {name!r}"
+                + (kept if name == "past_key_values" else "")
+            )

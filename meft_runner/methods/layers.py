@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import Family, LayerView, StackLayer
+from meft_runner.backbones import Family, LayerView, StackLayer, UnsupportedInputError
 from meft_runner.config import BackboneSettings
 from meft_runner.errors import UserError
 from meft_runner.reversible import BlockInputs, ReversibleStack, Stage, TokenwiseModule
@@ -132,6 +132,18 @@ def stack_layers(
             stack = stacked(view, reversible, names)
             view.replace_layers(model, [*plain, StackLayer(stack, view, reversible)])
         frozen -= len(plain)
+    owners = (model.base_model.get_submodule(view.path.rpartition(".")[0]) for view in family.views)
+    for module in dict.fromkeys([model.base_model, *owners]):
+        if isinstance(module, PreTrainedModel):  # OPT's head calls the decoder inside the base model
+            module.register_forward_pre_hook(_refuse_recording, with_kwargs=True)
+
+
+def _refuse_recording(model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuses to return what each layer made, which transformers reads off layers that no longer run by themselves."""
+    for name in ("output_hidden_states", "output_attentions"):
+        asked = kwargs.get(name)
+        if getattr(model.config, name, False) if asked is None else asked is not False:
+            raise UnsupportedInputError(f"{name}: the layers are reversible and keep nothing of each. Leave it out.")
 
 
 def reversible_stacks(model: nn.Module) -> list[ReversibleStack]:

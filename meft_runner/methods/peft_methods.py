@@ -40,13 +40,13 @@ def prepare_peft(model: PreTrainedModel, family: Family, backbone: BackboneSetti
     elif isinstance(method, Ia3Settings):
         _start_away(prepared, ".ia3_l.", 1.0, method)
         if is_quantised(backbone.weights):
-            _keep_input_dtype(prepared)
+            keep_input_dtype(prepared)
     if method.reversal is not PeftReversal.off:
         make_layers_reversible(prepared, model, family, backbone, method)
     return prepared
 
 
-def _keep_input_dtype(model: PeftModel) -> None:
+def keep_input_dtype(model: PeftModel) -> None:
     """Makes (IA)^3 return what it was given, float32 or half precision; beside quantised weights peft's does not."""
     for module in model.modules():
         if isinstance(module, IA3Layer):

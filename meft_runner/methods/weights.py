@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from meft_runner.backbones.family import TASK_HEADS
 from meft_runner.errors import UserError, first_line
-from meft_runner.methods.layers import plain_layers
+from meft_runner.methods.layers import plain_layers, reversible_stacks
 
+COUPLING_NAME = "coupling.json"
 WEIGHT_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch's writer says RuntimeError of a full disk
 
 
@@ -23,13 +24,16 @@ def save_trained(model: nn.Module, directory: Path, description: dict[str, Any])
 
     Args:
         model: a prepared model.
-        directory: receives the two files.
-        description: what adapter_config.json says of a model that is not peft's own.
+        directory: receives the files.
+        description: what adapter_config.json says of a model that is not peft's own; of peft's, a file beside it says
+            how layers are coupled.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
         with plain_layers(model):  # the names that peft itself knows
             model.save_pretrained(str(directory))
+        if reversible_stacks(model):
+            (directory / COUPLING_NAME).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return
     weights = {name: weight.contiguous() for name, weight in _trained(model).items()}
     save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -42,9 +46,7 @@ def load_trained(model: nn.Module, directory: Path) -> None:
     Raises:
         UserError: a file is missing or damaged, or holds other weights than this model trains.
     """
-    weights = _read(directory)
-    with _named_as_saved(model):
-        _load(model, directory, weights, _saved(model))
+    _load(model, directory, _read(directory))
 
 
 def start_from_trained(model: nn.Module, directory: Path, with_head: bool) -> tuple[int, list[str]]:
@@ -68,7 +70,7 @@ def start_from_trained(model: nn.Module, directory: Path, with_head: bool) -> tu
         takes = with_head and then == now and all(weights[name].shape == saved[name].shape for name in now)
         taken = {name: weight for name, weight in weights.items() if takes or name not in then}
         anew = {} if takes else {name: saved[name].clone() for name in now}
-        _load(model, directory, taken | anew, saved)
+    _load(model, directory, taken | anew)
     return len(taken), sorted(anew)
 
 
@@ -100,20 +102,45 @@ def _is_of_head(name: str) -> bool:
     return parts[0] in (*TASK_HEADS, "lm_head") or parts[1:2] == ["pooler"]
 
 
-def _load(model: nn.Module, directory: Path, weights: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    wrong = sorted(
-        name for name in weights.keys() | saved.keys()
-        if name not in weights or name not in saved or weights[name].shape != saved[name].shape
-    )  # fmt: skip
-    if wrong:
+def _load(model: nn.Module, directory: Path, weights: dict[str, Tensor]) -> None:
+    difference = fill(model, weights)
+    if difference is not None:
         raise UserError(
-            f"{directory}: its weights do not belong to this backbone and method ({len(wrong)} differ, {wrong[0]} "
-            "among them). Take the settings that they were trained with, or remove the folder to train again."
+            f"{directory}: its weights do not belong to this backbone and method ({difference}). Take the settings "
+            "that they were trained with, or remove the folder to train again."
         )
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, weights)
-    else:
-        model.load_state_dict(weights, strict=False)
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
+    """Puts weights into a prepared model if they are those that it trains; returns how they differ, None if they fit.
+
+    Args:
+        model: keeps its own where they do not fit.
+        weights: as `save_trained` wrote them, by name.
+    """
+    with _named_as_saved(model):
+        difference = _difference(weights, _saved(model))
+        if difference is not None:
+            return difference
+        if isinstance(model, PeftModel):
+            set_peft_model_state_dict(model, weights)
+        else:
+            model.load_state_dict(weights, strict=False)
+    return None
+
+
+def _difference(weights: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    there, here = ({name: tuple(w.shape) for name, w in found.items()} for found in (weights, own))
+    wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    if not wrong:
+        return None
+    name = wrong[0]
+    first = (
+        f"{name} is missing there" if name not in there
+        else f"{name} has no place here" if name not in here
+        else f"{name} is {there[name]} there and {here[name]} here"
+    )  # fmt: skip
+    return first if len(wrong) == 1 else f"{first}; {len(wrong)} differ in all"
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

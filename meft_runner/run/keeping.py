@@ -10,14 +10,14 @@ from torch import nn
 
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
-from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, save_trained
+from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, save_trained
 from meft_runner.run import processes
 from meft_runner.run.reuse import ADAPTER
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
 
 PREDICTIONS = "predictions"  # the folder of answers
-_OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME)
+_OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME, COUPLING_NAME)
 
 
 def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any]) -> None:

@@ -2,41 +2,13 @@
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import BertModel, GPT2Config, GPT2Model, LlamaForCausalLM, OPTForCausalLM
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from transformers import BertModel, GPT2Config, GPT2Model, OPTForCausalLM
 
 import meft_runner
 from meft_runner.methods.layers import reversible_stacks
-from tests.helpers.models import batch, family_of, gradients, move_away, tiny_config, tiny_model
-
-CAUSAL = {"llama": LlamaForCausalLM, "opt": OPTForCausalLM}  # as users have them, without our loss
-
-
-def model_of(kind):
-    torch.manual_seed(0)
-    return CAUSAL[kind](tiny_config(kind)) if kind in CAUSAL else tiny_model(kind)
-
-
-def batch_of(kind):
-    return batch(f"{kind}-answers" if kind in CAUSAL else kind)
-
-
-def with_adapters(kind, how):
-    family, model = family_of(kind), model_of(kind)
-    torch.manual_seed(1)
-    if how == "ia3":
-        targets, feedforward = family.ia3_targets, family.ia3_feedforward
-        return get_peft_model(model, IA3Config(target_modules=targets, feedforward_modules=feedforward))
-    return get_peft_model(model, LoraConfig(target_modules=family.lora_targets, use_dora=how == "dora"))
-
-
-def made(kind, how, **settings):
-    if how.startswith("meft"):
-        torch.manual_seed(1)
-        model = meft_runner.make_reversible(model_of(kind), how, **settings)
-    else:
-        model = meft_runner.make_reversible(with_adapters(kind, how), **settings)
-    return move_away(model).train()
+from tests.helpers.interface import batch_of, made, model_of, outputs, with_adapters
+from tests.helpers.models import gradients, tiny_config, tiny_model
 
 
 def trained_once(model, kind):
@@ -146,3 +118,32 @@ def test_layers_left_out_at_random_are_refused():
     config.layerdrop = 0.1
     with pytest.raises(ValueError, match=r"has layerdrop=0\.1"):
         meft_runner.make_reversible(OPTForCausalLM(config), "meft1")
+
+
+def test_a_model_in_which_nothing_trains_is_refused(tmp_path):
+    with_adapters("bert", "lora").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="nothing in it trains"):
+        meft_runner.make_reversible(PeftModel.from_pretrained(tiny_model(), tmp_path))
+
+
+def test_peft_goes_on_working():
+    model, plain = made("bert", "lora").eval(), model_of("bert").eval()
+    trained = outputs(model, "bert")
+    with model.disable_adapter():
+        untrained = outputs(model, "bert")
+    assert torch.allclose(untrained, outputs(plain, "bert"), atol=1e-2)  # but for a 256th of what two layers change
+    assert not torch.equal(untrained, trained)
+    merged = model.merge_and_unload()
+    assert torch.allclose(outputs(merged, "bert"), trained, atol=1e-5)
+    assert merged.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_it_generates():
+    model = made("llama", "lora").eval()
+    rows = batch_of("llama")["input_ids"][1:]
+    found = model.generate(input_ids=rows, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(rows))
+    without = model.generate(
+        input_ids=rows, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(rows), use_cache=False
+    )
+    assert found.shape[1] == rows.shape[1] + 5
+    assert torch.equal(found, without)

@@ -1,0 +1,177 @@
+"""Adapters in folders: written whole, and put on a base model again."""
+
+import shutil
+import tempfile
+from os import PathLike
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from meft_runner.api.arguments import restored
+from meft_runner.api.base import description_of, difference
+from meft_runner.api.folders import AdapterFolder, read_adapter
+from meft_runner.api.making import add_adapters, couple, description, noted, plain_settings, undone_on_error
+from meft_runner.api.mistakes import with_value_errors
+from meft_runner.api.served import backbone_of, kind_of
+from meft_runner.backbones import Family
+from meft_runner.config import METHODS, MeftSettings, PeftSettings
+from meft_runner.errors import UserError, first_line
+from meft_runner.methods.layers import plain_layers
+from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
+
+# Settings that say what a training step keeps, and change no result.
+_OF_RESULTS = (
+    "scale_1", "scale_2", "mu", "merge", "grid_bits", "adapter_dim", "adapter_factor", "frozen_layers",
+)  # fmt: skip
+_OF_TRAINING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None, "kernels": "auto"}
+
+
+@with_value_errors
+def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
+    """Writes what trains in a model to a folder: adapter_model.safetensors, adapter_config.json and what they need.
+
+    A peft model's are peft's own files, which `PeftModel.from_pretrained` puts on the plain model; coupling.json says
+    how its layers were coupled. Files of an earlier adapter in the folder are replaced when all new ones are written.
+
+    Args:
+        model: that `make_reversible` has changed, or a peft model.
+        folder: is made where it is missing.
+
+    Raises:
+        ValueError: the model has no adapter, or the folder cannot be written.
+    """
+    if not isinstance(model, PeftModel) and not (isinstance(model, PreTrainedModel) and noted(model)):
+        raise UserError(
+            f"model: this {type(model).__name__} has no adapter. Give the model that make_reversible or "
+            "peft.get_peft_model has returned, not one that is wrapped."
+        )
+    if isinstance(model, PeftModel) and len(model.peft_config) > 1:
+        raise UserError(
+            f"model: it has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}), and a folder has one. "
+            "Call model.save_pretrained(folder), or model.delete_adapter(name) first."
+        )
+    _write(model, Path(folder))
+
+
+@with_value_errors
+def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
+    """Puts a saved adapter on its base model, in place; layers are coupled as they were in training.
+
+    Args:
+        base: the plain model as `from_pretrained` loads it, with the head that was trained; or one that was prepared
+            in the same way.
+        folder: that `save_adapter` has written, a run's `adapter` or peft.
+
+    Returns:
+        The model in evaluation mode: a peft model around the base where the folder is peft's, the base itself where it
+        is MEFT's. What was trained can be trained further, after `model.train()`.
+
+    Raises:
+        ValueError: the folder cannot be read, or belongs to another base model, method or width.
+    """
+    found = read_adapter(Path(folder))
+    inner = base.get_base_model() if isinstance(base, PeftModel) else base
+    made = noted(inner)
+    if isinstance(inner, PreTrainedModel):
+        own = description_of(inner) if made is None else made.base
+        if (differing := difference(found.base, own)) is not None:
+            raise UserError(
+                f"folder={folder}: made for another base model ({differing}). Load the one it was made for."
+            )
+    if isinstance(base, PeftModel) or made is not None:
+        _check_same_method(base, found)
+        _fill(base, found)
+        return base.eval()
+    model, family = backbone_of(base)
+    with undone_on_error(model, family):
+        return (_with_peft if found.kind else _with_meft)(model, family, found).eval()
+
+
+def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> nn.Module:
+    """Returns a peft model around a plain one, with the weights of a folder."""
+    try:
+        config = PeftConfig.from_pretrained(str(found.path))
+        config.inference_mode = False
+        model = get_peft_model(base, config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"folder={found.path}: peft cannot put it on this model ({first_line(error)}).") from error
+    assert isinstance(model, PeftModel)
+    try:
+        if found.coupled:
+            couple(model, base, family, restored(PeftSettings, {**found.method, **_OF_TRAINING}))
+        _fill(model, found)
+    except BaseException:
+        with plain_layers(model):
+            model.unload()
+        raise
+    return model
+
+
+def _with_meft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> nn.Module:
+    """Returns a plain model with the adapters of a folder."""
+    name = str(found.method["name"])
+    if METHODS.get(name) is not MeftSettings:
+        raise UserError(f"folder={found.path}: is of method={name}, which trains no adapter. Take meft-predict.")
+    add_adapters(base, family, restored(MeftSettings, {**found.method, **_OF_TRAINING}))
+    for name, parameter in base.named_parameters():
+        if name in found.weights:  # what a user has let train besides
+            parameter.requires_grad_(True)
+    _fill(base, found)
+    return base
+
+
+def _fill(model: nn.Module, found: AdapterFolder) -> None:
+    """Puts the weights of a folder into a model that has a place for each of them."""
+    differing = fill(model, found.weights)
+    if differing is not None:
+        raise UserError(
+            f"folder={found.path}: its weights do not fit this model ({differing}). Give the base model with the head "
+            "and the settings that they were trained with."
+        )
+
+
+def _check_same_method(model: nn.Module, found: AdapterFolder) -> None:
+    """Makes sure that a model was prepared as the one was whose adapter is in a folder."""
+    made = noted(model.get_base_model() if isinstance(model, PeftModel) else model)
+    then, now = found.method, {} if made is None else plain_settings(made.method)
+    kinds = [
+        kind or str(settings.get("variant") or settings.get("name"))
+        for kind, settings in ((found.kind, then), (kind_of(model) if isinstance(model, PeftModel) else None, now))
+    ]
+    differing = [f"the method is {kinds[0]} there and {kinds[1]} here"] if kinds[0] != kinds[1] else [
+        f"{name} is {then.get(name)} there and {now.get(name)} here" for name in _OF_RESULTS
+        if (found.coupled or made is not None) and then.get(name) != now.get(name)
+    ]  # fmt: skip
+    if differing:
+        raise UserError(
+            f"folder={found.path}: made by other settings ({', '.join(differing[:3])}). Give the plain base model, "
+            "which is prepared by those of the folder."
+        )
+
+
+def _write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Writes the files of an adapter beside the folder and moves them into it, one that is there already or a new one.
+
+    Args:
+        model: a prepared model.
+        folder: where its files will be.
+    """
+    written = set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".adapter.", suffix=".tmp", dir=folder))
+        try:
+            save_trained(model, temporary, description(model))
+            # peft gives an adapter with a name of its own a folder inside
+            for file in sorted(file for file in temporary.rglob("*") if file.is_file()):
+                file.replace(folder / file.name)
+                written.add(file.name)
+            if COUPLING_NAME not in written:  # of an earlier adapter
+                (folder / COUPLING_NAME).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(temporary)
+    except WEIGHT_WRITING_ERRORS as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"folder={folder}: cannot be written ({reason}). Free space, or choose another.") from error

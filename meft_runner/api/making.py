@@ -1,0 +1,162 @@
+"""How a model is changed, once it is known that it can be and by which settings; and what is noted on it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from meft_runner.api.base import description_of
+from meft_runner.api.served import settings_of_backbone
+from meft_runner.backbones import Family
+from meft_runner.backbones.weights import settle
+from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
+from meft_runner.files import write_whole
+from meft_runner.methods.delay import make_layers_reversible
+from meft_runner.methods.layers import plain_layers
+from meft_runner.methods.peft_methods import keep_input_dtype
+from meft_runner.methods.prepare import check_kernels, prepare
+from meft_runner.methods.stored import check_stored, store_layers
+from meft_runner.methods.weights import COUPLING_NAME
+
+# Classes of transformers whose loss divides by `num_items_in_batch` where the Trainer gives it.
+_COUNTING = ("ForCausalLM", "LMHeadModel", "ForImageClassification")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a model was made by.
+
+    Attributes:
+        method: the settings.
+        base: what it was before, see `description_of`.
+    """
+
+    method: MeftSettings | PeftSettings
+    base: dict[str, Any]
+
+
+def noted(model: nn.Module) -> Made | None:
+    """Returns what a transformers model was made by, None where it was not made reversible here."""
+    made: Made | None = getattr(model, "_made_reversible", None)
+    return made
+
+
+def description(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    """Returns what a folder says of an adapter: the base model, and the settings of a reversal where there is one."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    made = noted(inner)
+    return {
+        "base_model_name_or_path": inner.config.name_or_path,
+        "method": {} if made is None else plain_settings(made.method),
+        "base": description_of(inner) if made is None else made.base,
+    }
+
+
+def plain_settings(method: MethodSettings) -> dict[str, Any]:
+    """Returns settings as dictionaries, lists, strings and numbers."""
+    content = OmegaConf.to_container(OmegaConf.structured(method), enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def couple(model: PeftModel, inner: PreTrainedModel, family: Family, settings: PeftSettings) -> None:
+    """Ties the layers of a model that peft has prepared, in place.
+
+    Raises:
+        UserError: its layers, or this machine, do not allow it; the model is as it was.
+    """
+    backbone, base = settings_of_backbone(inner), description_of(inner)
+    check_kernels(settings)
+    check_stored(_depth(inner, family), backbone, settings.stored_layers)
+    family.finish_model(inner)
+    make_layers_reversible(model, inner, family, backbone, settings)
+    store_layers(model, settings.stored_layers)
+    if getattr(inner, "is_quantized", False):
+        keep_input_dtype(model)
+    attributes: Any = model
+    attributes.save_pretrained = partial(_save_pretrained, model)
+    attributes.load_adapter = partial(_load_adapter, model)
+    _finish(model, inner, Made(settings, base))
+
+
+def add_adapters(model: PreTrainedModel, family: Family, settings: MeftSettings) -> None:
+    """Freezes a plain model and ties its layers with adapters beside them, in place.
+
+    Raises:
+        UserError: its layers, or this machine, do not allow it; the model is as it was.
+    """
+    backbone, base = settings_of_backbone(model), description_of(model)
+    check_kernels(settings)
+    check_stored(max(1, _depth(model, family) - settings.frozen_layers), backbone, settings.stored_layers)
+    prepare(model, family, backbone, settings)
+    settle(model)
+    _train_other_heads(model)
+    _finish(model, model, Made(settings, base))
+
+
+@contextmanager
+def undone_on_error(model: PreTrainedModel, family: Family) -> Iterator[None]:
+    """Gives a plain model back as it was where something goes wrong inside, after its layers have been exchanged."""
+    layers = [(view, list(view.layers(model))) for view in family.views]
+    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    hooks = [(module._forward_pre_hooks, dict(module._forward_pre_hooks)) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for view, before in layers:
+            view.replace_layers(model, before)
+        for parameter, flag in trains:
+            parameter.requires_grad_(flag)
+        for now, earlier in hooks:
+            for handle in now.keys() - earlier.keys():
+                del now[handle]
+        vars(model).pop("_made_reversible", None)
+        raise
+
+
+def _finish(model: nn.Module, inner: PreTrainedModel, made: Made) -> None:
+    """Tells what others ask of a model, and notes what it was made by."""
+    attributes: Any = inner  # torch types each of them as a tensor or a module
+    # The Trainer goes by the keywords of a forward pass, and takes losses for divided by the tokens of all accumulated
+    # passes that are means of one pass.
+    attributes.accepts_loss_kwargs = type(inner).__name__.endswith(_COUNTING)
+    attributes._made_reversible = made
+    if getattr(inner.config, "use_cache", False):
+        inner.config.use_cache = False  # keys and values are kept for generation only
+    model.train(model.training)  # what is new as well
+
+
+def _save_pretrained(model: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
+    """Saves adapters under the names that peft's files have, each with a note of how layers are coupled."""
+    with plain_layers(model):
+        type(model).save_pretrained(model, save_directory, *args, **kwargs)
+    if kwargs.get("is_main_process", True):
+        content = json.dumps(description(model), indent=2) + "\n"
+        for name in kwargs.get("selected_adapters") or model.peft_config:
+            inside = "" if name == "default" else name
+            write_whole(Path(save_directory, inside, COUPLING_NAME), content)
+
+
+def _load_adapter(model: PeftModel, *args: Any, **kwargs: Any) -> Any:
+    with plain_layers(model):
+        return type(model).load_adapter(model, *args, **kwargs)
+
+
+def _depth(model: PreTrainedModel, family: Family) -> int:
+    return sum(len(view.layers(model)) for view in family.views)
+
+
+def _train_other_heads(model: PreTrainedModel) -> None:
+    """Lets heads of a user's own train; a projection to the vocabulary stays as pre-training left it."""
+    words = model.get_output_embeddings()
+    for child in model.children():
+        if model.base_model not in (child, model) and not any(module is words for module in child.modules()):
+            child.requires_grad_(True)

@@ -1,0 +1,205 @@
+"""Adapters in folders: saved, put on a base model again, and refused where they do not belong."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+import meft_runner
+from meft_runner.methods.layers import reversible_stacks
+from meft_runner.methods.weights import save_trained
+from meft_runner.records.record import write_record
+from tests.helpers.interface import batch_of, made, model_of, outputs, with_adapters
+from tests.helpers.models import meft_settings, move_away, peft_settings, prepared, tiny_model
+from tests.helpers.records import record
+
+CASES = [("bert", "meft1"), ("llama", "lora"), ("bart", "ia3"), ("vit", "meft3"), ("bert", "dora")]
+
+
+@pytest.mark.parametrize(("kind", "how"), CASES)
+def test_what_is_saved_is_loaded_and_trains_on(kind, how, tmp_path):
+    model = made(kind, how).eval()
+    meft_runner.save_adapter(model, tmp_path / "my adapter")
+    found = meft_runner.load_adapter(model_of(kind), tmp_path / "my adapter")
+    assert not found.training
+    assert torch.equal(outputs(found, kind), outputs(model, kind))
+    found.train()(**batch_of(kind)).loss.backward()
+    assert meft_runner.reversal_report(found).mismatches == 0
+    trained = [{name for name, p in each.named_parameters() if p.requires_grad} for each in (found, model)]
+    assert trained[0] == trained[1]
+
+
+FRESH = """
+import sys
+import torch
+import meft_runner
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+for folder in sys.argv[1:]:
+    base = AutoModelForSequenceClassification.from_pretrained(f"{folder}/base", num_labels=2)
+    model = meft_runner.load_adapter(base, f"{folder}/adapter")
+    with torch.no_grad():
+        save_file({"logits": model(**load_file(f"{folder}/batch.safetensors")).logits}, f"{folder}/found.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_a_fresh_process_computes_the_same_bits(tmp_path):
+    expected = {}
+    for kind, how in [("bert", "meft1"), ("bert", "lora"), ("bart", "meft3"), ("roberta", "ia3"), ("bert", "dora")]:
+        folder = tmp_path / f"{kind}-{how}"
+        model_of(kind).save_pretrained(folder / "base")
+        model = made(kind, how).eval()
+        meft_runner.save_adapter(model, folder / "adapter")
+        save_file(batch_of(kind), folder / "batch.safetensors")
+        expected[folder] = outputs(model, kind)
+    command = [sys.executable, "-c", FRESH, *map(str, expected)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    for folder, logits in expected.items():
+        assert torch.equal(load_file(folder / "found.safetensors")["logits"], logits)
+
+
+RUNS = {
+    "meft3": meft_settings("meft3"),
+    "lora reversed": peft_settings("lora", scale_1="1/16"),
+    "dora": peft_settings("dora", "off"),
+    "ia3": peft_settings("ia3", "off"),
+    "vera reversed": peft_settings("vera"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_folder_of_a_run_is_loaded(name, tmp_path):
+    method = RUNS[name]
+    model = move_away(prepared(method)).eval()
+    config = {"method": {**vars(method), "reversal": method.reversal.name, "kernels": method.kernels.name}}
+    save_trained(model, tmp_path, {"peft_type": method.name.upper(), **config})
+    found = meft_runner.load_adapter(tiny_model(), tmp_path)
+    assert torch.equal(outputs(found, "bert"), outputs(model, "bert"))
+    assert bool(reversible_stacks(found)) == method.reverses
+
+
+def test_the_record_beside_an_older_folder_says_how_layers_were_coupled(tmp_path):
+    model = made("bert", "lora", scale_1="1/16").eval()
+    meft_runner.save_adapter(model, tmp_path / "adapter")
+    (tmp_path / "adapter" / "coupling.json").unlink()
+    assert not reversible_stacks(meft_runner.load_adapter(tiny_model(), tmp_path / "adapter"))
+    write_record(record(0.5, "method=lora", "method.reversal=exact", "method.scale_1=1/16"), tmp_path)
+    found = meft_runner.load_adapter(tiny_model(), tmp_path / "adapter")
+    assert torch.equal(outputs(found, "bert"), outputs(model, "bert"))
+
+
+OTHERS = {
+    r"another base model \(its sizes are the same, but": lambda: model_of("bert", seed=3),
+    r"another base model \(hidden_size is 64 there and 32 here": lambda: tiny_model(hidden=32),
+    r"another base model \(model_type is bert there and roberta here": lambda: model_of("roberta"),
+    r"other settings \(the method is meft1 there and meft2 here\)": lambda: made("bert", "meft2"),
+    r"other settings \(the method is meft1 there and lora here\)": lambda: made("bert", "lora"),
+    r"other settings \(adapter_dim is 8 there and 4 here\)": lambda: made("bert", "meft1", adapter_dim=4),
+    r"classifier\.bias is \(2,\) there and \(3,\) here": lambda: with_labels(3),
+}
+
+
+def with_labels(count):
+    model = tiny_model()
+    config = model.config
+    config.num_labels = count
+    other = type(model)(config)
+    other.load_state_dict({k: v for k, v in model.state_dict().items() if "classifier" not in k}, strict=False)
+    return other
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_a_folder_of_another_model_or_method_is_refused(message, tmp_path):
+    meft_runner.save_adapter(made("bert", "meft1"), tmp_path)
+    other = OTHERS[message]()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in other.parameters()]
+    with pytest.raises(ValueError, match=message):
+        meft_runner.load_adapter(other, tmp_path)
+    assert other.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert [parameter.requires_grad for parameter in other.parameters()] == flags
+
+
+def test_a_base_model_is_as_it_was_when_peft_weights_do_not_fit(tmp_path):
+    meft_runner.save_adapter(made("bert", "lora"), tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(dict(list(weights.items())[1:]), tmp_path / "adapter_model.safetensors")
+    other = model_of("bert")
+    names = [name for name, _ in other.named_modules()]
+    with pytest.raises(ValueError, match=r"lora_\w\.weight is missing there"):
+        meft_runner.load_adapter(other, tmp_path)
+    assert [name for name, _ in other.named_modules()] == names
+    assert torch.equal(outputs(other.eval(), "bert"), outputs(model_of("bert").eval(), "bert"))
+
+
+def test_files_of_an_earlier_adapter_do_not_stay(tmp_path):
+    meft_runner.save_adapter(made("bert", "lora"), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    model = move_away(with_adapters("bert", "lora")).eval()
+    meft_runner.save_adapter(model, tmp_path)
+    assert not (tmp_path / "coupling.json").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert torch.equal(outputs(meft_runner.load_adapter(model_of("bert"), tmp_path), "bert"), outputs(model, "bert"))
+
+
+def test_what_peft_itself_saves_of_a_reversible_model_is_loaded_by_both(tmp_path):
+    model = made("bert", "lora").eval()
+    model.save_pretrained(tmp_path)  # as the Trainer does
+    found = meft_runner.load_adapter(model_of("bert"), tmp_path)
+    assert torch.equal(outputs(found, "bert"), outputs(model, "bert"))
+    alone = PeftModel.from_pretrained(model_of("bert"), tmp_path).eval()
+    assert torch.allclose(outputs(alone, "bert"), outputs(model, "bert"), atol=1e-2)
+
+
+def spoilt(folder, name, content):
+    (folder / name).write_text(content)
+
+
+BROKEN = {
+    "no such folder": shutil.rmtree,
+    r"adapter_config\.json cannot be read \(No such": lambda folder: (folder / "adapter_config.json").unlink(),
+    r"adapter_config\.json cannot be read \(Expecting": lambda folder: spoilt(folder, "adapter_config.json", "{half"),
+    r"adapter_config\.json is no description": lambda folder: spoilt(folder, "adapter_config.json", "[]"),
+    "names no method": lambda folder: spoilt(folder, "adapter_config.json", "{}"),
+    "adapter_dim=0: expected 1": lambda folder: changed(folder, adapter_dim=0),
+    "method=full, which trains no adapter": lambda folder: changed(folder, name="full"),
+    r"adapter_model\.safetensors cannot be read": lambda folder: spoilt(folder, "adapter_model.safetensors", "half"),
+}
+
+
+def changed(folder, **settings):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["method"] |= settings
+    spoilt(folder, "adapter_config.json", json.dumps(config))
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_folder_is_one_line(message, tmp_path):
+    meft_runner.save_adapter(made("bert", "meft1"), tmp_path / "a")
+    BROKEN[message](tmp_path / "a")
+    model = model_of("bert")
+    with pytest.raises(ValueError, match=message) as error:
+        meft_runner.load_adapter(model, tmp_path / "a")
+    assert len(str(error.value).splitlines()) <= 2
+    assert not reversible_stacks(model)
+
+
+def test_what_cannot_be_saved_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="this BertForSequenceClassification has no adapter"):
+        meft_runner.save_adapter(model_of("bert"), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file: cannot be written"):
+        meft_runner.save_adapter(made("bert", "meft1"), tmp_path / "file")
+    two = made("bert", "lora")
+    two.add_adapter("second", two.peft_config["default"])
+    with pytest.raises(ValueError, match=r"it has 2 adapters \(default, second\)"):
+        meft_runner.save_adapter(two, tmp_path)
