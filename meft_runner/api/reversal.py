@@ -13,7 +13,7 @@ from meft_runner.config import METHODS, MeftSettings
 from meft_runner.errors import UserError, nearest
 
 _M = TypeVar("_M", bound=nn.Module)
-_MEFT = tuple(name for name, schema in METHODS.items() if schema is MeftSettings)
+MEFT = tuple(name for name, schema in METHODS.items() if schema is MeftSettings)
 
 
 @with_value_errors
@@ -47,7 +47,7 @@ def make_reversible(model: _M, method: str | None = None, **settings: Unpack[Mef
             )
         couple(model, inner, family, peft_settings(kind_of(model), settings))
     else:
-        if not isinstance(method, str) or method not in _MEFT:
+        if not isinstance(method, str) or method not in MEFT:
             raise UserError(_wrong_method(method))
         norm = settings_of_backbone(inner).norm.name
         add_adapters(inner, family, meft_settings(method, norm, settings))
@@ -55,7 +55,7 @@ def make_reversible(model: _M, method: str | None = None, **settings: Unpack[Mef
 
 
 def _wrong_method(method: object) -> str:
-    known = ", ".join(_MEFT)
+    known = ", ".join(MEFT)
     if method is None:
         return f"method: a plain model needs one of {known}; or prepare it by peft.get_peft_model first."
     if isinstance(method, str) and method in METHODS:
@@ -63,4 +63,4 @@ def _wrong_method(method: object) -> str:
             f"method={method}: expected one of {known}. Methods of peft are prepared by peft.get_peft_model, and the "
             "model that it returns is made reversible without method=."
         )
-    return f"method={method}: no such method, {nearest(str(method), _MEFT)}expected one of {known}."
+    return f"method={method}: no such method, {nearest(str(method), MEFT)}expected one of {known}."
