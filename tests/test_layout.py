@@ -19,7 +19,7 @@ FLOORS = {
             ["methods", "tasks", "records"],
             ["run"],
             ["reports"],
-            ["sweeps", "predict", "memory_report"],
+            ["sweeps", "predict", "memory_report", "sharing"],
             ["api", "cli"],
             ["__main__"],
         ]

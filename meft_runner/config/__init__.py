@@ -5,7 +5,15 @@ Nothing heavy is imported here: the command line reads this before it knows what
 """
 
 from meft_runner.config import resolvers
-from meft_runner.config.commands import Format, Kernel, MemorySettings, PredictSettings, Sweep, TablesSettings
+from meft_runner.config.commands import (
+    Format,
+    Kernel,
+    MemorySettings,
+    PredictSettings,
+    ShareSettings,
+    Sweep,
+    TablesSettings,
+)
 from meft_runner.config.coupling import LEARNED
 from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
 from meft_runner.config.language_tasks import (
@@ -59,10 +67,10 @@ from meft_runner.config.tasks import (
 __all__ = [
     "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "TASKS", "AnswerSettings", "Attention",
     "BackboneSettings", "ChatSettings", "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings",
-    "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings", "Logger",
-    "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
-    "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "Settings", "SplitSettings",
-    "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong", "TrainingSettings",
-    "VeraSettings", "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning", "plain", "register",
-    "resolvers", "result_settings",
+    "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings",
+    "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
+    "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "Settings", "ShareSettings",
+    "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong",
+    "TrainingSettings", "VeraSettings", "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning",
+    "plain", "register", "resolvers", "result_settings",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the commands beside `meft-run` are asked: `meft-tables`, `meft-memory` and `meft-predict`."""
+"""What the commands beside `meft-run` are asked: `meft-tables`, `meft-memory`, `meft-predict` and `meft-share`."""
 
 import re
 from collections.abc import Sequence
@@ -103,6 +103,23 @@ class PredictSettings:
     batch_size: int | None = setting(None, (1, 10**6))
     max_new_tokens: int | None = setting(None, (1, 10**6))
     precision: Precision | None = None
+
+
+@dataclass
+class ShareSettings:
+    """What `meft-share` pushes to the model hub.
+
+    Attributes:
+        run: the folder of a complete run.
+        to: the repository, owner/name.
+        private: a repository that is made is visible to its owner alone.
+        overwrite: files of the same names that the repository holds already are replaced.
+    """
+
+    run: str | None = setting(None, path=True)
+    to: str | None = None
+    private: bool = False
+    overwrite: bool = False
 
 
 def parse_tables(overrides: Sequence[str]) -> TablesSettings:

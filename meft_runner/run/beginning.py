@@ -8,7 +8,7 @@ from meft_runner.backbones.sources import weights_of
 from meft_runner.config import DemoSettings, Head, Settings, TaskSettings
 from meft_runner.errors import UserError, listed
 from meft_runner.methods.weights import start_from_trained
-from meft_runner.records.schema import CompleteRecord, Origin, Weights
+from meft_runner.records.schema import CompleteRecord, Origin, Record, Weights
 from meft_runner.run.finished import check_weights, complete_record, recorded_settings
 from meft_runner.run.origin import KEY, origin_name, weights_digest
 from meft_runner.run.reuse import ADAPTER
@@ -53,11 +53,12 @@ def begin_with(settings: Settings, model: nn.Module, data: TaskData, source: str
     )
 
 
-def class_names(record: CompleteRecord, task: TaskSettings) -> list[str]:
+def class_names(record: Record, task: TaskSettings) -> list[str]:
     """Returns a run's class names in label order; none where nothing is classified."""
     if isinstance(task, DemoSettings):
         return list(form_of(task).classes)
-    return list(getattr(task, "classes", [])) if record.data.classes is None else record.data.classes
+    named = None if record.data is None else record.data.classes
+    return list(getattr(task, "classes", [])) if named is None else named
 
 
 def _check_same_backbone(settings: Settings, source: str, directory: Path, then: Weights | None) -> None:

@@ -1,6 +1,7 @@
 """A run as a command: from a composed config to a trained run, and what is printed where that fails."""
 
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -10,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from meft_runner import __version__
 from meft_runner.config import Settings, register
 from meft_runner.config.checks import check_environment, check_processes, parse
 from meft_runner.config.mistakes import explain, naming_paths
@@ -19,9 +21,29 @@ from meft_runner.records.schema import CompleteRecord
 from meft_runner.run import folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.origin import with_origin
-from meft_runner.run.output import complaint, lasting_output
+from meft_runner.run.output import complaint, lasting_output, open_closed_streams
+from meft_runner.run.quiet import quiet_imports
 
+_VERBOSE = ("-v", "--verbose")
 _OUR_BUG = "this is an error of meft-runner's own; please report it with the command and the lines below:"
+
+
+def end_process(command: Callable[[Sequence[str]], int | None], help_text: str | None = None) -> None:
+    """Ends the process with the exit code of a command; `help_text` is None where Hydra prints it."""
+    open_closed_streams()
+    typed = sys.argv[1:]
+    arguments = [argument for argument in typed if argument not in _VERBOSE]
+    if arguments != typed:
+        os.environ["MEFT_VERBOSE"] = "1"  # also for the processes of a launcher
+    quiet_imports()
+    register()
+    if "--version" in arguments:
+        text = f"meft-runner {__version__}"
+    elif help_text is not None and {"-h", "--help"} & set(arguments):
+        text = help_text
+    else:
+        sys.exit(guarded(lambda: command(arguments)))
+    sys.exit(guarded(lambda: print(text)))
 
 
 def guarded(main: Callable[[], int | None]) -> int:

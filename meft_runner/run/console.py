@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from meft_runner.config import PeftReversal
-from meft_runner.records.schema import CompleteRecord, Reversal, Scores
+from meft_runner.records.schema import Record, Reversal, Scores
 
 DASH = "-"
 MIB = 2**20
 _FILE_WIDTH = 160  # characters a line where output does not go to a terminal
 
 
-def run_table(record: CompleteRecord) -> pd.DataFrame:
-    """Returns one run's figures, a row each, with units in their names."""
+def run_table(record: Record) -> pd.DataFrame:
+    """Returns the figures of a run that has come to its end, a row each, with units in their names."""
+    assert record.parameters is not None
     total, trainable = record.parameters.total, record.parameters.trainable
     rows: dict[str, str] = {}
     if record.scores is not None:

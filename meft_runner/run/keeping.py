@@ -3,15 +3,19 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
+from meft_runner.config import Settings
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, save_trained
+from meft_runner.records.schema import Record
 from meft_runner.run import processes
+from meft_runner.run.arguments import adapter_description
+from meft_runner.run.card import model_card
+from meft_runner.run.portable import write_portable
 from meft_runner.run.reuse import ADAPTER
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
@@ -20,10 +24,11 @@ PREDICTIONS = "predictions"  # the folder of answers
 _OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME, COUPLING_NAME)
 
 
-def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any]) -> None:
+def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: Record) -> None:
     """Writes the trained weights to a temporary folder and moves its files to the run's adapter/.
 
-    Weights of an earlier attempt at the same run are replaced; everything else that is there stays.
+    Weights of an earlier attempt at the same run are replaced; everything else that is there stays. What stands beside
+    the weights can be read on any machine: a model card, and a configuration without paths.
 
     Raises:
         UserError: they cannot be written, or there is a link to another folder.
@@ -32,7 +37,8 @@ def keep_adapter(model: nn.Module, directory: Path, description: dict[str, Any])
     with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
         temporary = Path(tempfile.mkdtemp(prefix=f"{ADAPTER}.", suffix=".tmp", dir=directory))
         try:
-            save_trained(model, temporary, description)
+            save_trained(model, temporary, adapter_description(settings))
+            write_portable(temporary, settings, record, model_card(settings, record))
             final.mkdir(exist_ok=True)
             for file in sorted(temporary.iterdir()):
                 if file.name in _OURS or not (final / file.name).exists():

@@ -17,7 +17,7 @@ from meft_runner.records.record import completed, finish, new_record, write_reco
 from meft_runner.records.schema import CompleteRecord, LayerGradient, Record
 from meft_runner.run import checkpoints, processes
 from meft_runner.run.announcement import show_budget, show_memory, show_run
-from meft_runner.run.arguments import adapter_description, build_trainer
+from meft_runner.run.arguments import build_trainer
 from meft_runner.run.budget import plan_budget
 from meft_runner.run.callbacks import LossWatch, StepTimes
 from meft_runner.run.display import Screen
@@ -121,7 +121,7 @@ def _train(
 
     keep_answers(trainer, data, directory)
     if processes.is_main():
-        keep_adapter(model, directory, adapter_description(settings))
+        keep_adapter(model, directory, settings, record)
         record.files = {**(record.files or {}), **stamps_of_adapter(directory)}
 
 

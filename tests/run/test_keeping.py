@@ -7,8 +7,9 @@ from meft_runner.errors import UserError
 from meft_runner.run import lifecycle
 from meft_runner.run.folder import run_directory
 from meft_runner.run.keeping import keep_adapter
-from tests.helpers.composed import tiny
+from tests.helpers.composed import settings, tiny
 from tests.helpers.models import meft_settings, prepared
+from tests.helpers.records import record
 
 
 def files(folder):
@@ -25,7 +26,7 @@ def test_files_of_the_user_beside_the_weights_stay(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     model = prepared(meft_settings())
-    keep_adapter(model, tmp_path, {"method": "meft1"})
+    keep_adapter(model, tmp_path, settings(), record())
     found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert '"meft1"' in (tmp_path / "adapter" / "adapter_config.json").read_text()
@@ -38,7 +39,7 @@ def test_files_of_the_user_beside_the_weights_stay(tmp_path):
 def test_a_file_named_adapter_is_in_the_way(tmp_path):
     (tmp_path / "adapter").write_text("mine")
     with pytest.raises(UserError, match=r"the adapter cannot be written there"):
-        keep_adapter(prepared(meft_settings()), tmp_path, {})
+        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record())
     assert files(tmp_path) == {"adapter": "mine"}
 
 
@@ -54,9 +55,9 @@ def test_a_whole_run_leaves_everything_of_the_users(rte_folder, tmp_path):
         (directory / name).write_text(content)
     lifecycle.run(chosen)
     assert {name: (directory / name).read_text() for name in users} == users
-    own = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "record.json"}
+    own = {f"adapter/{name}" for name in ("adapter_model.safetensors", "adapter_config.json", "README.md")}
     left = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-    assert left == own | {name for name in users if ".." not in name}
+    assert left == own | {"record.json"} | {name for name in users if ".." not in name}
 
 
 def test_a_link_named_adapter_is_in_the_way(tmp_path):
@@ -64,5 +65,5 @@ def test_a_link_named_adapter_is_in_the_way(tmp_path):
     (tmp_path / "mine" / "adapter_model.safetensors").write_text("mine")
     (tmp_path / "adapter").symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match=r"adapter: is a link, and files elsewhere would be replaced"):
-        keep_adapter(prepared(meft_settings()), tmp_path, {})
+        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record())
     assert files(tmp_path / "mine") == {"adapter_model.safetensors": "mine"}
