@@ -58,9 +58,10 @@ def _what(repository: str, error: Exception) -> str:
         return _answer(repository, known)
     if isinstance(known, ValueError) and "metadata" in str(known):
         return f"the hub does not take the model card's metadata ({in_brief(known)}). Mend README.md."
-    return next(
-        (text for kinds, text in _TEXTS if isinstance(known, kinds)), f"could not be pushed ({in_brief(error)})."
-    )
+    text = next((text for kinds, text in _TEXTS if isinstance(known, kinds)), None)
+    if text is None:
+        return f"it could not be pushed ({in_brief(known)})."
+    return text.format(login=_login(), endpoint=constants.ENDPOINT)
 
 
 def _answer(repository: str, error: HfHubHTTPError) -> str:

@@ -22,6 +22,7 @@ from meft_runner.memory_report import asked as memory
 from meft_runner.memory_report.cases import cases
 from meft_runner.predict import asked as prediction
 from meft_runner.run import composing  # noqa: F401  # resolvers that conf/ reads
+from meft_runner.sharing import asked as sharing
 from meft_runner.sweeps.asked import for_the_sweeper, read_arguments, whole
 from tests.helpers.documents import PAGES, ROOT, blocks, shown_commands
 
@@ -86,8 +87,8 @@ def check_make(words):
 
 CHECKS = {
     "meft-run": check_run, "meft-memory": memory.read_arguments, "meft-tables": parse_tables,
-    "meft-predict": prediction.read_arguments, "torchrun": check_torchrun, "accelerate": check_accelerate,
-    "python": check_python, "pip": check_install, "make": check_make,
+    "meft-predict": prediction.read_arguments, "meft-share": sharing.read_arguments, "torchrun": check_torchrun,
+    "accelerate": check_accelerate, "python": check_python, "pip": check_install, "make": check_make,
 }  # fmt: skip
 OF_A_SHELL = {"source", "cat", "mkdocs"}
 

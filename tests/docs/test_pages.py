@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from meft_runner.config import METHODS, MemorySettings, PredictSettings, Settings
-from meft_runner.config.commands import TablesSettings
+from meft_runner.config.commands import ShareSettings, TablesSettings
 from meft_runner.config.tasks import TASKS
 from tests.helpers.documents import PAGES, ROOT, inline_code, prose
 
@@ -43,7 +43,8 @@ def test_links_lead_to_files_and_headings(page):
 def known_settings():
     """Returns the names of everything that can be typed as name=."""
     sections = get_type_hints(Settings)
-    found = {each.name for kind in (Settings, MemorySettings, PredictSettings, TablesSettings) for each in fields(kind)}
+    commands = (Settings, MemorySettings, PredictSettings, ShareSettings, TablesSettings)
+    found = {each.name for kind in commands for each in fields(kind)}
     kinds = {name: [kind] for name, kind in sections.items() if is_dataclass(kind)}
     kinds |= {"method": [*METHODS.values()], "task": [*TASKS.values()]}
     for section, members in kinds.items():
