@@ -53,7 +53,7 @@ def explained(repository: str) -> Iterator[None]:
 
 def _what(repository: str, error: Exception) -> str:
     """Returns what to say of an error, of the first kind in the table that it is of."""
-    known = line().trouble if isinstance(error, HubGaveUpError) and line().trouble is not None else error
+    known = (line().trouble if isinstance(error, HubGaveUpError) else None) or error
     if isinstance(known, HfHubHTTPError):
         return _answer(repository, known)
     if isinstance(known, ValueError) and "metadata" in str(known):
