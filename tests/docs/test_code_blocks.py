@@ -49,7 +49,7 @@ def check_run(words, whole_sweep=False):
     swept = [*(f"{key}={value}" for key, value in params.items()), *for_the_sweeper(line.overrides)]
     (found,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
     with initialize_config_dir(config_directory(), version_base="1.3"):
-        for cell in found[:: max(1, len(found) // 20)] if whole_sweep else found[:1]:
+        for cell in found[:: max(1, len(found) // 5)] if whole_sweep else found[:1]:
             parse(compose("config", overrides=cell), typed_keys(cell, params))
 
 
