@@ -1,6 +1,7 @@
 """How a model is changed, once it is known that it can be and by which settings; and what is noted on it."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meft_runner.api.base import description_of
@@ -26,8 +28,8 @@ from meft_runner.methods.prepare import check_kernels, prepare
 from meft_runner.methods.stored import check_stored, store_layers
 from meft_runner.methods.weights import COUPLING_NAME
 
-# Classes of transformers whose loss divides by `num_items_in_batch` where the Trainer gives it.
-_COUNTING = ("ForCausalLM", "LMHeadModel", "ForImageClassification")
+# Classes of transformers whose loss divides by `num_items_in_batch` where the Trainer gives it. Others may, or not.
+_COUNTING = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ def add_adapters(model: PreTrainedModel, family: Family, settings: MeftSettings)
     check_kernels(settings)
     check_stored(max(1, _depth(model, family) - settings.frozen_layers), backbone, settings.stored_layers)
     prepare(model, family, backbone, settings)
-    settle(model)
-    _train_other_heads(model)
+    _train_heads(model)
     _finish(model, model, Made(settings, base))
 
 
@@ -106,19 +107,21 @@ def add_adapters(model: PreTrainedModel, family: Family, settings: MeftSettings)
 def undone_on_error(model: PreTrainedModel, family: Family) -> Iterator[None]:
     """Gives a plain model back as it was where something goes wrong inside, after its layers have been exchanged."""
     layers = [(view, list(view.layers(model))) for view in family.views]
-    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    were = [(parameter, parameter.requires_grad, parameter.dtype) for parameter in model.parameters()]
     hooks = [(module._forward_pre_hooks, dict(module._forward_pre_hooks)) for module in model.modules()]
     try:
         yield
     except BaseException:
         for view, before in layers:
             view.replace_layers(model, before)
-        for parameter, flag in trains:
+        for parameter, flag, dtype in were:
+            parameter.data = parameter.data.to(dtype)
             parameter.requires_grad_(flag)
         for now, earlier in hooks:
             for handle in now.keys() - earlier.keys():
                 del now[handle]
-        vars(model).pop("_made_reversible", None)
+        for name in ("_made_reversible", "activation_checkpointing_enable", "accepts_loss_kwargs"):
+            vars(model).pop(name, None)
         raise
 
 
@@ -126,12 +129,19 @@ def _finish(model: nn.Module, inner: PreTrainedModel, made: Made) -> None:
     """Tells what others ask of a model, and notes what it was made by."""
     attributes: Any = inner  # torch types each of them as a tensor or a module
     # The Trainer goes by the keywords of a forward pass, and takes losses for divided by the tokens of all accumulated
-    # passes that are means of one pass.
+    # passes that are means of one pass; where it is told otherwise it divides them by the passes.
     attributes.accepts_loss_kwargs = type(inner).__name__.endswith(_COUNTING)
+    attributes.activation_checkpointing_enable = _leave_checkpointing_off
     attributes._made_reversible = made
     if getattr(inner.config, "use_cache", False):
         inner.config.use_cache = False  # keys and values are kept for generation only
     model.train(model.training)  # what is new as well
+
+
+def _leave_checkpointing_off(*args: Any, **kwargs: Any) -> None:
+    """Takes the place of the method that trainers call, whose checkpoints reversible layers would not run through."""
+    message = "gradient checkpointing stays off: the layers are reversible, and keep nothing to compute again"
+    warnings.warn(message, stacklevel=2)
 
 
 def _save_pretrained(model: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
@@ -154,9 +164,19 @@ def _depth(model: PreTrainedModel, family: Family) -> int:
     return sum(len(view.layers(model)) for view in family.views)
 
 
-def _train_other_heads(model: PreTrainedModel) -> None:
-    """Lets heads of a user's own train; a projection to the vocabulary stays as pre-training left it."""
+def _train_heads(model: PreTrainedModel) -> None:
+    """Lets heads train, a user's own as well, in float32; a projection to the vocabulary stays as it was before."""
+    settle(model)
     words = model.get_output_embeddings()
     for child in model.children():
         if model.base_model not in (child, model) and not any(module is words for module in child.modules()):
-            child.requires_grad_(True)
+            child.float().requires_grad_(True)
+            child.register_forward_pre_hook(_read_in_float32)
+
+
+def _read_in_float32(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Gives a head float32 where the layers below are of half precision and no autocast converts for it."""
+    read = args[0] if args else None
+    if not isinstance(read, Tensor) or not read.is_floating_point() or torch.is_autocast_enabled(read.device.type):
+        return None
+    return (read.float(), *args[1:])

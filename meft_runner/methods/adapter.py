@@ -1,5 +1,6 @@
 """The adapter of MEFT."""
 
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -45,6 +46,12 @@ class Adapter(TokenwiseModule):
 
     def forward(self, x: Tensor, inputs: BlockInputs | None = None) -> Tensor:
         """Returns the adapter's output, (B, S, H); `inputs` are those of a block and not read."""
+        dtype = self.down.weight.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):  # beside weights of half precision
+            return self._of(x.to(dtype)).to(x.dtype)
+        return self._of(x)
+
+    def _of(self, x: Tensor) -> Tensor:
         output = self.up(self.dropout(self.activation(self.down(x))))
         return output if self.factor == 1 else output * self.factor
 

@@ -144,7 +144,7 @@ def test_a_base_model_is_as_it_was_when_peft_weights_do_not_fit(tmp_path):
 def test_files_of_an_earlier_adapter_do_not_stay(tmp_path):
     meft_runner.save_adapter(made("bert", "lora"), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    model = move_away(with_adapters("bert", "lora")).eval()
+    model = move_away(with_adapters(model_of("bert"), "lora")).eval()
     meft_runner.save_adapter(model, tmp_path)
     assert not (tmp_path / "coupling.json").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -39,7 +39,7 @@ def test_gradients_are_those_of_stored_activations(kind, how):
 
 @pytest.mark.parametrize(("kind", "how"), FEW)
 def test_a_model_is_changed_in_place_and_its_mode_kept(kind, how):
-    model = model_of(kind).eval() if how.startswith("meft") else with_adapters(kind, how).eval()
+    model = model_of(kind).eval() if how.startswith("meft") else with_adapters(model_of(kind), how).eval()
     same = meft_runner.make_reversible(model, *([how] if how.startswith("meft") else []))
     assert same is model
     assert reversible_stacks(model)
@@ -121,7 +121,7 @@ def test_layers_left_out_at_random_are_refused():
 
 
 def test_a_model_in_which_nothing_trains_is_refused(tmp_path):
-    with_adapters("bert", "lora").save_pretrained(tmp_path)
+    with_adapters(model_of("bert"), "lora").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="nothing in it trains"):
         meft_runner.make_reversible(PeftModel.from_pretrained(tiny_model(), tmp_path))
 

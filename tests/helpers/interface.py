@@ -5,7 +5,8 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, OPTForCausalLM
 
 import meft_runner
-from tests.helpers.models import batch, family_of, move_away, tiny_config, tiny_model
+from meft_runner.backbones import FAMILIES
+from tests.helpers.models import batch, move_away, tiny_config, tiny_model
 
 _CAUSAL = {"llama": LlamaForCausalLM, "opt": OPTForCausalLM}  # with the loss of transformers
 
@@ -19,9 +20,9 @@ def batch_of(kind):
     return batch(f"{kind}-answers" if kind in _CAUSAL else kind)
 
 
-def with_adapters(kind, how, **settings):
-    """A model that peft has prepared."""
-    family, model = family_of(kind), model_of(kind)
+def with_adapters(model, how, **settings):
+    """A model as peft prepares it."""
+    family = FAMILIES[model.config.model_type]
     torch.manual_seed(1)
     if how == "ia3":
         targets, feedforward = family.ia3_targets, family.ia3_feedforward
@@ -29,14 +30,17 @@ def with_adapters(kind, how, **settings):
     return get_peft_model(model, LoraConfig(target_modules=family.lora_targets, use_dora=how == "dora", **settings))
 
 
-def made(kind, how, **settings):
-    """A reversible model in training, away from where it starts."""
+def prepared_by(model, how, **settings):
+    """A model made reversible, by MEFT's adapters or around those of peft."""
     if how.startswith("meft"):
         torch.manual_seed(1)
-        model = meft_runner.make_reversible(model_of(kind), how, **settings)
-    else:
-        model = meft_runner.make_reversible(with_adapters(kind, how), **settings)
-    return move_away(model).train()
+        return meft_runner.make_reversible(model, how, **settings)
+    return meft_runner.make_reversible(with_adapters(model, how), **settings)
+
+
+def made(kind, how, **settings):
+    """A reversible model in training, away from where it starts."""
+    return move_away(prepared_by(model_of(kind), how, **settings)).train()
 
 
 @torch.no_grad()
