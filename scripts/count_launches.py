@@ -7,6 +7,8 @@ Triton run without a GPU.
 """
 
 import argparse
+import importlib.util
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack
-from meft_runner.reversible.kernels import hindrance
 from meft_runner.run.console import print_table
 
 _ALLOCATE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
@@ -114,17 +115,22 @@ def launches(kernels: str, scale: str, dtype: torch.dtype, layers: int) -> dict[
 
 @contextmanager
 def _counted_kernels(counting: Launches) -> Iterator[None]:
-    """Counts fused kernels inside, where there are any."""
-    if hindrance() is not None:
+    """Counts Triton's kernels inside, where they run."""
+    if not _triton_works():
         yield
         return
-    from meft_runner.reversible import fused  # noqa: PLC0415  # imports Triton
+    from meft_runner.reversible import fused_gpu as fused  # noqa: PLC0415  # imports Triton
 
     with (
         patch.object(fused, "_advance", counting.kernel(fused._advance)),
         patch.object(fused, "_revert", counting.kernel(fused._revert)),
     ):
         yield
+
+
+def _triton_works() -> bool:
+    there = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
+    return there and importlib.util.find_spec("triton") is not None
 
 
 def a_half(kernels: str, scale: str, dtype: torch.dtype) -> dict[str, float]:
@@ -136,7 +142,7 @@ def a_half(kernels: str, scale: str, dtype: torch.dtype) -> dict[str, float]:
 def main() -> None:
     """Prints a table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    forms = ["plain"] if hindrance() else ["plain", "fused"]
+    forms = ["plain", "fused"] if _triton_works() else ["plain"]
     rows = [
         {"kernels": form, "scale": scale, "dtype": str(dtype).removeprefix("torch."), **a_half(form, scale, dtype)}
         for scale in ("1", "1/10", "1/16")

@@ -76,7 +76,7 @@ def couple(model: PeftModel, inner: PreTrainedModel, family: Family, settings: P
         UserError: its layers, or this machine, do not allow it; the model is as it was.
     """
     backbone, base = settings_of_backbone(inner), description_of(inner)
-    check_kernels(settings)
+    check_kernels(settings, inner.device)
     check_stored(_depth(inner, family), backbone, settings.stored_layers)
     family.finish_model(inner)
     make_layers_reversible(model, inner, family, backbone, settings)
@@ -96,7 +96,7 @@ def add_adapters(model: PreTrainedModel, family: Family, settings: MeftSettings)
         UserError: its layers, or this machine, do not allow it; the model is as it was.
     """
     backbone, base = settings_of_backbone(model), description_of(model)
-    check_kernels(settings)
+    check_kernels(settings, model.device)
     check_stored(max(1, _depth(model, family) - settings.frozen_layers), backbone, settings.stored_layers)
     prepare(model, family, backbone, settings)
     _train_heads(model)

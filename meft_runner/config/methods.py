@@ -47,8 +47,8 @@ class ReversibleSettings(MethodSettings):
         chunks: in which a layer computes a batch; more take less memory, None for about 1,024 tokens in each.
         strict: stop when a rebuilt stream differs, instead of counting.
         offload: what is kept of each layer waits in the host's memory for backward.
-        kernels: the integers of exact streams are computed by one Triton kernel a half (`fused`) or by operations of
-            torch (`plain`), with the same results; `auto` is fused on a GPU where Triton works.
+        kernels: the integers of exact streams are computed by one kernel a half (`fused`: Triton's on a GPU, Numba's
+            on a CPU) or by operations of torch (`plain`), with the same results; `auto` is fused where that works.
         stored_layers: top layers that keep their activations, which takes memory and saves time.
         budget: as 8GiB, the memory of a training step; as many top layers keep their activations as it holds.
     """

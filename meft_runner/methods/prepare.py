@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -62,13 +63,13 @@ def prepare(model: PreTrainedModel, family: Family, backbone: BackboneSettings, 
     return prepared
 
 
-def check_kernels(method: MethodSettings) -> None:
-    """Makes sure that this machine can run the kernels that are asked for.
+def check_kernels(method: MethodSettings, device: torch.device) -> None:
+    """Makes sure that a device can run the kernels that are asked for.
 
     Raises:
         UserError: it cannot.
     """
-    problem = hindrance() if getattr(method, "kernels", None) is KernelForm.fused else None
+    problem = hindrance(device) if getattr(method, "kernels", None) is KernelForm.fused else None
     if problem is not None:
         raise UserError(f"method.kernels=fused: {problem}. Take method.kernels=auto; the results are the same.")
 

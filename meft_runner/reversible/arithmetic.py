@@ -21,7 +21,7 @@ class Advanced(NamedTuple):
         ends: two scalars, the smallest and the largest value of the increment, or its largest magnitude twice; NaN if
             any of it is.
         value: J in floating point, where it came with the result.
-        checksum: int64 scalar, that of I, where it came with the result.
+        checksum: int32 scalar, that of I, where it came with the result.
     """
 
     result: Any
@@ -65,11 +65,16 @@ def advance(
     return Advanced(quotient.add_(quantise(increment, mu * 2.0**bits)), kept, ends(increment))
 
 
-def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, mu: float, bits: int) -> None:
-    """Turns a stream, or some of its tokens, into what `advance` was given, bit for bit, in place."""
+def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, mu: float, bits: int) -> Tensor:
+    """Turns a stream, or some of its tokens, into what `advance` was given, bit for bit, in place.
+
+    Returns:
+        The checksum of what came back.
+    """
     stream.sub_(quantise(increment, mu * 2.0**bits))
     if kept is not None:
         torch.add(unpack(kept, count, stream.shape[-1]), stream, alpha=count, out=stream)
+    return checksum(stream)
 
 
 def ends(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,12 +87,9 @@ def ends(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checksum(stream: Tensor) -> Tensor:
-    """Returns an int64 scalar that changes with (almost) any change of an int32 stream.
+    """Returns an int32 scalar that changes with (almost) any change of an int32 stream.
 
-    It is the sum of x + x^2, which a change up here and down there leaves alone only by chance; each is reduced modulo
-    2^32, and two of them are added at once, as the halves of an int64, modulo 2^64.
+    It is the sum of x + x^2 modulo 2^32, which a change up here and down there leaves alone only by chance. That of a
+    stream is the sum of those of its parts.
     """
-    mixed = torch.addcmul(stream, stream, stream)
-    if mixed.shape[-1] % 2:
-        mixed = torch.nn.functional.pad(mixed.view(-1), (0, mixed.numel() % 2))
-    return mixed.view(torch.int64).sum()
+    return torch.addcmul(stream, stream, stream).sum(dtype=torch.int32)

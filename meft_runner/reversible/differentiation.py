@@ -10,7 +10,7 @@ A stage that is computed in one piece keeps its graph for that. Others are compu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -37,6 +37,7 @@ class Half:
         kept: what the inverse needs besides, None for nothing.
         grad: (B, S, H), the gradient of y.
         grad_reads: (B, S, H), gets the function's share added; None where nothing asks for it.
+        checksum: receives that of what came back of an exact stream: a list of one, the sum over the pieces.
     """
 
     streams: FloatStreams | ExactStreams
@@ -46,9 +47,12 @@ class Half:
     kept: Tensor | None
     grad: Tensor
     grad_reads: Tensor | None
+    checksum: list[Tensor] = field(default_factory=list)
 
     def rows(self, place: slice) -> "Half":
-        """Returns some rows."""
+        """Returns some rows, or all as they are."""
+        if place == slice(0, len(self.reads)):
+            return self
         return self._map(lambda tensor: tensor[place])
 
     def tokens(self, place: slice) -> "Half":
@@ -57,12 +61,15 @@ class Half:
 
     def undo_(self, increment: Tensor) -> Tensor:
         """Takes an increment out of the result, in place, and returns the increment's gradient."""
-        self.streams.revert_(self.result, self.weights, increment, self.kept)
+        found = self.streams.revert_(self.result, self.weights, increment, self.kept)
+        if found is not None:
+            self.checksum[:] = [sum(self.checksum, found)]
         return self.grad if self.weights.mu == 1 else self.grad * self.weights.mu
 
     def _map(self, part: Callable[[Tensor], Tensor]) -> "Half":
         kept, grad_reads = (None if tensor is None else part(tensor) for tensor in (self.kept, self.grad_reads))
-        return Half(self.streams, self.weights, part(self.reads), part(self.result), kept, part(self.grad), grad_reads)
+        reads, result, grad = (part(tensor) for tensor in (self.reads, self.result, self.grad))
+        return replace(self, reads=reads, result=result, kept=kept, grad=grad, grad_reads=grad_reads)
 
 
 @dataclass

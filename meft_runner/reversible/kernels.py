@@ -1,69 +1,113 @@
-"""Which form of the exact arithmetic runs: torch's operations, or one Triton kernel a half (`fused.py`)."""
+"""Which form of the exact arithmetic runs: torch's operations, or one kernel a half on a GPU or a CPU."""
 
 import importlib.util
 import os
 import warnings
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from meft_runner.reversible import arithmetic
 
-_FUSED = "meft_runner.reversible.fused"
 KERNELS = ("auto", "plain", "fused")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32)
 
 
-def hindrance() -> str | None:
-    """Returns why fused kernels cannot run here, and what would help; None where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton, on Linux)"
-    if not torch.cuda.is_available() and not _interpreted():
-        return "Triton needs a GPU and none is visible"
-    return None
+class _Form(NamedTuple):
+    """One form of fused kernels.
+
+    Attributes:
+        module: where they are.
+        package: what compiles them.
+        missing: what is said where it is not there.
+    """
+
+    module: str
+    package: str
+    missing: str
 
 
-def arithmetic_for(choice: str, increment: Tensor) -> ModuleType:
-    """Returns the module whose `advance` and `revert_` take an increment: `arithmetic` or `fused`.
+_TRITON = _Form(f"{__package__}.fused_gpu", "triton", "Triton is not installed (pip install triton, on Linux)")
+_NUMBA = _Form(f"{__package__}.fused_cpu", "numba", 'Numba is not installed (pip install "meft-runner[cpu]")')
+_FORMS = {"cuda": _TRITON, "cpu": _NUMBA}
+
+
+def hindrance(device: torch.device) -> str | None:
+    """Returns why fused kernels cannot run on a device, and what would help; None where they can."""
+    return _missing(_FORMS.get(device.type), device)
+
+
+def arithmetic_for(choice: str, tensor: Tensor) -> ModuleType:
+    """Returns the module whose functions take an increment or a stream: `arithmetic` or one of fused kernels.
 
     Args:
-        choice: `auto` (fused on a GPU, where Triton works), `plain` or `fused`.
-        increment: (B, S, H) or a piece of it.
+        choice: `auto` (fused, where that works on the tensor's device), `plain` or `fused`.
+        tensor: (B, S, H) or a piece of it.
 
     Raises:
         RuntimeError: `fused` was chosen and cannot be had.
     """
-    if choice == "plain" or (choice == "auto" and not increment.is_cuda):
+    if choice == "plain" or tensor.dtype not in _DTYPES or tensor.numel() == 0:
         return arithmetic
-    if increment.dtype not in _DTYPES or increment.numel() == 0:
+    if type(tensor) is not Tensor:  # one without data, or one that stands for several
         return arithmetic
-    if type(increment) is not Tensor:  # one without data, or one that stands for several
-        return arithmetic
-    problem = _problem(increment.device)
-    if problem is None:
-        return importlib.import_module(_FUSED)
+    form, device = _FORMS.get(tensor.device.type), tensor.device
+    if choice == "fused" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        form = _TRITON  # its interpreter runs kernels as Python
+    problem = _problem(form, device)
+    if form is not None and problem is None:
+        return importlib.import_module(form.module)
     if choice == "fused":
         raise RuntimeError(f"fused kernels were asked for, but {problem}")
     return arithmetic
 
 
-def _interpreted() -> bool:
-    """Tells whether Triton runs kernels as Python, on a CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+def checked(stream: Tensor, increment: Tensor) -> Tensor:
+    """Returns the increment as fused kernels read it, contiguous.
+
+    Raises:
+        ValueError: it does not go with the stream, or the stream is not contiguous.
+    """
+    if not stream.is_contiguous():
+        raise ValueError("a stream must be contiguous")
+    if increment.shape != stream.shape or increment.device != stream.device:
+        raise ValueError(
+            f"an increment of shape {tuple(increment.shape)} on {increment.device} does not go with a stream of shape "
+            f"{tuple(stream.shape)} on {stream.device}"
+        )
+    return increment.contiguous()
+
+
+def check_remainders(kept: Tensor | None, stream: Tensor, words: int) -> None:
+    """Refuses packed remainders, of so many bytes a row, that are not those of a stream.
+
+    Raises:
+        ValueError: they are not.
+    """
+    rows = stream.numel() // stream.shape[-1]
+    if kept is not None and not (kept.is_contiguous() and kept.numel() == rows * words):
+        raise ValueError(f"remainders of shape {tuple(kept.shape)} do not belong to {tuple(stream.shape)}")
+
+
+def _missing(form: _Form | None, device: torch.device) -> str | None:
+    if form is None:
+        return f"there are none for a device of type {device.type}"
+    return form.missing if importlib.util.find_spec(form.package) is None else None
 
 
 @cache
-def _problem(device: torch.device) -> str | None:
+def _problem(form: _Form | None, device: torch.device) -> str | None:
     """Returns what keeps fused kernels from running on a device; where a trial tells, a warning says it, once."""
-    missing = hindrance()
-    if missing is not None:
+    missing = _missing(form, device)
+    if form is None or missing is not None:
         return missing
     try:
-        _try_on(device, importlib.import_module(_FUSED))
+        _try_on(device, importlib.import_module(form.module))
     except Exception as error:  # whatever a compiler, a driver or a version that does not fit raises
-        problem = f"Triton does not work on {device} ({type(error).__name__}: {error})"
+        problem = f"{form.package.title()} does not work on {device} ({type(error).__name__}: {error})"
         warnings.warn(f"{problem}; the exact arithmetic runs as single operations of torch", stacklevel=2)
         return problem
     return None
@@ -80,8 +124,9 @@ def _try_on(device: torch.device, fused: ModuleType) -> None:
     for count in (1, 10):
         plain, made = (form.advance(stream, increment, count, 0.9375, 2) for form in (arithmetic, fused))
         back = made.result.clone()
-        fused.revert_(back, increment, made.kept, count, 0.9375, 2)
-        pairs = [(made.result, plain.result), (back, stream), (made.checksum, arithmetic.checksum(stream))]
+        checksum = arithmetic.checksum(stream)
+        pairs = [(made.result, plain.result), (made.checksum, checksum)]
+        pairs += [(fused.revert_(back, increment, made.kept, count, 0.9375, 2), checksum), (back, stream)]
         if plain.kept is not None:
             pairs.append((made.kept, plain.kept))
         if not all(torch.equal(*pair) for pair in pairs):

@@ -31,7 +31,7 @@ class Trace:
     The functions of a block are those that `ReversibleBlock` describes: F, then G where there is one.
 
     Attributes:
-        checksums: (functions,), int64, of the stream that each function changed, before; None where not exact.
+        checksums: (functions,), int32, of the stream that each function changed, before; None where not exact.
         kept: for each function, what the inverse of its addition needs; None for nothing.
         random_states: for each evaluation of a piece of a function, the generators as they were before it.
         last: (2,), int32, fingerprints of the last two streams.
@@ -226,8 +226,7 @@ class ReversePass:
         undone.run(function, half, self.trace.random_states)
         if weights.scale != 1:
             grad.mul_(float(weights.scale))
-        if self.trace.checksums is not None and isinstance(self.streams, ExactStreams):
-            self._checksums.append(self.streams.checksum(result))
+        self._checksums += half.checksum
 
     def _check(self, x1: Tensor, x2: Tensor, moved: Tensor) -> None:
         """Compares the two streams that came back at the bottom, and all on the way by their checksums."""

@@ -56,7 +56,7 @@ class FloatStreams:
         return float(weights.scale) * stream + weights.mu * increment
 
     def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
-        """Turns the stream into (stream - mu * increment) / scale, in place."""
+        """Turns the stream into (stream - mu * increment) / scale, in place; there is no checksum of a stream."""
         stream.sub_(increment, alpha=weights.mu).div_(float(weights.scale))
 
 
@@ -126,13 +126,13 @@ class ExactStreams:
         divided = -(-stream * 2.0**self.bits // weights.scale.denominator)
         return (divided + math.floor(added + 0.5)) * 2.0**-self.bits
 
-    def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> None:
-        """Turns the stream, or any rows of it, into what `advance` was given, bit for bit, in place."""
-        form = arithmetic_for(self.kernels, increment)
-        form.revert_(stream, increment, kept, weights.scale.denominator, weights.mu, self.bits)
+    def revert_(self, stream: Tensor, weights: Weights, increment: Tensor, kept: Tensor | None) -> Tensor:
+        """Turns the stream, or any rows of it, into what `advance` was given, in place; returns its checksum."""
+        form: Any = arithmetic_for(self.kernels, increment)
+        return form.revert_(stream, increment, kept, weights.scale.denominator, weights.mu, self.bits)
 
     def checksum(self, stream: Tensor) -> Tensor:
-        """Returns an int64 scalar that changes with (almost) any change of the stream."""
+        """Returns an int32 scalar that changes with (almost) any change of the stream."""
         return checksum(stream)
 
 

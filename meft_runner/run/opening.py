@@ -92,7 +92,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
 
 
 def _check_device(settings: Settings, device: torch.device) -> None:
-    check_kernels(settings.method)
+    check_kernels(settings.method, device)
     if device.type != "cpu":
         return
     if settings.training.precision is Precision.fp16:

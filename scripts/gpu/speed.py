@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from steps.clock import seconds_of
 from steps.contenders import chosen, contenders
-from steps.models import Shape, build, case_of, step_of
+from steps.models import Shape, build, case_of, device, step_of
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,7 +59,7 @@ def kernels(shape: Shape, precision: str, method: str) -> Iterator[Row]:
     layers = case_of(shape, precision, "method=full").config().num_hidden_layers
     for form in ("plain", "fused"):
         overrides = (*METHODS[method], f"method.kernels={form}")
-        if form == "fused" and (problem := hindrance()) is not None:
+        if form == "fused" and (problem := hindrance(device())) is not None:
             yield {"kernels": form, "note": f"left out, {problem}"}
             continue
         run = [one_pass(shape, precision, (*METHODS[method], f"method.kernels={each}"), SDPBackend.MATH)

@@ -86,7 +86,7 @@ def test_each_one_comes_while_the_one_above_it_is_computed_with(monkeypatch):
     def logged(self, stream, weights, *args):
         if weights.scale != 1:
             copies.log.append("undone")
-        revert(self, stream, weights, *args)
+        return revert(self, stream, weights, *args)
 
     monkeypatch.setattr(ExactStreams, "revert_", logged)
     with copies_by(lambda device: copies):

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from meft_runner.reversible.arithmetic import Advanced
+from meft_runner.reversible.kernels import check_remainders, checked
 from meft_runner.reversible.packing import packed_bits
 
 _TILE = 2048  # bytes of remainders that one program makes, at the most
@@ -37,7 +38,7 @@ def advance(
     Raises:
         ValueError: the tensors do not go together.
     """
-    increment = _checked(stream, increment)
+    increment = checked(stream, increment)
     tiles = _Tiles.of(stream, count)
     result = torch.empty_like(stream)
     value = None if value_dtype is None else torch.empty_like(stream, dtype=value_dtype)
@@ -54,33 +55,25 @@ def advance(
     return Advanced(result, kept, (peak, peak), value, checksum)
 
 
-def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, mu: float, bits: int) -> None:
+def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, mu: float, bits: int) -> Tensor:
     """Turns a stream, or some of its tokens, into what `advance` was given, bit for bit, in place.
+
+    Returns:
+        The checksum of what came back.
 
     Raises:
         ValueError: the tensors do not go together.
     """
-    increment = _checked(stream, increment)
+    increment = checked(stream, increment)
     tiles = _Tiles.of(stream, count)
-    if kept is not None and not (kept.is_contiguous() and kept.numel() == tiles.rows * tiles.words):
-        raise ValueError(f"remainders of shape {tuple(kept.shape)} do not belong to {tuple(stream.shape)}")
+    check_remainders(kept, stream, tiles.words)
+    _, checksum = _zeros(stream.device)
     with torch.cuda.device_of(stream):
         _revert[tiles.grid](
-            stream, increment, kept, tiles.rows, tiles.width, tiles.words, mu * 2.0**bits,
+            stream, increment, kept, checksum, tiles.rows, tiles.width, tiles.words, mu * 2.0**bits,
             count, tiles.bits, *tiles.shape, **_OPTIONS,
         )  # fmt: skip
-
-
-def _checked(stream: Tensor, increment: Tensor) -> Tensor:
-    """Returns the increment as the kernels read it."""
-    if not stream.is_contiguous():
-        raise ValueError("a stream must be contiguous")
-    if increment.shape != stream.shape or increment.device != stream.device:
-        raise ValueError(
-            f"an increment of shape {tuple(increment.shape)} on {increment.device} does not go with a stream of shape "
-            f"{tuple(stream.shape)} on {stream.device}"
-        )
-    return increment.contiguous()
+    return checksum
 
 
 class _Tiles(NamedTuple):
@@ -120,13 +113,13 @@ _ready: dict[tuple[torch.device, int], Iterator[tuple[Tensor, Tensor]]] = {}
 
 
 def _zeros(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns a float32 and an int64 scalar of 0, made many at a time: a launch takes as long as a small kernel."""
+    """Returns a float32 and an int32 scalar of 0, made many at a time: a launch takes as long as a small kernel."""
     queue = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     ready = _ready.get((device, queue), iter(()))
     pair = next(ready, None)
     if pair is None:
         with torch.inference_mode(False):  # whose tensors could not be saved for a backward pass that comes later
-            peaks, checksums = (torch.zeros(128, dtype=dtype, device=device) for dtype in (torch.float32, torch.int64))
+            peaks, checksums = (torch.zeros(128, dtype=dtype, device=device) for dtype in (torch.float32, torch.int32))
         ready = _ready[device, queue] = zip(peaks.unbind(), checksums.unbind(), strict=True)
         pair = next(ready)
     return pair
@@ -190,7 +183,7 @@ def _advance(
     inside = (row < rows) & (word < words)
     packed = tl.zeros([ROWS, BLOCK], tl.int32)
     largest = tl.zeros([ROWS, BLOCK], tl.int32)
-    total = tl.zeros([ROWS, BLOCK], tl.int64)
+    total = tl.zeros([ROWS, BLOCK], tl.int32)
     for plane in tl.static_range(8 // BITS):
         column = plane * words + word
         mask = inside & (column < width)
@@ -208,12 +201,11 @@ def _advance(
         if value is not None:
             _store_value(value + place, after.to(tl.float32) * step, mask)
         largest = tl.maximum(largest, tl.abs(added).to(tl.int32, bitcast=True))  # bits in their order, NaN last
-        mixed = (before + before * before).to(tl.int64)
-        total += tl.where(place % 2 == 0, mixed & 0xFFFFFFFF, mixed << 32)
+        total += before + before * before
     if COUNT > 1:
         tl.store(kept + row * words + word, packed.to(tl.uint8), mask=inside)
     tl.atomic_max(peak.to(tl.pointer_type(tl.int32), bitcast=True), tl.max(tl.max(largest, 1), 0), sem="relaxed")
-    tl.atomic_add(checksum, tl.sum(tl.sum(total, 1), 0), sem="relaxed")
+    tl.atomic_add(checksum, tl.sum(tl.sum(total.to(tl.int64), 1), 0).to(tl.int32), sem="relaxed")
 
 
 @triton.jit
@@ -221,6 +213,7 @@ def _revert(
     stream: tl.tensor,
     increment: tl.tensor,
     kept: tl.tensor | None,
+    checksum: tl.tensor,
     rows: tl.tensor,
     width: tl.tensor,
     words: tl.tensor,
@@ -236,6 +229,7 @@ def _revert(
     inside = (row < rows) & (word < words)
     if COUNT > 1:
         packed = tl.load(kept + row * words + word, mask=inside, other=0).to(tl.int32)
+    total = tl.zeros([ROWS, BLOCK], tl.int32)
     for plane in tl.static_range(8 // BITS):
         column = plane * words + word
         mask = inside & (column < width)
@@ -245,3 +239,5 @@ def _revert(
         if COUNT > 1:
             before = before * COUNT + ((packed >> (BITS * plane)) & ((1 << BITS) - 1))
         tl.store(stream + place, before, mask=mask)
+        total += before + before * before
+    tl.atomic_add(checksum, tl.sum(tl.sum(total.to(tl.int64), 1), 0).to(tl.int32), sem="relaxed")
