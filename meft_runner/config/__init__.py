@@ -51,6 +51,7 @@ from meft_runner.config.run import (
     WeightForm,
     register,
 )
+from meft_runner.config.search import SPACE, SearchSettings, TrialSettings, with_values
 from meft_runner.config.task_base import Head, Metric, SplitSettings, TaskSettings
 from meft_runner.config.tasks import (
     TASKS,
@@ -65,12 +66,12 @@ from meft_runner.config.tasks import (
 )
 
 __all__ = [
-    "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "TASKS", "AnswerSettings", "Attention",
+    "BESIDE_THE_RESULT", "DEPTH_NAMES", "LEARNED", "METHODS", "SPACE", "TASKS", "AnswerSettings", "Attention",
     "BackboneSettings", "ChatSettings", "ChoiceSettings", "DemoSettings", "Format", "FullSettings", "GlueSettings",
-    "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings",
-    "Logger", "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
-    "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "Settings", "ShareSettings",
-    "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings", "TextSettings", "TooLong",
-    "TrainingSettings", "VeraSettings", "WeightForm", "from_plain", "identity", "kind_of", "kind_with", "meaning",
-    "plain", "register", "resolvers", "result_settings",
+    "Head", "Ia3Settings", "ImageSettings", "InstructSettings", "Kernel", "LanguageSettings", "LmSettings", "Logger",
+    "LoraSettings", "MeftSettings", "MemorySettings", "MethodSettings", "Metric", "Norm", "PeftReversal",
+    "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "SearchSettings", "Settings",
+    "ShareSettings", "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings",
+    "TextSettings", "TooLong", "TrainingSettings", "TrialSettings", "VeraSettings", "WeightForm", "from_plain",
+    "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings", "with_values",
 ]  # fmt: skip

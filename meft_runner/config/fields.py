@@ -59,12 +59,13 @@ def setting(
 ) -> _T:
     """Declares a field of a settings class, as `dataclasses.field` does, with its `Notes`.
 
-    The declared type is the default's, since that is what the field will hold. Lists and dictionaries are copied.
+    The declared type is the default's, since that is what the field will hold. Lists, dictionaries and settings are
+    copied.
     """
     metadata = {"notes": Notes(within, only or {}, fixed, beside, path, later, words, named, default)}
     made: Any = (
         field(default_factory=partial(deepcopy, default), metadata=metadata)
-        if isinstance(default, list | dict)
+        if isinstance(default, list | dict) or is_dataclass(default)
         else field(default=default, metadata=metadata)
     )
     return made

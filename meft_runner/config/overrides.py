@@ -26,17 +26,18 @@ from meft_runner.config.directory import names_of
 from meft_runner.config.fields import notes_of
 from meft_runner.config.methods import METHODS, adds_tokens
 from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
+from meft_runner.config.search import SPACE, SearchSettings
 from meft_runner.config.tasks import TASKS
 from meft_runner.errors import UserError, nearest
 
 GROUPS = ("backbone", "task", "method")
-OPTIONAL_GROUPS = ("experiment", "scale", "launcher")
-_SECTIONS = (*GROUPS, "training")
+OPTIONAL_GROUPS = ("experiment", "scale", "launcher", "hpo")
+_SECTIONS = (*GROUPS, "training", "hpo")
 _IMPORTING = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_\s*[=:]")  # Hydra would import or call it
 _ENVIRONMENT = re.compile(r"\$\{.*\boc\.env\b")
 _ADDED = "hydra.launcher.additional_parameters."  # of SLURM, by any name
 _BRACKET, _MOST_BRACKETS = re.compile(r"[\[{(]"), 50
-_OF_SWEEPS = ("seeds", "retry_failed", "launcher")
+_OF_SWEEPS = ("seeds", "retry_failed", "launcher", "hpo")
 
 
 def read_overrides(texts: Iterable[str]) -> list[Override]:
@@ -84,7 +85,7 @@ def check_single(overrides: Iterable[Override]) -> None:
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: several values make a sweep. Start it with -m, or give one value.")
-        if key in _OF_SWEEPS or key.startswith("hydra.launcher."):
+        if key in _OF_SWEEPS or key.startswith(("hydra.launcher.", "hpo.")):
             raise UserError(
                 f"{override.input_line}: has an effect on a sweep alone. Start one with -m, or leave it out."
             )
@@ -137,7 +138,7 @@ def check_form(override: Override) -> None:
         raise UserError(f'{text}: nothing is read from the environment. Let the shell put it in: {key}="$NAME".')
     if override.is_delete():
         raise UserError(f"{text}: settings cannot be taken away. Leave it out for the default.")
-    if override.type is not OverrideType.CHANGE and not key.startswith(_ADDED):
+    if override.type is not OverrideType.CHANGE and not key.startswith((_ADDED, f"{SPACE}.")):
         known = sorted([*_settings(), *OPTIONAL_GROUPS])
         hint = f"Write {key}=VALUE." if key in known else f"There is no such setting, {nearest(key, known)}see --help."
         raise UserError(f"{text}: settings cannot be added. {hint}")
@@ -153,12 +154,16 @@ def _check_fixed(override: Override) -> None:
     if fixed and all(fixed):
         group = key.partition(".")[0]
         raise UserError(f"{override.input_line}: comes from the file of conf/{group}/ that {group}= names. {fixed[0]}")
-    if declared != key:
+    if declared not in (key, SPACE):
         raise UserError(f"{override.input_line}: {declared} has no parts. Write {declared}=VALUE.")
 
 
 def _check_value(override: Override) -> None:
     text, value = str(override.input_line), override.value()
+    if override.key_or_group.startswith("hpo.") and override.is_sweep_override():
+        raise UserError(f"{text}: a search has one value of it. In hpo.space write a list, as in hpo.space.KEY=[A,B].")
+    if override.key_or_group.startswith(SPACE) and isinstance(value, dict):
+        raise UserError(f"{text}: expected one setting at a time, as in {SPACE}.training.batch_size=[8,16].")
     if (isinstance(value, str) and not value.strip()) or (isinstance(value, QuotedString) and not value.text.strip()):
         raise UserError(f"{text}: has no value. Leave it out for the default.")
     if isinstance(value, IntervalSweep):
@@ -193,6 +198,7 @@ def _settings() -> dict[str, list[Field[Any]]]:
         "task": TASKS.values(),
         "method": METHODS.values(),
         "training": [TrainingSettings],
+        "hpo": [SearchSettings],
     }
     found = {each.name: [each] for each in fields(Settings)}
     for group, kinds in groups.items():
@@ -235,5 +241,7 @@ def _check_needed(given: Collection[str]) -> None:
     for key in given:
         if key in ("scale", "level") and "experiment" not in given:
             raise UserError(f"{key}: has an effect on experiments alone. Add experiment=NAME, or leave it out.")
+        if key.startswith("hpo.") and "hpo" not in given:
+            raise UserError(f"{key}: needs hpo={'|'.join(names_of('hpo'))}.")
         if key.startswith("hydra.launcher.") and "launcher" not in given:
             raise UserError(f"{key}: needs launcher={'|'.join(names_of('launcher'))}.")

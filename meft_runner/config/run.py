@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from meft_runner.config.fields import COUNT, notes_of, setting
 from meft_runner.config.method_base import MethodSettings
 from meft_runner.config.methods import METHOD_KINDS
+from meft_runner.config.search import SearchSettings
 from meft_runner.config.task_base import Head, TaskSettings
 from meft_runner.config.tasks import TASKS
 
@@ -115,6 +116,7 @@ class Settings:
         logger: a tracker that follows the training.
         retry_failed: a sweep runs those again that failed before.
         seeds: a sweep ends with the best settings of each backbone, task and method over these seeds.
+        hpo: a search over settings, and which of its trials a run is; None for none.
         from_record: identity of an earlier run in `output_dir` whose settings are taken, all but the seed.
     """
 
@@ -129,6 +131,7 @@ class Settings:
     logger: Logger = setting(Logger.none, beside=True)
     retry_failed: bool = setting(False, beside=True)
     seeds: list[int] | None = setting(None, (0, 2**32 - 1), beside=True)
+    hpo: SearchSettings | None = setting(None, beside=True)
     from_record: str | None = setting(None, beside=True)
 
 

@@ -1,20 +1,16 @@
 """The record of a run as a file: made, ended, written and read."""
 
 import json
-import math
 import os
-import stat
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Never
-
-from pydantic import ValidationError
+from typing import Any, Literal
 
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.environment import environment, now
+from meft_runner.records.reading import content_and_text, explaining
 from meft_runner.records.schema import SCHEMA_VERSION, CompleteRecord, Record
 from meft_runner.records.settings import Config
 
@@ -46,7 +42,7 @@ def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
     )
 
 
-def finish(record: Record, status: Literal["complete", "failed"], error: str | None = None) -> None:
+def finish(record: Record, status: Literal["complete", "failed", "pruned"], error: str | None = None) -> None:
     """Marks a record as ended."""
     record.status, record.error, record.finished = status, error, now()
 
@@ -127,59 +123,12 @@ def _read(path: Path, largest: int | None = None) -> Record | None:
     Raises:
         UserError: the file is no record of this program's version; the message names the part.
     """
-    with _explaining(path):
-        try:
-            about = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+    with explaining(path, "a run record"):
+        found = content_and_text(path, largest)
+        if found is None:
             return None
-        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
-            raise ValueError("not a regular file")
-        if largest is not None and about.st_size > largest:
-            raise ValueError(f"larger than {largest // 2**20} MiB")
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
+        content, text = found
         version = content.get("schema_version", SCHEMA_VERSION)
         if version != SCHEMA_VERSION:
             raise ValueError(f"schema version {version}, this program reads {SCHEMA_VERSION}")
         return (CompleteRecord if content.get("status") == "complete" else Record).model_validate_json(text)
-
-
-@contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Explains what goes wrong inside as a file that is no record, in one line."""
-    try:
-        yield
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
-    except RecursionError:
-        reason = "nested too deep"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except ValueError as error:
-        reason = str(error)
-    else:
-        return
-    shown = "".join(character if character.isprintable() else "?" for character in reason[:200])
-    raise UserError(f"{path}: not a run record of this program ({shown}).")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = next(name for name in content if sum(name == key for key, _ in pairs) > 1)
-        raise ValueError(f"{twice} is there twice")
-    return content
-
-
-def _refuse(text: str) -> Never:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is too large a number")
-    return number

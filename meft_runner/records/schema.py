@@ -209,7 +209,7 @@ class Record(Part):
 
     schema_version: Literal[1]
     identity: Text
-    status: Literal["complete", "failed", "running"]
+    status: Literal["complete", "failed", "pruned", "running"]
     error: str | None
     started: Time
     finished: Time | None

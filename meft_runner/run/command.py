@@ -17,7 +17,7 @@ from meft_runner.config.checks import check_environment, check_processes, parse
 from meft_runner.config.mistakes import explain, naming_paths
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.torchrun import process_count, rank
-from meft_runner.records.schema import CompleteRecord
+from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run import folder
 from meft_runner.run.earlier import repeated
 from meft_runner.run.origin import with_origin
@@ -122,7 +122,7 @@ def run_one(settings: Settings, in_sweep: bool) -> None:
         _print_end(record, directory, in_sweep)
 
 
-def _train(settings: Settings) -> CompleteRecord:
+def _train(settings: Settings) -> Record:
     from meft_runner.run import interruption, lifecycle  # torch and transformers take seconds to import
 
     if interruption.Interruption.stopped:

@@ -34,7 +34,8 @@ def complete_record(directory: Path, key: str = "run") -> CompleteRecord:
         raise UserError(f"{given}: is not the folder of a run, it has no {FILE_NAME}. {hint}")
     if not isinstance(record, CompleteRecord):
         why = f" ({record.error})" if record.error else ""
-        raise UserError(f"{given}: is {record.status}{why}, not complete. Start it again with the same command first.")
+        how = "without hpo=" if record.status == "pruned" else "with the same command"
+        raise UserError(f"{given}: is {record.status}{why}, not complete. Start it again {how} first.")
     if record.scores is None:
         raise UserError(f"{given}: is a study, which has trained nothing. Give a run without study=.")
     return record

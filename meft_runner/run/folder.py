@@ -47,7 +47,7 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     """Returns in words why there is nothing to do, None where there is something.
 
     In a sweep, a run that has failed before is left alone, since most failures come again, unless `retry_failed` is
-    set.
+    set. A search that prunes leaves alone what was pruned before; anyone else's run trains to its end.
 
     Raises:
         UserError: it is complete, but was made from other rows or weights than are there now, or its folder holds
@@ -61,6 +61,8 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
         return "is complete already; remove its folder to run it again."
     if record.status == "failed" and in_sweep and not settings.retry_failed:
         return f"failed before ({record.error}); retry_failed=true runs it again."
+    if record.status == "pruned" and settings.hpo is not None and settings.hpo.pruner:
+        return f"was pruned before: {record.error}."
     return None
 
 

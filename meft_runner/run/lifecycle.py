@@ -29,14 +29,18 @@ from meft_runner.run.interruption import Interruption
 from meft_runner.run.keeping import keep_adapter, keep_answers
 from meft_runner.run.measuring import first_batch, measure_memory
 from meft_runner.run.opening import Opened, open_run
+from meft_runner.run.pruning import Pruning
 from meft_runner.run.quiet import quiet
 from meft_runner.run.results import reversal_figures, scores_of, timing_of
 from meft_runner.run.reuse import check_complete, check_interrupted, check_unrecorded, stamps_of_adapter
 from meft_runner.run.trackers import Tracker, tracking
+from meft_runner.run.trainer import MeftTrainer
 
 
-def run(settings: Settings) -> CompleteRecord:
+def run(settings: Settings) -> Record:
     """Trains one backbone on one task with one method, or returns the record of when that was done.
+
+    The record is a `CompleteRecord`, but for a trial of a search that was pruned.
 
     Several processes of torchrun each call it and train together; the main one writes.
 
@@ -62,7 +66,7 @@ def run(settings: Settings) -> CompleteRecord:
             _run(settings, device, directory, record, tracker, interruption)
         if processes.is_main():
             checkpoints.remove(directory)
-    return completed(record)
+    return completed(record) if record.status == "complete" else record
 
 
 def _run(
@@ -91,8 +95,14 @@ def _run(
     checkpoint = processes.by_main(lambda: _last_checkpoint(directory, opened))
     if checkpoint is not None:
         screen.line("goes on", f"from {checkpoint.name}, which an earlier call has left")
-    callbacks = [interruption, *tracker(opened.data.evaluation)]
-    _train(settings, opened, directory, checkpoint, record, screen, callbacks)
+    pruning = Pruning(settings.hpo.trial.pruned_below if settings.hpo else [])
+    callbacks = [interruption, *tracker(opened.data.evaluation), pruning]
+    trainer = _train(settings, opened, directory, checkpoint, record, screen, callbacks)
+    if pruning.reason is not None:
+        finish(record, "pruned", pruning.reason)
+        screen.line("pruned", pruning.reason)
+        return
+    _keep(settings, opened, directory, trainer, record, screen)
 
 
 def _train(
@@ -103,8 +113,8 @@ def _train(
     record: Record,
     screen: Screen,
     callbacks: list[TrainerCallback],
-) -> None:
-    """Trains from the last checkpoint there is, and keeps the weights of the best epoch."""
+) -> MeftTrainer:
+    """Trains from the last checkpoint there is, and ends with the weights of the best epoch."""
     model, data, times = opened.model, opened.data, StepTimes()
     watch = LossWatch(settings.training.learning_rate, settings.training.precision.name)
     with screen.training(list(data.evaluation), opened.plan.epochs, watch) as shown:
@@ -114,8 +124,17 @@ def _train(
     record.scores = scores_of(trainer.state.log_history, data)
     record.timing = timing_of(times, trainer.state)
     record.reversal = reversal_figures(reversible_stacks(model))
+    return trainer
+
+
+def _keep(
+    settings: Settings, opened: Opened, directory: Path, trainer: MeftTrainer, record: Record, screen: Screen
+) -> None:
+    """Keeps what a run that was trained to its end leaves: weights, answers, and what is known of both."""
+    model, data = opened.model, opened.data
     if isinstance(model, PeftModel) and reversible_stacks(model):
         record.plain_model = compare_with_plain(trainer, data)
+    assert record.scores is not None
     if record.scores.best is None:
         screen.line("note", f"{data.metric} was not defined after any epoch: the weights of the last one are kept")
 
@@ -162,7 +181,7 @@ def _claimed_together(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _recording(record: Record, directory: Path) -> Iterator[None]:
-    """Keeps the record on disk true: running inside and where it was interrupted, complete or failed afterwards."""
+    """Keeps the record on disk true: running inside and where it was interrupted, ended afterwards."""
     _write(record, directory)
     try:
         yield
@@ -170,7 +189,8 @@ def _recording(record: Record, directory: Path) -> Iterator[None]:
         finish(record, "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         _write(record, directory)
         raise
-    finish(record, "complete")
+    if record.status == "running":
+        finish(record, "complete")
     _write(record, directory)
 
 

@@ -1,9 +1,11 @@
 """What a command line asks for as a whole: its settings before anything is swept over, and whether it is a sweep."""
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -11,6 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from meft_runner.config import SPACE
 from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import GROUPS, check_level, check_overrides, check_single, read_overrides
 from meft_runner.errors import UserError
@@ -64,6 +67,11 @@ def read_arguments(arguments: Sequence[str]) -> CommandLine:
         check_overrides(overrides)
         _check_size(overrides)
     return CommandLine(overrides, flags.multirun, any(getattr(flags, name) for name in _INFORMATION))
+
+
+def with_space(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of a command so that Hydra lets settings be searched that conf/ does not search."""
+    return [f"++{text}" if text.startswith(f"{SPACE}.") else text for text in arguments]
 
 
 def _check_size(overrides: Sequence[Override]) -> None:
@@ -129,6 +137,13 @@ def for_the_sweeper(overrides: Sequence[Override]) -> list[str]:
         else str(override.input_line)
         for override in overrides
     ]
+
+
+def written(value: Any) -> str:
+    """Returns a value as Hydra reads it: text, number, true or false, null, or a list of such."""
+    if isinstance(value, str):
+        return quoted(value)
+    return f"[{','.join(map(written, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def quoted(text: str) -> str:

@@ -17,9 +17,10 @@ from meft_runner.config.fields import expanded
 from meft_runner.config.torchrun import process_count, rank
 from meft_runner.errors import UserError, first_line
 from meft_runner.run.command import guarded, run_one, settings_of
-from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole
+from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole, with_space
 from meft_runner.sweeps.cell import run_cell
 from meft_runner.sweeps.outcomes import Outcome, SweepFolder
+from meft_runner.sweeps.search import run_searches
 from meft_runner.sweeps.seeds import seed_arguments
 from meft_runner.sweeps.signals import stopping_together
 
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     # Hydra would print its own errors in its own form and exit with 1; raised, they can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    arguments = with_space(arguments)
     line = read_arguments(arguments)
     if line.informs:
         typed = [str(override.input_line) for override in line.overrides]
@@ -58,11 +60,19 @@ def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
             "seeds: cannot follow a sweep under torchrun. Start them with -m from_record=IDENTITY seed=2,3."
         )
     output_dir = Path(expanded("output_dir", config.output_dir))
-    code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
+    if config.hpo is not None:
+        code, tried, ended = run_searches(line, config, lambda overrides: _sweep(overrides, output_dir))
+        code = max(code, _tell(tried))
+    else:
+        code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
+        code = max(code, _tell(ended))
     if not config.seeds or rank() != 0 or not ended:
         return code
     further = seed_arguments(ended, config.seeds, output_dir, line.overrides)
-    return max(code, _sweep(further, output_dir)[0]) if further else code
+    if not further:
+        return code
+    of_seeds, ended = _sweep(further, output_dir)
+    return max(code, of_seeds, _tell(ended))
 
 
 def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcome]]:
@@ -71,13 +81,18 @@ def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcom
         with stopping_together():
             code = guarded(lambda: _launch(overrides, folder))
         ended = folder.outcomes() if code == 0 else []
-        failed = [outcome for outcome in ended if outcome.error is not None]
-        folder.kept = folder.kept or bool(failed)
+        folder.kept = folder.kept or any(outcome.error is not None for outcome in ended)
+    return code, ended
+
+
+def _tell(ended: Sequence[Outcome]) -> int:
+    """Tells which runs failed, and why; returns the exit code that they make."""
+    failed = [outcome for outcome in ended if outcome.error is not None]
     if failed:
         print(f"{len(failed)} of {len(ended)} runs failed; retry_failed=true runs them again:", file=sys.stderr)
         for error, names in _by_reason(failed).items():
             print(f"  {names[0] if len(names) == 1 else f'{len(names)} runs'}: {error}", file=sys.stderr)
-    return max([code, *(outcome.code for outcome in failed)]), ended
+    return max([0, *(outcome.code for outcome in failed)])
 
 
 def _by_reason(failed: Sequence[Outcome]) -> dict[str | None, list[str]]:

@@ -1,0 +1,182 @@
+"""One search: what it varies beside the settings that were typed, and its trials as their runs' records have them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from meft_runner.config import SearchSettings, Settings, meaning, with_values
+from meft_runner.config.checks import parse
+from meft_runner.config.directory import config_directory
+from meft_runner.config.overrides import typed_keys
+from meft_runner.config.space import Dimension, space_of
+from meft_runner.errors import UserError
+from meft_runner.records.record import read_record
+from meft_runner.records.schema import CompleteRecord, Record
+from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
+from meft_runner.run.folder import run_directory
+from meft_runner.run.reuse import check_complete
+from meft_runner.sweeps.outcomes import Outcome
+from meft_runner.sweeps.tried import Tried, tried
+
+_ENDED = ("complete", "failed", "pruned")
+
+
+@dataclass
+class Study:
+    """A search, and what this command has found out about its trials.
+
+    Attributes:
+        overrides: what was typed for it, with one value of each setting.
+        config: of its runs, as composed.
+        settings: the same, typed.
+        space: what it varies.
+        failures: trials that failed in this command, by number.
+        launched: how often this command has started each trial.
+    """
+
+    overrides: list[str]
+    config: DictConfig
+    settings: Settings
+    space: list[Dimension]
+    failures: dict[int, Outcome] = field(default_factory=dict)
+    launched: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reads what earlier calls have left."""
+        settings = self.settings
+        self.search = read_search(self.directory) or Search(
+            backbone=settings.backbone.name,
+            task=settings.task.name,
+            method=settings.method.name,
+            seed=settings.seed,
+            space={each.key: each.plain() for each in self.space},
+        )
+        for number, trial in enumerate(self.search.trials, start=1):
+            if set(trial.settings) != set(self.keys) or not all(
+                each.holds(trial.settings[each.key]) for each in self.space
+            ):
+                raise UserError(f"{self.directory}: its trial {number} is none of this search. Remove that folder.")
+
+    @property
+    def asked(self) -> SearchSettings:
+        """What the search was asked for."""
+        assert self.settings.hpo is not None
+        return self.settings.hpo
+
+    @property
+    def directory(self) -> Path:
+        """The folder of what it leaves; equal searches share it, however many trials they are to have."""
+        settings, asked = self.settings, self.asked
+        same = {
+            "settings": {key: value for key, value in meaning(settings).items() if key not in self.keys},
+            "space": {each.key: each.plain() for each in self.space},
+            "search": [asked.sampler_seed, asked.pruner, asked.startup_trials, asked.warmup_epochs],
+        }
+        digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:10]
+        name = f"{settings.backbone.name}-{settings.task.name}-{settings.method.name}-s{settings.seed}-{digest}"
+        return Path(settings.output_dir) / SEARCHES / name
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of what is varied."""
+        return [each.key for each in self.space]
+
+    def as_it_stands(self) -> dict[str, Any] | None:
+        """Returns the values that the settings have without a search; None where one is not among what is varied."""
+        values: dict[str, Any] = {}
+        for each in self.space:
+            group, _, name = each.key.partition(".")
+            value = getattr(getattr(self.settings, group), name)
+            values[each.key] = value.name if isinstance(value, Enum) else value
+        return values if all(each.holds(values[each.key]) for each in self.space) else None
+
+    def add(self, suggested: Sequence[dict[str, Any]]) -> None:
+        """Notes further trials."""
+        for values in suggested:
+            trial = Trial(settings=values)
+            self.search.trials.append(trial)
+            try:
+                trial.run = run_directory(self.settings_of(trial)).name
+            except UserError as error:
+                trial.error = str(error)
+        write_search(self.search, self.directory)
+
+    def settings_of(self, trial: Trial) -> Settings:
+        """Returns the settings of a trial's run.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        return parse(with_values(self.config, trial.settings), [*typed_keys(self.overrides), *trial.settings])
+
+    def folder_of(self, number: int) -> Path | None:
+        """Returns the folder of a trial's run, None where its settings make none."""
+        run = self.search.trials[number].run
+        return None if run is None else Path(self.settings.output_dir) / run
+
+    def record_of(self, number: int) -> Record | None:
+        """Returns the record of a trial's run, None where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        folder = self.folder_of(number)
+        return None if folder is None else read_record(folder)
+
+    def tried(self, number: int) -> Tried:
+        """Returns a trial as it is now."""
+        trial = self.search.trials[number]
+        if trial.error is not None or number in self.failures:
+            return Tried(trial.settings, "failed")
+        return tried(trial.settings, self.record_of(number))
+
+    def is_open(self, number: int) -> bool:
+        """Tells whether a trial is still to be run, or to be run on."""
+        status = self.tried(number).status
+        if status == "failed":
+            may_again = self.settings.retry_failed and self.search.trials[number].error is None
+            return may_again and number not in self.launched
+        return status not in _ENDED or (status == "pruned" and not self.asked.pruner)
+
+    def check(self, first: int = 0) -> None:
+        """Makes sure that complete trials, from the one of this number on, may stand beside those that come.
+
+        Raises:
+            UserError: one was made from other rows or weights than are there now.
+        """
+        for number, trial in list(enumerate(self.search.trials))[first:]:
+            record = self.record_of(number)
+            if isinstance(record, CompleteRecord) and trial.run is not None:
+                check_complete(self.settings_of(trial), Path(self.settings.output_dir) / trial.run, record)
+
+
+def studies_of(overrides: Sequence[Override]) -> Iterator[Study]:
+    """Yields the search of each combination of what is swept over.
+
+    Raises:
+        UserError: a combination makes no run, or what is to be searched cannot be.
+        HydraException: a setting is not known.
+    """
+    values = [
+        [f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [str(one.input_line)]
+        for one in overrides
+    ]
+    for combination in map(list, product(*values)):
+        with initialize_config_dir(config_directory(), version_base="1.3"):
+            config = compose("config", overrides=combination)
+        keys = typed_keys(combination)
+        settings = parse(config, keys)
+        if settings.study is not None:
+            raise UserError(f"study={settings.study.name}: has no scores to search by. Leave it or hpo out.")
+        yield Study(combination, config, settings, space_of(config, keys))
