@@ -11,8 +11,10 @@ from meft_runner.config import BackboneSettings, Norm
 from meft_runner.config.directory import read_group
 from meft_runner.config.methods import adds_tokens
 from meft_runner.errors import UserError, listed
+from meft_runner.memory.kernels import FUSED
 from meft_runner.methods.layers import reversible_stacks
 
+_ATTENTION = ("sdpa", "eager", FUSED)  # that read a mask of every token; the last one is predicted alone
 _QUANTISED = ("bitsandbytes",)  # whose layers the tests hold against stored activations
 _OF_ROWS = ("XLORA", "POLY")  # methods of peft whose layers need to know the row of each token
 
@@ -117,6 +119,11 @@ def _check_state(model: PreTrainedModel) -> None:
         raise UserError(
             "model: gradient checkpointing is on, and reversible layers keep nothing to compute again. Call "
             "model.gradient_checkpointing_disable(), or give use_gradient_checkpointing=False where peft prepares it."
+        )
+    if model.config._attn_implementation not in _ATTENTION:
+        raise UserError(
+            f"model: its attention is {model.config._attn_implementation}, which finds padding and packed texts in "
+            "arguments that reversible layers do not carry. Load it with attn_implementation='sdpa', or 'eager'."
         )
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         raise UserError("model: it is spread over several devices. Load it without device_map, or onto one device.")

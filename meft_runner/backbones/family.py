@@ -31,6 +31,11 @@ IMAGE_HEADS: Heads = {Head.image: AutoModelForImageClassification}
 TASK_HEADS = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
 
 
+# Where packed texts begin, for kernels that read it in place of a mask. Where a family's masks keep such texts apart
+# (`packs`), it is of no account.
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+
+
 class UnsupportedInputError(TypeError):
     """A layer was called with an input that the reversible stack does not carry."""
 
@@ -156,8 +161,9 @@ def refuse_inputs(model_type: str, **kwargs: Any) -> None:
     """
     for name, value in kwargs.items():
         if value is not None and value is not False:
+            reasons = dict.fromkeys(PACKED, ": nothing keeps packed texts apart here. Train without packing")
             kept = ": keys and values are kept where no gradient is asked for. Give use_cache=False"
+            reasons["past_key_values"] = kept
             raise UnsupportedInputError(
-                f"the reversible stack of {model_type} does not carry the layer input {name!r}"
-                + (kept if name == "past_key_values" else "")
+                f"the reversible stack of {model_type} does not carry the layer input {name!r}" + reasons.get(name, "")
             )

@@ -91,6 +91,12 @@ def hooked():
     return model
 
 
+def of_another_kernel():
+    model = tiny_model()
+    model.config._attn_implementation = "flash_attention_2"
+    return model
+
+
 UNFIT = {
     "expected a model of transformers, or of peft around one, not Linear": lambda: torch.nn.Linear(2, 2),
     "Give it before it is wrapped": lambda: torch.nn.DataParallel(tiny_model()),
@@ -98,6 +104,7 @@ UNFIT = {
     "it is reversible already": lambda: made("bert", "meft1"),
     "gradient checkpointing is on": checkpointed,
     "hooks on layers": hooked,
+    "its attention is flash_attention_2, .* Load it with attn_implementation='sdpa'": of_another_kernel,
 }
 
 

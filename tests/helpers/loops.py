@@ -3,8 +3,6 @@
 Each loop is given a model, rows and a folder, makes STEPS optimizer steps of PASSES passes, and returns all gradients.
 """
 
-import warnings
-
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -79,15 +77,19 @@ def accelerate_loop(model, given, folder, precision="bf16"):
 def trainer_loop(model, given, folder, **arguments):
     """transformers' Trainer."""
     optimizer = Recording(model)
-    trainer = Trainer(
+    run(trainer_of(model, given, folder, optimizer, **arguments))
+    return optimizer.gradients
+
+
+def trainer_of(model, given, folder, optimizer=None, **arguments):
+    return Trainer(
         model,
         TrainingArguments(**common(folder) | arguments),
         train_dataset=given,
+        eval_dataset=given[:4],
         data_collator=default_data_collator,
         optimizers=(optimizer, None),
     )
-    run(trainer)
-    return optimizer.gradients
 
 
 def trl_loop(model, given, folder, **arguments):
@@ -119,9 +121,7 @@ def common(folder):
 
 
 def run(trainer, **arguments):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.train(**arguments)
+    trainer.train(**arguments)
     forget_accelerators()
 
 

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from meft_runner.backbones.answers import for_answers
 from meft_runner.backbones.attention import attend, project
-from meft_runner.backbones.family import Family, LayerView, refuse_inputs, tokenwise, whole_row
+from meft_runner.backbones.family import PACKED, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.backbones.last_token import for_classification
 from meft_runner.backbones.pairs import separate_pairs
 from meft_runner.config import Head
@@ -55,12 +55,12 @@ def block_inputs(
     position_ids: Tensor | None = None,
     **others: Any,
 ) -> BlockInputs:
-    """Reads a layer's arguments; positions are in the rotary tensors already.
+    """Reads a layer's arguments; positions are in the rotary tensors already, and packed texts apart in the mask.
 
     Raises:
         UnsupportedInputError: the model keeps keys and values for generation.
     """
-    refuse_inputs(model_type, **others)
+    refuse_inputs(model_type, **{name: value for name, value in others.items() if name not in PACKED})
     cos, sin = position_embeddings
     return BlockInputs(attention_mask=attention_mask, cos=cos, sin=sin)
 
