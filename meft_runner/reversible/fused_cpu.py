@@ -17,6 +17,8 @@ from meft_runner.reversible.arithmetic import Advanced
 from meft_runner.reversible.kernels import check_remainders, checked
 from meft_runner.reversible.packing import packed_bits
 
+if getattr(numba.config, "DISABLE_JIT", False):
+    raise ImportError("NUMBA_DISABLE_JIT is set, under which loops run as Python")
 _Array = NDArray[Any]
 _MAGNITUDE = (
     0x7FFFFFFF  # all bits of a float32 but its sign: as integers, magnitudes are in order and NaN is the largest
