@@ -42,8 +42,9 @@ def _base(settings: Settings, record: Record) -> str:
     arguments = [repr(name or "DIR").replace("'", '"')]
     arguments += [f'revision="{commit}"'] if commit else []
     if settings.task.head in (Head.classification, Head.image):
-        arguments += [f"num_labels={len(class_names(record, settings.task)) or 1}"]
-    return ", ".join([*arguments, *(["ignore_mismatched_sizes=True"] if settings.task.head is Head.image else [])])
+        # whatever head stands there, the trained one takes its place
+        arguments += [f"num_labels={len(class_names(record, settings.task)) or 1}", "ignore_mismatched_sizes=True"]
+    return ", ".join(arguments)
 
 
 def _with_peft(repository: str | None) -> list[str]:

@@ -31,13 +31,25 @@ METHODS = {
     "meft1": ["method=meft1"],
     "meft3": ["method=meft3"],
 }
+OTHER_METHODS = {
+    "dora": ["method=dora"],
+    "vera": ["method=vera", "method.rank=4"],
+    "ia3": ["method=ia3"],
+    "ia3 reversed": ["method=ia3", "method.reversal=exact"],
+}
 KINDS = ["rte", "stsb", "demo", "text", "arc_easy", "squad", "squad_v2", "images", "lm", "instruct", "chat"]
 SPLITS = {"text": "evaluation", "lm": "evaluation", "instruct": "evaluation", "chat": "evaluation", "images": "test"}
 
 
 def run_settings(kind, method, folder):
     """Returns the settings of a short run of one kind of task, whose model and rows are made in a folder."""
-    words = [*_WORDS[kind](folder), f"task={kind}", *TRAINING, *METHODS[method], f"output_dir={folder / 'runs'}"]
+    words = [
+        *_WORDS[kind](folder),
+        f"task={kind}",
+        *TRAINING,
+        *(METHODS | OTHER_METHODS)[method],
+        f"output_dir={folder / 'runs'}",
+    ]
     return settings(*words)
 
 
