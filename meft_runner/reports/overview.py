@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from meft_runner.config import TablesSettings
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_folder
 from meft_runner.records.schema import CompleteRecord
+from meft_runner.records.search import read_searches
 from meft_runner.reports import (
     ablation_figures,
     memory_figures,
@@ -19,6 +21,7 @@ from meft_runner.reports import (
     reversal_study,
     score_figures,
     score_tables,
+    search,
     starting_point,
 )
 from meft_runner.reports.figures import FORMATS, save_figure
@@ -28,8 +31,8 @@ from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
 
 _REPORT = "report.html"
-_PRINTED = ("scores", "qa", "language", "memory", "starting_point", "plain_model", "reversal")
-_BRIEF = {"memory": memory_tables.brief, "starting_point": starting_point.brief}
+_PRINTED = ("scores", "qa", "language", "memory", "starting_point", "plain_model", "reversal", "trials")
+_BRIEF = {"memory": memory_tables.brief, "starting_point": starting_point.brief, "trials": search.brief}
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,12 @@ class TablePart:
     Attributes:
         title: on the terminal and in the report.
         note: what a reader has to know to read it.
-        make: returns it, empty where the records hold nothing for it.
+        make: returns it of records, or of searches; empty where they hold nothing for it.
     """
 
     title: str
     note: str
-    make: Callable[[Sequence[CompleteRecord]], pd.DataFrame]
+    make: Callable[[Any], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,11 @@ class FigurePart:
 
     Attributes:
         caption: in the report.
-        make: returns it, None where the records hold nothing for it.
+        make: returns it of records, or of searches; None where they hold nothing for it.
     """
 
     caption: str
-    make: Callable[[Sequence[CompleteRecord]], Figure | None]
+    make: Callable[[Any], Figure | None]
 
 
 # By the names of their files.
@@ -156,6 +159,23 @@ FIGURES = {
 }
 
 
+SEARCH_TABLES = {
+    "trials": TablePart(
+        "Searches over settings",
+        "Every trial: the settings that were varied, its epochs, and its best development score. A pruned trial was "
+        "stopped early, since complete ones were better at the same epoch; it stands in no other table.",
+        search.trials_table,
+    ),
+}
+SEARCH_FIGURES = {
+    "trials": FigurePart(
+        "Searches over settings: score by trial with the best one so far, and score by each setting.",
+        search.search_figure,
+    ),
+}
+_TABLES, _FIGURES = TABLES | SEARCH_TABLES, FIGURES | SEARCH_FIGURES
+
+
 def make_overview(asked: TablesSettings) -> None:
     """Prints the tables of a folder of runs and, where asked to, writes all tables, figures and the report.
 
@@ -163,16 +183,17 @@ def make_overview(asked: TablesSettings) -> None:
         UserError: there are no complete runs, or something cannot be written.
     """
     records = read_folder(Path(asked.output_dir))
-    tables = make_tables(records)
+    searches = read_searches(Path(asked.output_dir))
+    tables = make_tables(records, searches)
     for name in _PRINTED:
         if name in tables:
             shown = _BRIEF[name](tables[name]) if name in _BRIEF else tables[name]
-            print_table(shown, title=TABLES[name].title)
+            print_table(shown, title=_TABLES[name].title)
     if asked.tables_dir is None:
         return
     folder = Path(asked.tables_dir)
     try:
-        written = _write(asked, folder, records, tables)
+        written = _write(asked, folder, records, tables, make_figures(records, searches))
         earlier = [name for name in _file_names() if name not in written and (folder / name).exists()]
     except OSError as error:
         file = error.filename2 or error.filename or "a file"  # the second one is what a temporary name was to become
@@ -183,31 +204,37 @@ def make_overview(asked: TablesSettings) -> None:
         print(f"tables_dir={folder}: of an earlier call and not of these runs: {', '.join(earlier)}.", file=sys.stderr)
 
 
-def make_tables(records: Sequence[CompleteRecord]) -> dict[str, pd.DataFrame]:
-    """Returns every table that the records hold something for."""
+def make_tables(records: Sequence[CompleteRecord], searches: search.Searches | None = None) -> dict[str, pd.DataFrame]:
+    """Returns every table that the records and searches hold something for."""
     tables = {name: part.make(records) for name, part in TABLES.items()}
+    tables |= {name: part.make(searches or {}) for name, part in SEARCH_TABLES.items()}
     return {name: table for name, table in tables.items() if not table.empty}
 
 
-def make_figures(records: Sequence[CompleteRecord]) -> dict[str, Figure]:
-    """Returns every figure that the records hold something for."""
+def make_figures(records: Sequence[CompleteRecord], searches: search.Searches | None = None) -> dict[str, Figure]:
+    """Returns every figure that the records and searches hold something for."""
     figures = {name: part.make(records) for name, part in FIGURES.items()}
+    figures |= {name: part.make(searches or {}) for name, part in SEARCH_FIGURES.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _write(
-    asked: TablesSettings, folder: Path, records: list[CompleteRecord], tables: dict[str, pd.DataFrame]
+    asked: TablesSettings,
+    folder: Path,
+    records: list[CompleteRecord],
+    tables: dict[str, pd.DataFrame],
+    figures: dict[str, Figure],
 ) -> set[str]:
     """Writes tables and figures and, where asked to, the report; returns the names of the files."""
     written = write_tables(tables, folder)
-    pictures = {name: save_figure(figure, folder, name) for name, figure in make_figures(records).items()}
+    pictures = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
     if asked.report:
         write_report(
             folder / _REPORT,
             asked.output_dir,
             records,
-            [ReportTable(TABLES[name].title, TABLES[name].note, table) for name, table in tables.items()],
-            [ReportFigure(FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
+            [ReportTable(_TABLES[name].title, _TABLES[name].note, table) for name, table in tables.items()],
+            [ReportFigure(_FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
         )
     names = {path.name for path in [*written, *(file for files in pictures.values() for file in files)]}
     return names | ({_REPORT} if asked.report else set())
@@ -215,5 +242,5 @@ def _write(
 
 def _file_names() -> list[str]:
     """Returns the names of all files that there can be."""
-    tables = [f"{name}.{form}" for name in TABLES for form in FORMS]
-    return [*tables, *(f"{name}.{form}" for name in FIGURES for form in FORMATS), _REPORT]
+    tables = [f"{name}.{form}" for name in _TABLES for form in FORMS]
+    return [*tables, *(f"{name}.{form}" for name in _FIGURES for form in FORMATS), _REPORT]
