@@ -79,7 +79,7 @@ def test_searches_without_a_score_are_not_drawn():
     assert search_figure({}) is None
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 1, "trials": [{"settings": 3}]}'])
+@pytest.mark.parametrize("content", ["", '{"schema_version": 1, "trials": [{"settings": 3}]}'])
 def test_searches_of_a_folder(content, tmp_path, capsys):
     search, records = found()
     for number, one in enumerate(records[:3]):
