@@ -62,11 +62,11 @@ def _predict(arguments: Sequence[str]) -> int:
     return predict(asked, paths)
 
 
-def _share(arguments: Sequence[str]) -> None:
+def _share(arguments: Sequence[str]) -> int:
     asked = read_share_arguments(arguments)
     from meft_runner.sharing.command import share
 
-    share(asked)
+    return share(asked)
 
 
 def _make_tables(arguments: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def begin_with(settings: Settings, model: nn.Module, data: TaskData, source: str
     reason = _other_labels(recorded_settings(directory, record, KEY), record, settings.task, data)
     taken, anew = start_from_trained(model, directory / ADAPTER, with_head=reason is None)
     return Origin(
-        run=directory.absolute().name,
+        run="".join(character if character.isprintable() else "?" for character in directory.absolute().name),
         identity=record.identity,
         sha256=weights_digest(directory, record),
         taken=taken,

@@ -19,6 +19,7 @@ from meft_runner.config import (
 )
 from meft_runner.config.fields import as_typed, hindrance, settings_of
 from meft_runner.config.methods import with_reversal
+from meft_runner.errors import listed
 from meft_runner.records.schema import Record
 from meft_runner.run.beginning import class_names
 from meft_runner.run.console import run_table
@@ -124,7 +125,7 @@ def _rows(settings: Settings, record: Record) -> str:
         columns=["split", "rows", "fingerprint"],
     )
     classes = class_names(record, settings.task)
-    labels = "\n\n" + "\n".join(["```text", *(f"{i}: {name}" for i, name in enumerate(classes)), "```"])
+    labels = "\n\n" + "\n".join(["```text", *(f"{i}: {listed([name])}" for i, name in enumerate(classes)), "```"])
     what = "made up by the program" if data.synthetic else f"of {source}"
     return f"Task `{settings.task.name}`, rows {what}.\n\n{_table(splits)}{labels if classes else ''}"
 

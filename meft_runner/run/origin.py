@@ -92,7 +92,7 @@ def _check_same_model(settings: Settings, directory: Path, record: CompleteRecor
 
 
 def _model(settings: Settings) -> dict[str, Any]:
-    """Returns the settings that make a run's model what it is, but for the weights of its backbone."""
+    """Returns the settings that make a run's model what it is, but for the backbone's weights themselves."""
     own = {
         key: value
         for key, value in meaning(settings).items()
@@ -101,6 +101,7 @@ def _model(settings: Settings) -> dict[str, Any]:
     own |= {"method.reversal": None if settings.method.reverses else "off"}
     return {
         "backbone": settings.backbone.name, "backbone.repeat": settings.backbone.repeat or 1,
+        "backbone.weights": settings.backbone.weights.name,
         "method": settings.method.name, **own,
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from peft.utils import CONFIG_NAME
 
 from meft_runner.config import Settings, ShareSettings
 from meft_runner.config.checks import check_environment
+from meft_runner.config.sizes import written_bytes
 from meft_runner.errors import UserError, first_line, listed
 from meft_runner.files import digest
 from meft_runner.records.schema import CompleteRecord
@@ -41,8 +42,8 @@ class Shared:
     left_out: list[str]
 
 
-def share(asked: ShareSettings) -> None:
-    """Pushes what is asked and prints where it is.
+def share(asked: ShareSettings) -> int:
+    """Pushes what is asked, prints where it is, and returns the exit code.
 
     Raises:
         UserError: the run has nothing to push, the repository holds something else, or the hub cannot be had.
@@ -53,16 +54,20 @@ def share(asked: ShareSettings) -> None:
     check_weights(directory, record)
     shared = shared_files(directory, recorded_settings(directory, record), record, repository)
     check_token()
-    with explained(repository), disable_progress_bars():
-        api = HfApi()
-        there = _found(api, repository)
-        if there is not None and not asked.overwrite and _holds_already(there, shared, repository):
-            print(f"{_address(repository)} holds these weights already; overwrite=true writes the other files anew.")
-            return
-        _push(api, there, shared, asked, directory.absolute().name)
+    name = directory.absolute().name
+    try:
+        with explained(repository), disable_progress_bars():
+            done = _push(HfApi(), shared, asked, name)
+    except KeyboardInterrupt:
+        print(f"interrupted: {_address(repository)} has all of the files or none. Start it again.", file=sys.stderr)
+        return 1
+    if not done:
+        print(f"{_address(repository)} holds these weights already; overwrite=true writes the other files anew.")
+        return 0
     if shared.left_out:
         print(f"left out, as the run has not made it: {listed(shared.left_out)}", file=sys.stderr)
-    print(f"{directory.absolute().name} is shared: {_address(repository)}")
+    print(f"{name} is shared: {_address(repository)}")
+    return 0
 
 
 def shared_files(directory: Path, settings: Settings, record: CompleteRecord, repository: str) -> Shared:
@@ -123,22 +128,27 @@ def _holds_already(there: ModelInfo, shared: Shared, repository: str) -> bool:
     )
 
 
-def _push(api: HfApi, there: ModelInfo | None, shared: Shared, asked: ShareSettings, name: str) -> None:
-    """Makes the repository where it is missing, and commits all files at once."""
+def _push(api: HfApi, shared: Shared, asked: ShareSettings, name: str) -> bool:
+    """Makes the repository where it is missing, and commits all files at once; returns whether there was need to."""
     repository = str(asked.to)
-    if there is None:
-        api.create_repo(repository, private=asked.private or None)  # None: as the owner usually has it
-    elif asked.private and not there.private:
+    there = _found(api, repository)
+    if there is not None and not asked.overwrite and _holds_already(there, shared, repository):
+        return False
+    if there is not None and asked.private and not there.private:
         raise UserError(
             f"to={repository}: is there and is public; private=true holds for a repository that is made. Choose "
             "another name, or make it private in its settings first."
         )
+    print(f"pushing {written_bytes(shared.weights.stat().st_size)} to {_address(repository)}")
+    if there is None:
+        api.create_repo(repository, private=asked.private or None)  # None: as the owner usually has it
     operations = [CommitOperationAdd(WEIGHTS, str(shared.weights))]
     operations += [CommitOperationAdd(file, text.encode()) for file, text in shared.texts.items()]
     api.create_commit(
         repository, operations, commit_message=f"Weights of the run {name}",
         parent_commit=None if there is None else there.sha,
     )  # fmt: skip
+    return True
 
 
 def _address(repository: str) -> str:

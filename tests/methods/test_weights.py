@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from meft_runner.backbones.family import TASK_HEADS
 from meft_runner.config import FullSettings, Ia3Settings, LoraSettings
 from meft_runner.errors import UserError
-from meft_runner.methods.weights import load_trained, save_trained
-from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prepared
+from meft_runner.methods.weights import load_trained, save_trained, start_from_trained
+from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, move_away, prepared
 
 METHODS = {
     "full": FullSettings(name="full", learning_rate=1e-3),
@@ -79,3 +80,23 @@ def test_damaged_weights_are_refused(name, damage, tmp_path):
     with pytest.raises(UserError, match=r"adapter_model.safetensors: cannot be read \(.+\). Remove the folder") as told:
         load_trained(prepared(METHODS[name]), tmp_path)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "meft1"])
+@pytest.mark.parametrize("kinds", [("bart", "bart-span"), ("deberta", "deberta-span"), ("llama", "llama-answers")])
+def test_a_model_starts_from_weights_of_another_head(name, kinds, tmp_path):
+    """All but what stands on the base model for one task."""
+    earlier, later = kinds
+    trained = move_away(prepared(METHODS[name], earlier))
+    save_trained(trained, tmp_path, {})
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    model = prepared(METHODS[name], later)
+    before = {key: parameter.clone() for key, parameter in model.named_parameters()}
+    taken, anew = start_from_trained(model, tmp_path, with_head=False)
+    save_trained(model, tmp_path / "later", {})
+    found = load_file(tmp_path / "later" / "adapter_model.safetensors")
+    assert taken == len(found.keys() & weights.keys()) > 0
+    assert all(torch.equal(found[key], weights[key]) for key in found.keys() & weights.keys())
+    assert set(anew) == found.keys() - weights.keys()
+    changed = {key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])}
+    assert not any(key.split(".")[0] in TASK_HEADS for key in changed)

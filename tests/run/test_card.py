@@ -80,6 +80,13 @@ def test_nothing_of_the_machine_is_named():
     assert not re.search("base_model|datasets", text.split("---")[1])
 
 
+def test_class_names_stay_on_their_line():
+    data = {"synthetic": False, "splits": SPLITS, "classes": ["a\n```\n# not a heading", "b"]}
+    text = str(card_of(rte("backbone=roberta", "task=text", "task.metric=f1", data=data)))
+    assert "\n# not" not in text
+    assert "1: b" in text
+
+
 def test_texts_of_a_users_own():
     text = str(card_of(of_texts(1.5, "task=lm", "task.train_file=/home/jane/mine.jsonl")))
     assert "| best loss" in text

@@ -223,6 +223,10 @@ def test_it_is_repeated_with_other_seeds_wherever_the_earlier_run_is(second, ear
         (["method=lora", "method.reversal=exact"], "trained with method.reversal=off, this run has method.reversal=ex"),
         (["method=lora", "backbone=roberta_base"], "trained with backbone=roberta, this run has backbone=roberta_base"),
         (["method=lora", "backbone.repeat=2"], "trained with backbone.repeat=1, this run has backbone.repeat=2"),
+        (
+            ["method=lora", "backbone.weights=bf16", "training.precision=bf16"],
+            "trained with backbone.weights=fp32, this",
+        ),
         (["method=lora", "method.dropout=0.1", "method.checkpointing=true"], None),
         (["method=lora", "method.started_from=a"], "method.started_from=a: comes from the file of conf/method/"),
     ],

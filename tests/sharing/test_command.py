@@ -158,6 +158,16 @@ def test_answers_that_are_errors(part, answer, message, hub, share, folder):
     assert error.count("\n") <= 2
 
 
+def test_an_interrupted_push_leaves_nothing_by_halves(hub, share, folder, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupted)
+    code, _, error = share(f"run={folder}", f"to={NAME}")
+    assert (code, error) == (1, f"interrupted: {hub.url}/{NAME} has all of the files or none. Start it again.\n")
+    assert hub.repositories[NAME].files.keys() == {".gitattributes"}
+
+
 def test_another_owner(hub, share, folder):
     code, _, error = share(f"run={folder}", "to=joe/rte")
     assert code == 2
