@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from meft_runner.api.arguments import restored
 from meft_runner.api.base import description_of, difference
-from meft_runner.api.folders import AdapterFolder, read_adapter
+from meft_runner.api.folders import AdapterFolder, folder_of, read_adapter
 from meft_runner.api.making import add_adapters, couple, description, noted, plain_settings, undone_on_error
 from meft_runner.api.mistakes import with_value_errors
 from meft_runner.api.served import backbone_of, kind_of
@@ -52,7 +52,7 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
             f"model: it has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}), and a folder has one. "
             "Call model.save_pretrained(folder), or model.delete_adapter(name) first."
         )
-    _write(model, Path(folder))
+    _write(model, folder_of(folder))
 
 
 @with_value_errors
@@ -71,7 +71,7 @@ def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
     Raises:
         ValueError: the folder cannot be read, or belongs to another base model, method or width.
     """
-    found = read_adapter(Path(folder))
+    found = read_adapter(folder_of(folder))
     inner = base.get_base_model() if isinstance(base, PeftModel) else base
     made = noted(inner)
     if isinstance(inner, PreTrainedModel):
@@ -94,6 +94,8 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
     try:
         config = PeftConfig.from_pretrained(str(found.path))
         config.inference_mode = False
+        if getattr(config, "megatron_config", None):  # for which peft imports what the file names
+            raise ValueError("it is for Megatron")
         model = get_peft_model(base, config)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"folder={found.path}: peft cannot put it on this model ({first_line(error)}).") from error
@@ -111,9 +113,9 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
 
 def _with_meft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> nn.Module:
     """Returns a plain model with the adapters of a folder."""
-    name = str(found.method["name"])
-    if METHODS.get(name) is not MeftSettings:
-        raise UserError(f"folder={found.path}: is of method={name}, which trains no adapter. Take meft-predict.")
+    names = [str(name) for name in (found.method["name"], found.method.get("variant")) if name is not None]
+    if any(METHODS.get(name) is not MeftSettings for name in names):
+        raise UserError(f"folder={found.path}: is of method={names[-1]}, which has no adapter of this program.")
     add_adapters(base, family, restored(MeftSettings, {**found.method, **_OF_TRAINING}))
     for name, parameter in base.named_parameters():
         if name in found.weights:  # what a user has let train besides

@@ -6,6 +6,7 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any, TypedDict, TypeVar
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from meft_runner.config import METHODS, MeftSettings, MethodSettings, PeftSettings
@@ -126,6 +127,9 @@ def restored(schema: type[_S], content: Mapping[str, Any]) -> _S:
         UserError: one is outside its range.
     """
     names = {each.name for each in fields(schema)}
+    for name, value in content.items():
+        if "${" in str(value):  # which OmegaConf would look up, in the environment too
+            raise UserError(f"method.{name}: expected a value, not something that is read from elsewhere.")
     made: Any = OmegaConf.merge(OmegaConf.structured(schema), {k: v for k, v in content.items() if k in names})
     settings: Any = OmegaConf.to_object(made)
     check_ranges(_Asked(settings))
@@ -151,6 +155,10 @@ def _settings(schema: type[_S], usual: Mapping[str, Any], given: Mapping[str, An
 
 def _plain(name: str, value: Any, kind: Any) -> Any:
     """Returns an argument as it would stand in a file of settings."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if kind is bool and isinstance(value, int) and value not in (0, 1):
+        raise UserError(f"method.{name}={value}: expected True or False.")
     if isinstance(kind, type) and issubclass(kind, Enum) and not isinstance(value, str | kind):
         raise UserError(f"method.{name}={value}: expected one of {', '.join(kind.__members__)}.")
     if kind is str and isinstance(value, float) and 0 < value < 1 and 1 / round(1 / value) == value:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ class AdapterFolder:
         return self.method.get("reversal", "off") != "off"
 
 
+def folder_of(path: Any) -> Path:
+    """Returns the folder that a caller means.
+
+    Raises:
+        UserError: it is no path.
+    """
+    if not isinstance(path, str | PathLike):
+        raise UserError(f"folder: expected the path of a folder, not {type(path).__name__}.")
+    return Path(path)
+
+
 def read_adapter(folder: Path) -> AdapterFolder:
     """Reads the folder that `save_adapter` or a run has left, or peft.
 
@@ -59,14 +71,14 @@ def read_adapter(folder: Path) -> AdapterFolder:
     if not isinstance(method, dict) or (not of_peft and "name" not in method):
         raise UserError(f"folder={folder}: its {CONFIG_NAME} names no method. Give a folder as it was saved.")
     base = described.get("base")
+    if not isinstance(base, dict) or not isinstance(base.get("sizes"), dict):
+        base = {}
     file = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"folder={folder}: {file.name} cannot be read ({first_line(error)}).") from error
-    return AdapterFolder(
-        folder, kind.lower() if of_peft else None, method, base if isinstance(base, dict) else {}, weights
-    )
+    return AdapterFolder(folder, kind.lower() if of_peft else None, method, base, weights)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def reversal_report(model: nn.Module) -> ReversalReport:
     Raises:
         ValueError: it is not reversible.
     """
-    stacks = reversible_stacks(model)
+    stacks = reversible_stacks(model) if isinstance(model, nn.Module) else []
     if not stacks:
         raise UserError("model: it is not reversible. Call meft_runner.make_reversible(model) first.")
     hidden = next(each for each in model.modules() if isinstance(each, PreTrainedModel)).config.hidden_size

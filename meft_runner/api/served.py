@@ -3,6 +3,7 @@
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -30,6 +31,8 @@ def backbone_of(model: Any) -> tuple[PreTrainedModel, Family]:
     if not isinstance(inner, PreTrainedModel):
         wrapped = hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module)
         fix = " Give it before it is wrapped or compiled." if wrapped else ""
+        if isinstance(model, str):
+            fix = " Load it by from_pretrained first."
         raise UserError(
             f"model: expected a model of transformers, or of peft around one, not {type(model).__name__}.{fix}"
         )
@@ -66,6 +69,8 @@ def _check_peft(model: Any) -> None:
     if not isinstance(model, PeftModel):
         if getattr(model, "_hf_peft_config_loaded", False):
             raise UserError("model: its adapters were added by add_adapter. Give peft.get_peft_model(model, config).")
+        if isinstance(model, nn.Module) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise UserError("model: peft has put adapters inside. Give the model that peft has returned, or a new one.")
         return
     for config in model.peft_config.values():
         kind = str(getattr(config.peft_type, "value", config.peft_type))

@@ -162,7 +162,7 @@ def refuse_inputs(model_type: str, **kwargs: Any) -> None:
     for name, value in kwargs.items():
         if value is not None and value is not False:
             reasons = dict.fromkeys(PACKED, ": nothing keeps packed texts apart here. Train without packing")
-            kept = ": keys and values are kept where no gradient is asked for. Give use_cache=False"
+            kept = ": it keeps keys and values in a DynamicCache, without gradients. Give use_cache=False"
             reasons["past_key_values"] = kept
             raise UnsupportedInputError(
                 f"the reversible stack of {model_type} does not carry the layer input {name!r}" + reasons.get(name, "")

@@ -171,7 +171,9 @@ BROKEN = {
     r"adapter_config\.json is no description": lambda folder: spoilt(folder, "adapter_config.json", "[]"),
     "names no method": lambda folder: spoilt(folder, "adapter_config.json", "{}"),
     "adapter_dim=0: expected 1": lambda folder: changed(folder, adapter_dim=0),
-    "method=full, which trains no adapter": lambda folder: changed(folder, name="full"),
+    "method=full, which has no adapter": lambda folder: changed(folder, name="full"),
+    "method=meft9, which has no adapter": lambda folder: changed(folder, variant="meft9"),
+    "scale_1: expected a value, not something": lambda folder: changed(folder, scale_1="${oc.env:HOME}"),
     r"adapter_model\.safetensors cannot be read": lambda folder: spoilt(folder, "adapter_model.safetensors", "half"),
 }
 

@@ -22,7 +22,7 @@ def test_the_trainer_is_told_which_losses_count_their_items(kind, how):
     assert counted < mean / 2 if inner.accepts_loss_kwargs else True
 
 
-def trained(kind, how, folder, rows, **arguments):
+def trained_once(kind, how, folder, rows, **arguments):
     """The parameters that train, after one step of plain gradient descent."""
     torch.manual_seed(0)
     config = tiny_config(kind, dropout=0.0)
@@ -49,15 +49,33 @@ ACCUMULATED = [
 def test_accumulated_passes_are_one_batch(kind, how, tmp_path):
     columns = batch_of(kind)
     rows = [{name: column[row].tolist() for name, column in columns.items()} for row in range(4)]
-    together = trained(kind, how, tmp_path, rows, per_device_train_batch_size=4)
-    apart = trained(kind, how, tmp_path, rows, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    together = trained_once(kind, how, tmp_path, rows, per_device_train_batch_size=4)
+    apart = trained_once(kind, how, tmp_path, rows, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     assert all(torch.allclose(apart[name], together[name], atol=1e-5) for name in together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "how"), [("bert", "meft1"), ("llama", "lora"), ("llama", "meft1")])
+def test_training_goes_on_from_a_checkpoint_of_the_trainer(kind, how, tmp_path):
+    columns = batch_of(kind)
+    rows = [{name: column[row].tolist() for name, column in columns.items()} for row in range(4)]
+    usual = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
+    given = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, load_best_model_at_end=True, **usual)
+
+    def trained(checkpoint):
+        model = move_away(prepared_by(model_of(kind), how))
+        data = Dataset.from_list(rows)
+        Trainer(model, given, train_dataset=data, eval_dataset=data).train(resume_from_checkpoint=checkpoint)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    whole, resumed = trained(None), trained(str(tmp_path / "checkpoint-2"))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 
 def test_checkpointing_that_is_switched_on_later_stays_off_with_a_word(tmp_path):
     rows = [{name: column[0].tolist() for name, column in batch_of("bert").items()}]
     with pytest.warns(UserWarning, match="gradient checkpointing stays off"):
-        trained("bert", "meft1", tmp_path, rows, gradient_checkpointing=True)
+        trained_once("bert", "meft1", tmp_path, rows, gradient_checkpointing=True)
 
 
 def reloaded(kind, folder, **how):
