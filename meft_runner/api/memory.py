@@ -2,31 +2,28 @@
 
 import copy
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from meft_runner.api.arguments import run_settings
-from meft_runner.api.batches import shapes_of, with_values
 from meft_runner.api.mistakes import with_value_errors
 from meft_runner.api.reversal import MEFT, make_reversible
 from meft_runner.api.served import backbone_of, settings_of_backbone
+from meft_runner.api.steps import copying, inner_of, predicted_step
 from meft_runner.backbones import FAMILIES, Family
 from meft_runner.config import METHODS, Head, Kernel, MethodSettings, Precision, WeightForm
 from meft_runner.config.checks import weights_hindrance
 from meft_runner.config.sizes import written_bytes
 from meft_runner.errors import UserError, nearest
-from meft_runner.memory import AUTOCAST, StepMemory, kernels
-from meft_runner.memory.fake import Shapes, predict_step, twin_step
-from meft_runner.memory.shapes import ShapeMode
+from meft_runner.memory import AUTOCAST
 from meft_runner.memory.twin import on_meta
-from meft_runner.memory_report.case import check_chunks, fitting_sizes, usual_chunks
-from meft_runner.memory_report.prediction import IMPLEMENTATIONS, blank_model, look_at_no_values
+from meft_runner.memory_report.case import fitting_sizes
+from meft_runner.memory_report.prediction import blank_model
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.prepare import prepare
 
@@ -100,15 +97,24 @@ def predict_memory(
     """
     kernel = None if attention is None else _named(Kernel.__members__, "attention", attention)
     chosen = _named(Precision.__members__, "precision", precision)
-    if isinstance(model, PreTrainedConfig):
-        form = _named(WeightForm.__members__, "weights", weights or "fp32")
-        made: nn.Module = _of_config(model, head, form, chosen, kernel or Kernel.materialised)
-        _check_weights(form, method, chosen)
-    else:
-        made = _given(model, head=head, weights=weights)
+    made = _made(model, head, weights, method, chosen, kernel)
     if method is not None or settings:
         made = _prepared(made, method, settings)
-    return _predicted(made, batch, length, AUTOCAST[chosen.name], kernel, accumulating)
+    found = predicted_step(
+        made, _family_of(inner_of(made).config), batch, length, AUTOCAST[chosen.name], kernel, accumulating
+    )
+    return PredictedMemory(**{each.name: getattr(found, f"{each.name}_bytes") for each in fields(PredictedMemory)})
+
+
+def _made(
+    model: Any, head: str | None, weights: str | None, method: str | None, precision: Precision, kernel: Kernel | None
+) -> nn.Module:
+    """Returns the model that was given, or one of the configuration that was given."""
+    if not isinstance(model, PreTrainedConfig):
+        return _given(model, head=head, weights=weights)
+    form = _named(WeightForm.__members__, "weights", weights or "fp32")
+    _check_weights(form, method, precision)
+    return _of_config(model, head, form, precision, kernel or Kernel.materialised)
 
 
 def _of_config(
@@ -143,18 +149,20 @@ def _given(model: nn.Module, **said: str | None) -> nn.Module:
     """Returns a model that was given.
 
     Raises:
-        UserError: it is no model of transformers, or something is said of it that it says itself.
+        UserError: it is no model of transformers as it was loaded or prepared, or something is said of it that it says
+            itself.
     """
-    if not isinstance(_inner(model), PreTrainedModel):
+    if not isinstance(inner_of(model), PreTrainedModel):
         raise UserError(f"model: expected a model of transformers or its configuration, not {type(model).__name__}.")
+    if "forward" in {**vars(model), **vars(inner_of(model))}:
+        raise UserError(
+            "model: its forward pass has been replaced, as trainers and accelerators do, and a copy would run the "
+            "model itself. Predict before it is given to them."
+        )
     for key, value in said.items():
         if value is not None:
             raise UserError(f"{key}={value}: the model has its own. Leave it out, or give its configuration.")
     return model
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _family_of(config: PreTrainedConfig) -> Family:
@@ -173,60 +181,13 @@ def _prepared(model: nn.Module, method: str | None, settings: dict[str, Any]) ->
         given = ", ".join([*([] if method is None else ["method"]), *settings])
         raise UserError(f"{given}: the model is reversible already, and predicted as it is. Leave it out.")
     with torch.device("meta"):
-        copied: Any = on_meta(model)
+        with copying():
+            copied: Any = on_meta(model)
         if method in METHODS and method not in MEFT and not isinstance(model, PeftModel):
             inner, family = backbone_of(copied)
             backbone = settings_of_backbone(inner)
             return prepare(inner, family, backbone, run_settings(method, backbone.norm.name, settings))
         return make_reversible(copied, method, **settings)
-
-
-def _predicted(
-    model: nn.Module,
-    rows: int,
-    length: int | None,
-    autocast: torch.dtype | None,
-    attention: Kernel | None,
-    accumulating: bool,
-) -> PredictedMemory:
-    inner = _inner(model)
-    family = _family_of(inner.config)
-    shapes = shapes_of(inner, family, rows, length)
-    for stack in reversible_stacks(model):
-        tokens = rows * (length or family.positions(inner.config))
-        stored = len(stack.blocks) if stack.mode == "stored" else stack.stored_layers
-        check_chunks(rows, len(stack.blocks), stored, usual_chunks(stack.chunks, tokens))
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError("model: none of its parameters requires gradient, so that there is nothing to train.")
-    kernel = attention or (Kernel.flash if _on_gpu(model) else None)
-    try:
-        found = _predict(model, shapes, None, autocast, kernel, accumulating)
-    except NotImplementedError:  # the model looks at values, as BART's classifier, which reads where a text ends
-        values = with_values(shapes, inner.config)
-        found = _predict(model, shapes, values, autocast, kernel, accumulating)
-    return PredictedMemory(**{each.name: getattr(found, f"{each.name}_bytes") for each in fields(PredictedMemory)})
-
-
-def _predict(
-    model: nn.Module,
-    shapes: Shapes,
-    values: dict[str, Tensor] | None,
-    autocast: torch.dtype | None,
-    kernel: Kernel | None,
-    accumulating: bool,
-) -> StepMemory:
-    operations = kernels.gpu_operations() if kernel is Kernel.flash else nullcontext()
-    with kernels.whole_rows(), operations, torch.random.fork_rng(devices=[]), ShapeMode():
-        batch = values or {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
-        step = twin_step(model, batch, autocast)
-        look_at_no_values(_inner(step.model).config)
-        if kernel is not None:
-            kernels.take_attention(step.model, IMPLEMENTATIONS[kernel])
-        return predict_step(step, accumulating)
-
-
-def _on_gpu(model: nn.Module) -> bool:
-    return next(model.parameters()).device.type == "cuda"
 
 
 def _named(known: Mapping[str, Any], key: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from meft_runner import reversal_report
 from meft_runner.backbones import UnsupportedInputError
 from tests.helpers.interface import made
-from tests.helpers.loops import CAUSAL, LOOPS, PASSES, ROWS, STEPS, rows, run, trainer_of
+from tests.helpers.loops import CAUSAL, LOOPS, PASSES, ROWS, STEPS, forget_accelerators, rows, trainer_of
 
 KINDS = ("bert", "roberta", "bart", "opt", "vit", "llama")
 HOW = ("meft1", "lora", "dora", "ia3")
@@ -104,7 +104,9 @@ def test_the_trainer_goes_on_from_its_checkpoint(kind, how, tmp_path):
             "learning_rate": 1e-2, "load_best_model_at_end": True,
         }  # fmt: skip
         trainer = trainer_of(model, rows(kind, 3 * ROWS * PASSES), folder, **arguments)
-        run(trainer, resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=resume)
+        assert trainer.evaluate()["eval_loss"] == trainer.state.best_metric
+        forget_accelerators()
         return model, trainer.state.best_metric
 
     expected, best = train(tmp_path / "whole")

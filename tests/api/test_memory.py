@@ -1,5 +1,7 @@
 """What `predict_memory` says of a model, held against a tracked step and against meft-memory."""
 
+import threading
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -137,7 +139,17 @@ def bert(**given):
     return {"model": tiny_config("bert"), "batch": 2, "length": 4, **given}
 
 
+def holding(name, value):
+    model = tiny_model()
+    setattr(model, name, value)
+    return model
+
+
 @pytest.mark.parametrize(("given", "message"), [
+    (lambda: bert(model=holding("forward", print)), r"model: its forward pass has been replaced, as trainers and"),
+    (lambda: bert(model=holding("lock", threading.Lock())), r"model: it holds what cannot be copied \(cannot pickle"),
+    (lambda: bert(model=holding("lock", threading.Lock()), method="meft1"), r"model: it holds what cannot be copied"),
+    (lambda: bert(model=torch.compile(tiny_model())), r"model: expected a model of transformers .* OptimizedModule\."),
     (lambda: bert(model=3), r"model: expected a model of transformers or its configuration, not int\."),
     (lambda: bert(model=torch.nn.Linear(2, 2)), r"model: expected .*, not Linear\."),
     (lambda: bert(model=GPT2Config()), r"model: models of type gpt2 are not served, only bart, bert, "),
