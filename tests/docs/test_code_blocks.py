@@ -23,7 +23,8 @@ from meft_runner.memory_report.cases import cases
 from meft_runner.predict import asked as prediction
 from meft_runner.run import composing  # noqa: F401  # resolvers that conf/ reads
 from meft_runner.sharing import asked as sharing
-from meft_runner.sweeps.asked import for_the_sweeper, read_arguments, whole
+from meft_runner.sweeps.asked import for_the_sweeper, read_arguments, whole, with_space
+from meft_runner.sweeps.study import studies_of
 from tests.helpers.documents import PAGES, ROOT, blocks, shown_commands
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,7 +36,7 @@ LANGUAGES = {"bash", "python", "yaml"}
 
 def check_run(words, whole_sweep=False):
     """Composes the run; of a sweep the first, or all of them."""
-    line = read_arguments(words)
+    line = read_arguments(with_space(words))
     if line.informs:
         return
     config = whole(line)
@@ -45,6 +46,9 @@ def check_run(words, whole_sweep=False):
         with open_dict(config):
             del config["hydra"]
         parse(config, typed_keys([str(override.input_line) for override in line.overrides], {}))
+        return
+    if config.hpo is not None:
+        assert all(study.space for study in studies_of(line.overrides))
         return
     swept = [*(f"{key}={value}" for key, value in params.items()), *for_the_sweeper(line.overrides)]
     (found,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from meft_runner.config import METHODS, MemorySettings, PredictSettings, Settings
+from meft_runner.config import METHODS, MemorySettings, PredictSettings, SearchSettings, Settings
 from meft_runner.config.commands import ShareSettings, TablesSettings
 from meft_runner.config.tasks import TASKS
 from tests.helpers.documents import PAGES, ROOT, inline_code, prose
@@ -46,7 +46,7 @@ def known_settings():
     commands = (Settings, MemorySettings, PredictSettings, ShareSettings, TablesSettings)
     found = {each.name for kind in commands for each in fields(kind)}
     kinds = {name: [kind] for name, kind in sections.items() if is_dataclass(kind)}
-    kinds |= {"method": [*METHODS.values()], "task": [*TASKS.values()]}
+    kinds |= {"hpo": [SearchSettings], "method": [*METHODS.values()], "task": [*TASKS.values()]}
     for section, members in kinds.items():
         found |= {f"{section}.{each.name}" for kind in members for each in fields(kind)}
     return found | {"experiment", "scale", "launcher", "output_dir", "mu"}
