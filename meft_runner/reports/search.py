@@ -113,10 +113,15 @@ def _draw_setting(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, spa
     if space and space[-1] in ("log", "linear"):
         _draw(axes, trials, [row["settings"].get(key) for row in trials])
         axes.set_xscale(space[-1])
+        low, high = float(space[0]), float(space[1])
+        middle = (low * high) ** 0.5 if space[-1] == "log" else (low + high) / 2
+        axes.set_xticks([low, middle, high], [f"{value:.3g}" for value in (low, middle, high)])
+        axes.minorticks_off()
     else:
         places = [_text(value) for value in space]
         texts = [_text(row["settings"].get(key)) for row in trials]
         _draw(axes, trials, [places.index(text) if text in places else None for text in texts])
+        axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(range(len(places)), [text.replace("$", r"\$") for text in places])
     axes.set(xlabel=_short(key), ylabel="score (%)")
 

@@ -66,6 +66,7 @@ def test_a_figure_has_a_panel_for_the_trials_and_for_each_setting():
     ]  # fmt: skip
     trials, rates, scales, _, other = figure.axes
     assert rates.get_xscale() == "log"
+    assert [text.get_text() for text in rates.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
     assert [text.get_text() for text in scales.get_xticklabels()] == ["1/10", "1/32"]
     assert {place for points in other.collections for place, _ in points.get_offsets().tolist()} == {1.0}
     (best,) = trials.lines

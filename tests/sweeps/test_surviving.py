@@ -49,6 +49,24 @@ def test_a_sweep_killed_five_times_ends_as_if_it_had_not_been(arguments, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_search_killed_twice_ends_as_if_it_had_not_been(arguments, tmp_path):
+    search = [text for text in arguments if not text.startswith(("method", "seed", "training.learning_rate"))]
+    search += ["hpo=optuna", "hpo.trials=6", "hpo.startup_trials=2", "hpo.warmup_epochs=0", "method=lora"]
+    sweeps.finish(sweeps.start(search, tmp_path / "whole"))
+    for _ in range(2):
+        process = sweeps.start(search, tmp_path / "cut")
+        assert sweeps.kill_after(process, 12), "ended before it could be killed: make the runs longer"
+    sweeps.finish(sweeps.start(search, tmp_path / "cut"))
+    cut, whole = (sweeps.records(tmp_path / name) for name in ("cut", "whole"))
+    assert {name: (one["status"], one["scores"]) for name, one in cut.items()} == {
+        name: (one["status"], one["scores"]) for name, one in whole.items()
+    }
+    trials = [path.read_text() for path in sorted(tmp_path.glob("*/.searches/*/search.json"))]
+    assert len(trials) == 2
+    assert trials[0] == trials[1]
+
+
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_runs(arguments, tmp_path):
     arguments = sweeps.changed(arguments, "training.max_steps=2")
     for attempt in range(10):
