@@ -42,7 +42,7 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
     Raises:
         ValueError: the model has no adapter, or the folder cannot be written.
     """
-    if not isinstance(model, PeftModel) and not (isinstance(model, PreTrainedModel) and noted(model)):
+    if not isinstance(model, PeftModel) and not (isinstance(model, PreTrainedModel) and _has_meft(model)):
         raise UserError(
             f"model: this {type(model).__name__} has no adapter. Give the model that make_reversible or "
             "peft.get_peft_model has returned, not one that is wrapped."
@@ -151,6 +151,11 @@ def _check_same_method(model: nn.Module, found: AdapterFolder) -> None:
             f"folder={found.path}: made by other settings ({', '.join(differing[:3])}). Give the plain base model, "
             "which is prepared by those of the folder."
         )
+
+
+def _has_meft(model: PreTrainedModel) -> bool:
+    made = noted(model)  # what peft has given back still notes how its layers are coupled
+    return made is not None and isinstance(made.method, MeftSettings)
 
 
 def _write(model: PreTrainedModel | PeftModel, folder: Path) -> None:

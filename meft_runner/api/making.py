@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from meft_runner.api.base import description_of
 from meft_runner.api.served import settings_of_backbone
-from meft_runner.backbones import Family
+from meft_runner.backbones import Family, StackLayer
+from meft_runner.backbones.stack_layer import LayerList
 from meft_runner.backbones.weights import settle
 from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
 from meft_runner.files import write_whole
@@ -135,7 +136,13 @@ def _finish(model: nn.Module, inner: PreTrainedModel, made: Made) -> None:
     attributes._made_reversible = made
     if getattr(inner.config, "use_cache", False):
         inner.config.use_cache = False  # keys and values are kept for generation only
-    model.train(model.training)  # what is new as well
+    layers = (layer for stacked in inner.modules() if isinstance(stacked, StackLayer) for layer in stacked.replaced)
+    own = {id(module) for layer in layers for module in layer.modules()}
+    for module in inner.modules():
+        if isinstance(module, LayerList):
+            for new in module.modules():
+                if id(new) not in own:  # the layers stay in the modes that they were in
+                    new.training = model.training
 
 
 def _leave_checkpointing_off(*args: Any, **kwargs: Any) -> None:

@@ -4,10 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LNTuningConfig, LoHaConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import meft_runner
@@ -15,7 +16,7 @@ from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import write_record
 from tests.helpers.interface import batch_of, made, model_of, outputs, with_adapters
-from tests.helpers.models import meft_settings, move_away, peft_settings, prepared, tiny_model
+from tests.helpers.models import gradients, meft_settings, move_away, peft_settings, prepared, tiny_model
 from tests.helpers.records import record
 
 CASES = [("bert", "meft1"), ("llama", "lora"), ("bart", "ia3"), ("vit", "meft3"), ("bert", "dora")]
@@ -32,6 +33,32 @@ def test_what_is_saved_is_loaded_and_trains_on(kind, how, tmp_path):
     assert meft_runner.reversal_report(found).mismatches == 0
     trained = [{name for name, p in each.named_parameters() if p.requires_grad} for each in (found, model)]
     assert trained[0] == trained[1]
+
+
+TARGETS = ["q_proj", "v_proj"]
+OF_PEFT = [
+    LoHaConfig(target_modules=TARGETS, r=2),
+    OFTConfig(target_modules=TARGETS, oft_block_size=4),
+    LNTuningConfig(target_modules=["input_layernorm"]),
+    LoraConfig(target_modules=TARGETS, layers_to_transform=[1], rank_pattern={"v_proj": 3}),
+    LoraConfig(target_modules=TARGETS, modules_to_save=["lm_head", "embed_tokens", "input_layernorm"]),
+    LoraConfig(target_modules="all-linear", trainable_token_indices=[3, 4]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", OF_PEFT, ids=lambda config: config.peft_type)
+def test_methods_of_peft_that_train_inside_layers_need_no_more(config, tmp_path):
+    found = {}
+    for reversal in ("exact", "stored"):
+        model = get_peft_model(model_of("llama"), deepcopy(config), adapter_name="mine")
+        model = move_away(meft_runner.make_reversible(model, reversal=reversal)).train()
+        model(**batch_of("llama")).loss.backward()
+        found[reversal] = gradients(model)
+    assert all(torch.equal(grad, found["stored"][name]) for name, grad in found["exact"].items())
+    meft_runner.save_adapter(model, tmp_path)
+    loaded = meft_runner.load_adapter(model_of("llama"), tmp_path)
+    assert torch.equal(outputs(loaded, "llama"), outputs(model.eval(), "llama"))
 
 
 FRESH = """
@@ -201,6 +228,8 @@ def test_what_cannot_be_saved_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file: cannot be written"):
         meft_runner.save_adapter(made("bert", "meft1"), tmp_path / "file")
+    with pytest.raises(ValueError, match="this BertForSequenceClassification has no adapter"):
+        meft_runner.save_adapter(made("bert", "lora").merge_and_unload(), tmp_path)
     two = made("bert", "lora")
     two.add_adapter("second", two.peft_config["default"])
     with pytest.raises(ValueError, match=r"it has 2 adapters \(default, second\)"):

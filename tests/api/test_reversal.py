@@ -46,6 +46,14 @@ def test_a_model_is_changed_in_place_and_its_mode_kept(kind, how):
     assert not any(module.training for module in model.modules())
 
 
+def test_parts_in_another_mode_stay_in_it():
+    model = model_of("bert").train()
+    model.bert.encoder.layer[0].eval()
+    meft_runner.make_reversible(model, "meft1")
+    assert not any(module.training for module in reversible_stacks(model)[0].blocks[0].f.first.layer.modules())
+    assert all(module.training for module in reversible_stacks(model)[0].blocks[0].g.modules())
+
+
 def test_a_bare_model_has_adapters_and_no_head():
     model = meft_runner.make_reversible(BertModel(tiny_config("bert")), "meft3")
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
