@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that a mistake is told at once.
 """
 
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _found(settings: Settings) -> Path:
     directory, name = Path(str(settings.method.start_from)), settings.method.started_from
     if name is None or (directory / FILE_NAME).is_file():
         return directory
-    others = sorted(Path(settings.output_dir).glob(f"*-{name.partition('-')[0]}/{FILE_NAME}"))
+    others = sorted(Path(settings.output_dir).glob(f"*-{escape(name.partition('-')[0])}/{FILE_NAME}"))
     return others[0].parent if others else directory
 
 
