@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any, get_args
 
 from omegaconf import DictConfig
@@ -76,7 +77,8 @@ Dimension = Range | Choice
 def space_of(config: DictConfig, typed: Collection[str]) -> list[Dimension]:
     """Returns what the search of a composed config varies, a setting each.
 
-    Of conf/, what the method does not have or does not read is left out, and so is what was typed as a setting.
+    Of conf/, what the method does not have or does not read is left out, and so is what was typed as a setting, and
+    what is far from where the method is, as its own value is not among the others.
 
     Args:
         config: of a run of the search.
@@ -99,11 +101,20 @@ def space_of(config: DictConfig, typed: Collection[str]) -> list[Dimension]:
             if asked:
                 raise UserError(f"{place}: {problem}")
         elif content is not None:
-            space.append(_dimension(settings, key, content))
-            _check_values(config, space[-1])
+            dimension = _dimension(settings, key, content)
+            if asked or dimension.holds(value_of(settings, key)):
+                space.append(dimension)
+                _check_values(config, dimension)
     if not space:
         raise UserError(f"hpo: nothing is left to search. Leave a setting out, or add {SPACE}.KEY=[low,high,log].")
     return space
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """Returns the value of a setting of a group, as it is written."""
+    group, _, name = key.partition(".")
+    value = getattr(getattr(settings, group), name)
+    return value.name if isinstance(value, Enum) else value
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from meft_runner.config import SearchSettings, Settings, meaning, with_values
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import typed_keys
-from meft_runner.config.space import Dimension, space_of
+from meft_runner.config.space import Dimension, space_of, value_of
 from meft_runner.errors import UserError
 from meft_runner.records.record import read_record
 from meft_runner.records.schema import CompleteRecord, Record
@@ -92,11 +91,7 @@ class Study:
 
     def as_it_stands(self) -> dict[str, Any] | None:
         """Returns the values that the settings have without a search; None where one is not among what is varied."""
-        values: dict[str, Any] = {}
-        for each in self.space:
-            group, _, name = each.key.partition(".")
-            value = getattr(getattr(self.settings, group), name)
-            values[each.key] = value.name if isinstance(value, Enum) else value
+        values = {key: value_of(self.settings, key) for key in self.keys}
         return values if all(each.holds(values[each.key]) for each in self.space) else None
 
     def add(self, suggested: Sequence[dict[str, Any]]) -> None:

@@ -48,6 +48,13 @@ def test_a_method_searches_what_it_has(meft1, lora):
     assert list(searched(lora)) == ["training.learning_rate", "training.batch_size", "method.rank"]
 
 
+def test_values_that_are_far_from_a_methods_own_are_searched_where_they_are_typed():
+    vera = config_of("method=vera")  # with a rank of 256
+    assert "method.rank" not in searched(vera)
+    assert "method.rank" in searched(vera, method__rank=[128, 256])
+    assert "method.rank" in searched(vera, method__rank=[64, 128])
+
+
 def test_what_is_typed_as_a_setting_is_not_searched(meft1):
     fixed = ["training.learning_rate", "training.batch_size"]
     assert [each.key for each in space_of(meft1, fixed)] == ["method.adapter_dim"]

@@ -28,7 +28,7 @@ class Runs:
 
     def __init__(self):
         self.seen, self.fails, self.interrupts = [], lambda chosen: False, lambda number: False
-        self.template = made.record()
+        self.template, self.lost = made.record(), lambda chosen: False
 
     def __call__(self, chosen):
         self.seen.append(chosen)
@@ -67,7 +67,9 @@ class Runs:
             chosen.hpo.trial.number, chosen.hpo.trial.pruned_below = trial["number"], trial["pruned_below"]
             ended.append(Outcome("", str(run_directory(chosen))))
             try:
-                if why_not_to_run(chosen, in_sweep=True) is None:
+                if self.lost(chosen):
+                    self.seen.append(chosen)
+                elif why_not_to_run(chosen, in_sweep=True) is None:
                     self(chosen)
             except UserError as error:
                 ended[-1].error, ended[-1].code = str(error), 2
@@ -263,3 +265,38 @@ def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     whole["trials"][0]["settings"]["method.adapter_dim"] = 7
     file.write_text(json.dumps(whole))
     assert "its trial 1 is none of this search" in search(trials=2)[2]
+
+
+def test_a_trial_that_another_process_leaves_unfinished_is_begun_once_more(runs, search):
+    runs.lost = lambda chosen: len(runs.seen) == 0
+    assert search(trials=2)[0] == 0
+    assert [chosen.hpo.trial.number for chosen in runs.seen] == [0, 0, 1]
+    runs.lost = lambda chosen: chosen.hpo.trial.number == 2
+    code, _, error = search(trials=4)
+    assert code == 1
+    assert "was left unfinished by another process" in error
+    assert [chosen.hpo.trial.number for chosen in runs.seen][3:] == [2, 2, 3]
+
+
+def test_trials_of_other_rows_do_not_stand_beside_new_ones(runs, search, tmp_path):
+    search(trials=1)
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+    content = json.loads(path.read_text())
+    content["data"]["version"] = 99
+    path.write_text(json.dumps(content))
+    code, _, error = search(trials=2)
+    assert (code, len(runs.seen)) == (2, 1)
+    assert "made from other prompts or preprocessing" in error
+    path.write_text("{")
+    code, _, error = search(trials=2)
+    assert (code, len(runs.seen)) == (2, 1)
+    assert "record.json: not a run record of this program" in error
+
+
+def test_a_search_is_not_for_torchrun(runs, search, monkeypatch):
+    torchrun = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    code, _, error = search()
+    assert (code, runs.seen) == (2, [])
+    assert "hpo: cannot search under torchrun" in error
