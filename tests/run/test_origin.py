@@ -16,6 +16,7 @@ from meft_runner.predict.command import answer
 from meft_runner.records.record import read_record
 from meft_runner.reports.labels import method_label
 from meft_runner.run import lifecycle
+from meft_runner.run.earlier import repeated
 from meft_runner.run.folder import run_directory
 from meft_runner.run.interruption import Interruption
 from meft_runner.run.lifecycle import run
@@ -195,22 +196,26 @@ def test_the_identity_is_that_of_the_weights_and_not_of_a_path(places, earlier, 
     assert f"lora (started_from={here.method.started_from})" in labels
 
 
-def test_it_is_repeated_with_other_seeds_wherever_the_earlier_run_is(second, earlier, places, monkeypatch, capsys):
+def test_it_is_repeated_with_other_seeds_wherever_the_earlier_run_is(second, earlier, places):
     """From its record, of the weights that it began with and of no others."""
     folder = earlier("method=lora")
-    again = ["-m", f"from_record={identity(second)}", f"output_dir={places / 'runs'}"]
+    typed = [f"from_record={identity(second)}", f"output_dir={places / 'runs'}", "seed=2"]
+    again = repeated(settings(*typed), typed)
     moved = folder.parent / f"copy-{folder.name}"
     shutil.move(folder, moved)
-    weights = (moved / WEIGHTS).read_bytes()
+    kept = {name: (moved / name).read_bytes() for name in (WEIGHTS, "record.json")}
     try:
-        code, _, error = call(monkeypatch, capsys, cli.meft_run, *again, "seed=2")
-        assert (code, error) == (0, "")
+        found = with_origin(again)
+        assert (found.method.start_from, found.method.started_from) == (str(moved), second.method.started_from)
         (moved / WEIGHTS).write_bytes(b"other")
-        code, _, error = call(monkeypatch, capsys, cli.meft_run, *again, "seed=3")
-        assert code == 2
-        assert f"{WEIGHTS} is gone or damaged" in error
+        with pytest.raises(UserError, match=f"{WEIGHTS} is gone or damaged"):
+            with_origin(again)
+        set_part(moved, files=None)
+        with pytest.raises(UserError, match=r"from_record=.*: began with the weights .* which now holds"):
+            with_origin(again)
     finally:
-        (moved / WEIGHTS).write_bytes(weights)
+        for name, content in kept.items():
+            (moved / name).write_bytes(content)
         shutil.move(moved, folder)
 
 
@@ -254,8 +259,6 @@ def test_another_coupling_is_refused(places, tmp_path):
         "method.scale_1=1/8": "trained with method.scale_1=1/10, this run has method.scale_1=1/8",
         "method.mu=1-scale": r"trained with method.mu=1, this run has method.mu=\[0.9, 1.0\]",
         "method.adapter_factor=4": "trained with method.adapter_factor=1.0, this run has method.adapter_factor=4",
-        "method.adapter_dim=4": "trained with method.adapter_dim=8, this run has method.adapter_dim=4",
-        "method.frozen_layers=1": "trained with method.frozen_layers=0, this run has method.frozen_layers=1",
     }.items():
         with pytest.raises(UserError, match=message):
             begun_from(folder, places, "mrpc", "method=meft1", "method.merge=learned", word)
