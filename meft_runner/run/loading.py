@@ -33,7 +33,7 @@ def loading(settings: Settings, record: Record, repository: str | None) -> str:
     code = "\n".join(["```python", *lines, "```"]).replace("CLASS", kind).replace("BASE", base)
     where = [] if repository else [f"`{_FOLDER}` is the folder of this card."]
     where += [] if base_name(settings) else ["`DIR` is a folder with the base model."]
-    return "\n\n".join([code, " ".join([*where, *_notes(settings, record)])]).rstrip()
+    return "\n\n".join([code, " ".join([*where, *_notes(settings, record, repository)])]).rstrip()
 
 
 def _base(settings: Settings, record: Record) -> str:
@@ -86,7 +86,7 @@ def _local(repository: str | None) -> str:
 _LINES = {PeftSettings: _with_peft, FullSettings: _with_transformers, object: _with_this_program}
 
 
-def _notes(settings: Settings, record: Record) -> list[str]:
+def _notes(settings: Settings, record: Record, repository: str | None) -> list[str]:
     """Returns what a reader must know of the model that these lines make, a sentence each."""
     notes, plain, method = [], record.plain_model, settings.method
     if isinstance(method, PeftSettings) and method.reverses:
@@ -95,10 +95,9 @@ def _notes(settings: Settings, record: Record) -> list[str]:
             if plain is None or plain.output_distance is None
             else f" (relative distance {plain.output_distance:.2g})"
         )
-        coupling = f'scale_1="{method.scale_1}", mu="{method.mu}"'
         notes.append(
             f"The layers were trained in a delay coupling. In the plain model outputs are almost the same{apart}; "
-            f"`meft_runner.make_reversible(model, {coupling})` gives the trained ones."
+            f"`meft_runner.load_adapter(base, {_local(repository)})` in place of the last line gives the trained ones."
         )
     if settings.task.head is Head.classification and Head.lm in settings.backbone.heads:
         notes.append("It reads each row's last token: give one row at a time, or rows padded as its class expects.")

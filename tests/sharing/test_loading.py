@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from peft import PeftConfig
 from transformers import AutoTokenizer
 
+from meft_runner import load_adapter
 from meft_runner.config import Head, PredictSettings
 from meft_runner.predict.trained import find_run
 from meft_runner.records.record import read_record
@@ -38,6 +39,15 @@ def loaded(folder):
     return found["model"]
 
 
+def coupled(folder):
+    """Returns the model whose layers run as they were trained, as the card has it for reversed methods of peft."""
+    text = ModelCard.load(folder / "adapter" / "README.md").text
+    (call,) = re.findall(r"`meft_runner\.(load_adapter\(base, .*?\))`", text)
+    names = {"load_adapter": load_adapter}
+    exec(lines_of(folder).rpartition("model = ")[0], names)
+    return eval(call.replace('"FOLDER"', repr(str(folder / "adapter"))), names)
+
+
 def of_run(folder):
     """Returns the run's own model."""
     trained = find_run(PredictSettings(run=str(folder), split="validation"), {})
@@ -63,6 +73,7 @@ def test_a_classifier_has_the_logits_of_its_run(method, trained):
         assert torch.equal(found, expected)
     else:
         assert relative_distance(expected.flatten(), found.flatten()) == pytest.approx(apart.output_distance, rel=0.02)
+        assert torch.equal(logits(coupled(folder), folder), expected)
 
 
 def hidden_states(model, head):
