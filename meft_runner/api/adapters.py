@@ -5,7 +5,7 @@ import tempfile
 from os import PathLike
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -21,7 +21,8 @@ from meft_runner.errors import UserError, first_line
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
 
-# Settings that say what a training step keeps, and change no result.
+_NAMING = (PeftType.XLORA,)  # a method whose configuration names other adapters, which are fetched
+# Settings that have to be the same where weights are put into a model that is prepared already.
 _OF_RESULTS = (
     "scale_1", "scale_2", "mu", "merge", "grid_bits", "adapter_dim", "adapter_factor", "frozen_layers",
 )  # fmt: skip
@@ -62,7 +63,7 @@ def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
     Args:
         base: the plain model as `from_pretrained` loads it, with the head that was trained; or one that was prepared
             in the same way.
-        folder: that `save_adapter` has written, a run's `adapter` or peft.
+        folder: that `save_adapter` has written, a run's `adapter`, or peft for a method that trains inside layers.
 
     Returns:
         The model in evaluation mode: a peft model around the base where the folder is peft's, the base itself where it
@@ -94,8 +95,8 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
     try:
         config = PeftConfig.from_pretrained(str(found.path))
         config.inference_mode = False
-        if getattr(config, "megatron_config", None):  # for which peft imports what the file names
-            raise ValueError("it is for Megatron")
+        if config.is_prompt_learning or config.peft_type in _NAMING or getattr(config, "megatron_config", None):
+            raise ValueError("peft may import or fetch what such a file names; PeftModel.from_pretrained does")
         model = get_peft_model(base, config)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"folder={found.path}: peft cannot put it on this model ({first_line(error)}).") from error

@@ -222,6 +222,23 @@ def test_a_broken_folder_is_one_line(message, tmp_path):
     assert not reversible_stacks(model)
 
 
+NAMING = {
+    "XLORA": {"hidden_size": 8, "adapters": {"other": "/nowhere/else"}},
+    "PROMPT_TUNING": {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "a", "tokenizer_name_or_path": "a/b"},
+    "LORA": {"megatron_config": {"a": 1}, "megatron_core": "this"},
+}
+
+
+@pytest.mark.parametrize("kind", NAMING)
+def test_nothing_is_read_that_a_folder_names(kind, tmp_path):
+    meft_runner.save_adapter(made("bert", "lora"), tmp_path)
+    (tmp_path / "coupling.json").unlink()
+    config = {"peft_type": kind, "task_type": "SEQ_CLS", "num_virtual_tokens": 2, **NAMING[kind]}
+    spoilt(tmp_path, "adapter_config.json", json.dumps(config))
+    with pytest.raises(ValueError, match="what such a file names"):
+        meft_runner.load_adapter(model_of("bert"), tmp_path)
+
+
 def test_what_cannot_be_saved_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="this BertForSequenceClassification has no adapter"):
         meft_runner.save_adapter(model_of("bert"), tmp_path)
