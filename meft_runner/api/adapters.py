@@ -15,8 +15,9 @@ from meft_runner.api.folders import AdapterFolder, folder_of, read_adapter
 from meft_runner.api.making import add_adapters, couple, description, noted, plain_settings, undone_on_error
 from meft_runner.api.mistakes import with_value_errors
 from meft_runner.api.served import backbone_of, kind_of
-from meft_runner.backbones import Family
+from meft_runner.backbones import Family, inner_model
 from meft_runner.config import METHODS, MeftSettings, PeftSettings
+from meft_runner.config.methods import KEEPS_NOTHING
 from meft_runner.errors import UserError, first_line
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
@@ -26,7 +27,7 @@ _NAMING = (PeftType.XLORA,)  # a method whose configuration names other adapters
 _OF_RESULTS = (
     "scale_1", "scale_2", "mu", "merge", "grid_bits", "adapter_dim", "adapter_factor", "frozen_layers",
 )  # fmt: skip
-_OF_TRAINING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None, "kernels": "auto"}
+_HERE = {**KEEPS_NOTHING, "kernels": "auto"}  # whatever the machine was like that they were trained on
 
 
 @with_value_errors
@@ -73,7 +74,7 @@ def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
         ValueError: the folder cannot be read, or belongs to another base model, method or width.
     """
     found = read_adapter(folder_of(folder))
-    inner = base.get_base_model() if isinstance(base, PeftModel) else base
+    inner = inner_model(base)
     made = noted(inner)
     if isinstance(inner, PreTrainedModel):
         own = description_of(inner) if made is None else made.base
@@ -103,7 +104,7 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
     assert isinstance(model, PeftModel)
     try:
         if found.coupled:
-            couple(model, base, family, restored(PeftSettings, {**found.method, **_OF_TRAINING}))
+            couple(model, base, family, restored(PeftSettings, {**found.method, **_HERE}))
         _fill(model, found)
     except BaseException:
         with plain_layers(model):
@@ -117,7 +118,7 @@ def _with_meft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
     names = [str(name) for name in (found.method["name"], found.method.get("variant")) if name is not None]
     if any(METHODS.get(name) is not MeftSettings for name in names):
         raise UserError(f"folder={found.path}: is of method={names[-1]}, which has no adapter of this program.")
-    add_adapters(base, family, restored(MeftSettings, {**found.method, **_OF_TRAINING}))
+    add_adapters(base, family, restored(MeftSettings, {**found.method, **_HERE}))
     for name, parameter in base.named_parameters():
         if name in found.weights:  # what a user has let train besides
             parameter.requires_grad_(True)
@@ -137,7 +138,7 @@ def _fill(model: nn.Module, found: AdapterFolder) -> None:
 
 def _check_same_method(model: nn.Module, found: AdapterFolder) -> None:
     """Makes sure that a model was prepared as the one was whose adapter is in a folder."""
-    made = noted(model.get_base_model() if isinstance(model, PeftModel) else model)
+    made = noted(inner_model(model))
     then, now = found.method, {} if made is None else plain_settings(made.method)
     kinds = [
         kind or str(settings.get("variant") or settings.get("name"))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from meft_runner.api.base import description_of
 from meft_runner.api.served import settings_of_backbone
-from meft_runner.backbones import Family, StackLayer
+from meft_runner.backbones import Family, StackLayer, inner_model
 from meft_runner.backbones.stack_layer import LayerList
 from meft_runner.backbones.weights import settle
 from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
@@ -54,7 +54,7 @@ def noted(model: nn.Module) -> Made | None:
 
 def description(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     """Returns what a folder says of an adapter: the base model, and the settings of a reversal where there is one."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_model(model)
     made = noted(inner)
     return {
         "base_model_name_or_path": inner.config.name_or_path,

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from meft_runner.api.arguments import run_settings
 from meft_runner.api.mistakes import with_value_errors
 from meft_runner.api.reversal import MEFT, make_reversible
-from meft_runner.api.served import backbone_of, settings_of_backbone
-from meft_runner.api.steps import copying, inner_of, predicted_step
-from meft_runner.backbones import FAMILIES, Family
+from meft_runner.api.served import backbone_of, family_of, settings_of_backbone
+from meft_runner.api.steps import copying, predicted_step
+from meft_runner.backbones import inner_model
 from meft_runner.config import METHODS, Head, Kernel, MethodSettings, Precision, WeightForm
 from meft_runner.config.checks import weights_hindrance
 from meft_runner.config.sizes import written_bytes
@@ -101,7 +101,7 @@ def predict_memory(
     if method is not None or settings:
         made = _prepared(made, method, settings)
     found = predicted_step(
-        made, _family_of(inner_of(made).config), batch, length, AUTOCAST[chosen.name], kernel, accumulating
+        made, family_of(inner_model(made).config), batch, length, AUTOCAST[chosen.name], kernel, accumulating
     )
     return PredictedMemory(**{each.name: getattr(found, f"{each.name}_bytes") for each in fields(PredictedMemory)})
 
@@ -121,7 +121,7 @@ def _of_config(
     config: PreTrainedConfig, head: str | None, form: WeightForm, precision: Precision, attention: Kernel
 ) -> PreTrainedModel:
     """Returns a model of a configuration, on the meta device."""
-    family = _family_of(config)
+    family = family_of(config)
     if head is None:
         wanted = Head.lm if Head.lm in family.heads else next(iter(family.heads))
     else:
@@ -152,9 +152,9 @@ def _given(model: nn.Module, **said: str | None) -> nn.Module:
         UserError: it is no model of transformers as it was loaded or prepared, or something is said of it that it says
             itself.
     """
-    if not isinstance(inner_of(model), PreTrainedModel):
+    if not isinstance(inner_model(model), PreTrainedModel):
         raise UserError(f"model: expected a model of transformers or its configuration, not {type(model).__name__}.")
-    if "forward" in {**vars(model), **vars(inner_of(model))}:
+    if "forward" in {**vars(model), **vars(inner_model(model))}:
         raise UserError(
             "model: its forward pass has been replaced, as trainers and accelerators do, and a copy would run the "
             "model itself. Predict before it is given to them."
@@ -163,12 +163,6 @@ def _given(model: nn.Module, **said: str | None) -> nn.Module:
         if value is not None:
             raise UserError(f"{key}={value}: the model has its own. Leave it out, or give its configuration.")
     return model
-
-
-def _family_of(config: PreTrainedConfig) -> Family:
-    if config.model_type not in FAMILIES:
-        raise UserError(f"model: models of type {config.model_type} are not served, only {', '.join(FAMILIES)}.")
-    return FAMILIES[config.model_type]
 
 
 def _prepared(model: nn.Module, method: str | None, settings: dict[str, Any]) -> nn.Module:

@@ -5,9 +5,9 @@ from typing import Any
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from meft_runner.backbones import FAMILIES, Family
+from meft_runner.backbones import FAMILIES, Family, inner_model
 from meft_runner.config import BackboneSettings, Norm
 from meft_runner.config.directory import read_group
 from meft_runner.config.methods import adds_tokens
@@ -27,7 +27,7 @@ def backbone_of(model: Any) -> tuple[PreTrainedModel, Family]:
         UserError: it is of another kind, or in a state in which its layers cannot be reversed.
     """
     _check_peft(model)
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_model(model)
     if not isinstance(inner, PreTrainedModel):
         wrapped = hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module)
         fix = " Give it before it is wrapped or compiled." if wrapped else ""
@@ -36,14 +36,23 @@ def backbone_of(model: Any) -> tuple[PreTrainedModel, Family]:
         raise UserError(
             f"model: expected a model of transformers, or of peft around one, not {type(model).__name__}.{fix}"
         )
-    family = FAMILIES.get(inner.config.model_type)
-    if family is None:
-        raise UserError(f"model: models of type {inner.config.model_type} are not served, only {', '.join(FAMILIES)}.")
+    family = family_of(inner.config)
     if reversible_stacks(inner):
         raise UserError("model: it is reversible already. Give a model as it was loaded.")
     _check_layers(inner, family)
     _check_state(inner)
     return inner, family
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """Returns the family of a model of this configuration.
+
+    Raises:
+        UserError: there is none.
+    """
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model: models of type {config.model_type} are not served, only {', '.join(FAMILIES)}.")
+    return FAMILIES[config.model_type]
 
 
 def kind_of(model: PeftModel) -> str:

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from meft_runner.api.batches import shapes_of, with_values
-from meft_runner.backbones import Family
+from meft_runner.backbones import Family, inner_model
 from meft_runner.config import Kernel
 from meft_runner.errors import UserError
 from meft_runner.memory import StepMemory, kernels
@@ -18,11 +16,6 @@ from meft_runner.memory.shapes import ShapeMode
 from meft_runner.memory_report.case import check_chunks, usual_chunks
 from meft_runner.memory_report.prediction import IMPLEMENTATIONS, look_at_no_values
 from meft_runner.methods.layers import reversible_stacks
-
-
-def inner_of(model: Any) -> Any:
-    """Returns the model of transformers inside one of peft, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @contextmanager
@@ -64,7 +57,7 @@ def predicted_step(
     Raises:
         UserError: the model has no such batches, or nothing that trains, or cannot be copied.
     """
-    inner = inner_of(model)
+    inner = inner_model(model)
     shapes = shapes_of(inner, family, rows, length)
     for stack in reversible_stacks(model):
         tokens = rows * (length or family.positions(inner.config))
@@ -92,7 +85,7 @@ def _predict(
         batch = values or {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         with copying():
             step = twin_step(model, batch, autocast)
-        look_at_no_values(inner_of(step.model).config)
+        look_at_no_values(inner_model(step.model).config)
         if kernel is not None:
             kernels.take_attention(step.model, IMPLEMENTATIONS[kernel])
         return predict_step(step, accumulating)

@@ -3,7 +3,7 @@
 from transformers import PreTrainedConfig
 
 from meft_runner.backbones.families import found_families
-from meft_runner.backbones.family import Family, LayerView, UnsupportedInputError, task_head
+from meft_runner.backbones.family import Family, LayerView, UnsupportedInputError, inner_model, task_head
 from meft_runner.backbones.stack_layer import StackLayer
 
 FAMILIES = found_families()
@@ -14,4 +14,6 @@ def positions(config: PreTrainedConfig) -> int:
     return FAMILIES[config.model_type].positions(config)
 
 
-__all__ = ["FAMILIES", "Family", "LayerView", "StackLayer", "UnsupportedInputError", "positions", "task_head"]
+__all__ = [
+    "FAMILIES", "Family", "LayerView", "StackLayer", "UnsupportedInputError", "inner_model", "positions", "task_head",
+]  # fmt: skip

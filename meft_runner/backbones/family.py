@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
@@ -144,6 +145,11 @@ class Family:
         if Head.image in self.heads:
             return (config.image_size // config.patch_size) ** 2 + self.image_marks
         return config.max_position_embeddings - self.first_position(config)
+
+
+def inner_model(model: Any) -> Any:
+    """Returns the model of transformers inside one of peft, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def task_head(model: PreTrainedModel) -> list[str]:

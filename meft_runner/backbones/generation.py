@@ -6,10 +6,11 @@ from itertools import groupby, takewhile
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+
+from meft_runner.backbones.family import inner_model
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def generate(
     Returns:
         The continuations as texts, without special tokens.
     """
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_model(model)
 
     def room(place: int) -> int:
         return max(0, min(max_new_tokens, tokenizer.model_max_length - len(prompts[place])))
@@ -63,7 +64,7 @@ def stream(
     ends: Collection[int] = (),
 ) -> None:
     """Continues one prompt as `generate` does, and prints each word as soon as it is whole."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_model(model)
     new_tokens = min(max_new_tokens, tokenizer.model_max_length - len(prompt))
     with _greedy(inner, tokenizer, ends) as all_ends:
         ids = torch.tensor([list(prompt)], device=inner.device)

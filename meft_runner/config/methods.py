@@ -24,6 +24,8 @@ OFFLOAD = "offload"
 # transformers' own, as they are typed; a run's settings and its record have the first two as booleans
 Checkpointing = Enum("Checkpointing", {"false": False, "true": True, "offload": "offload", "every_4": "every_4"})
 CHECKPOINTING = tuple(each.value for each in Checkpointing)
+# What says what a training step keeps, as it is where trained weights are loaded.
+KEEPS_NOTHING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None}
 
 
 @dataclass

@@ -18,7 +18,7 @@ from meft_runner.config import (
 )
 from meft_runner.config.checks import check
 from meft_runner.config.fields import settings_of
-from meft_runner.config.methods import KernelForm
+from meft_runner.config.methods import KEEPS_NOTHING, KernelForm
 from meft_runner.errors import UserError, nearest
 from meft_runner.methods.prepare import prepare
 from meft_runner.methods.weights import load_trained
@@ -27,9 +27,6 @@ from meft_runner.run.beginning import class_names
 from meft_runner.run.finished import check_weights, complete_record, recorded_settings
 from meft_runner.run.opening import load_backbone
 from meft_runner.run.reuse import ADAPTER, changed_base
-
-# Settings of methods that say what a training step keeps.
-_WITHOUT_TRAINING = {"checkpointing": False, "offload": False, "stored_layers": 0, "budget": None}
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _settings(record: CompleteRecord, directory: Path, asked: PredictSettings, p
         setattr(section, name, path)
         if name in ("path", "data_dir"):
             section.revision = None
-    for name, value in _WITHOUT_TRAINING.items():
+    for name, value in KEEPS_NOTHING.items():
         if hasattr(settings.method, name):
             setattr(settings.method, name, value)
     if getattr(settings.method, "kernels", None) is KernelForm.fused:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
+from meft_runner.backbones import inner_model
 from meft_runner.methods.layers import plain_layers
 from meft_runner.records.schema import Plain
 from meft_runner.run.trainer import MeftTrainer
@@ -43,7 +43,7 @@ def first_outputs(model: nn.Module, batch: Mapping[str, Tensor], autocast: torch
         autocast: the dtype that weights of half precision are computed with in, None for float32.
     """
     device = next(model.parameters()).device
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_model(model)
     hidden: list[Tensor] = []
     hook = inner.base_model.register_forward_hook(lambda module, args, output: hidden.append(output[0]))
     try:
