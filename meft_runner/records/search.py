@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,12 +24,12 @@ class Trial(Part):
 
     Attributes:
         settings: values by key, of what was searched.
-        run: the name of the run's folder; None where the settings make no run.
+        run: the name of the run's folder, which stands beside the searches; None where the settings make no run.
         error: why they do not.
     """
 
     settings: dict[Text, Any]
-    run: Text | None = None
+    run: Annotated[Text, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")] | None = None
     error: str | None = None
 
 
@@ -95,7 +95,7 @@ def read_searches(output_dir: Path) -> dict[str, tuple[Search, list[Record | Non
 
 def _record(trial: Trial, output_dir: Path) -> Record | None:
     try:
-        return None if trial.run is None else read_record(output_dir / Path(trial.run).name)
+        return None if trial.run is None else read_record(output_dir / trial.run)
     except UserError as error:
         sys.stderr.write(f"skipped: {error}\n")
         return None

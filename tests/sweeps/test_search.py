@@ -262,6 +262,9 @@ def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     code, _, error = search(trials=2)
     assert (code, len(runs.seen)) == (2, 1)
     assert "search.json: not a search of this program" in error
+    for elsewhere in ("../other/run", ".."):
+        file.write_text(json.dumps(whole | {"trials": [whole["trials"][0] | {"run": elsewhere}]}))
+        assert "search.json: not a search of this program (trials.0.run" in search(trials=2)[2]
     whole["trials"][0]["settings"]["method.adapter_dim"] = 7
     file.write_text(json.dumps(whole))
     assert "its trial 1 is none of this search" in search(trials=2)[2]
