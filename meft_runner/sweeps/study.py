@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from meft_runner.config import SearchSettings, Settings, meaning, with_values
+from meft_runner.config import SPACE, SearchSettings, Settings, meaning, with_values
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import typed_keys
@@ -22,6 +22,7 @@ from meft_runner.records.record import read_record
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
 from meft_runner.run.folder import run_directory
+from meft_runner.run.origin import KEY, with_origin
 from meft_runner.run.reuse import check_complete
 from meft_runner.sweeps.outcomes import Outcome
 from meft_runner.sweeps.tried import Tried, tried
@@ -111,7 +112,8 @@ class Study:
         Raises:
             UserError: they do not go together.
         """
-        return parse(with_values(self.config, trial.settings), [*typed_keys(self.overrides), *trial.settings])
+        keys = [*typed_keys(self.overrides), *trial.settings]
+        return with_origin(parse(with_values(self.config, trial.settings), keys))
 
     def folder_of(self, number: int) -> Path | None:
         """Returns the folder of a trial's run, None where its settings make none."""
@@ -171,7 +173,32 @@ def studies_of(overrides: Sequence[Override]) -> Iterator[Study]:
         with initialize_config_dir(config_directory(), version_base="1.3"):
             config = compose("config", overrides=combination)
         keys = typed_keys(combination)
-        settings = parse(config, keys)
+        settings = with_origin(parse(config, keys))
         if settings.study is not None:
             raise UserError(f"study={settings.study.name}: has no scores to search by. Leave it or hpo out.")
-        yield Study(combination, config, settings, space_of(config, keys))
+        yield Study(combination, config, settings, _of_one_model(space_of(config, keys), config, settings, keys))
+
+
+def _of_one_model(
+    space: list[Dimension], config: DictConfig, settings: Settings, typed: Collection[str]
+) -> list[Dimension]:
+    """Returns what of a space leaves the model as an earlier run has it, where runs begin with that one's weights.
+
+    Raises:
+        UserError: something that the user has asked for does not, or nothing does.
+    """
+    if settings.method.start_from is None:
+        return space
+    kept = []
+    for each in space:
+        try:
+            for value in each.ends():
+                with_origin(parse(with_values(config, {each.key: value})))
+        except UserError as error:
+            if f"{SPACE}.{each.key}" in typed:
+                raise UserError(f"{SPACE}.{each.key}: {error}") from error
+        else:
+            kept.append(each)
+    if not kept:
+        raise UserError(f"hpo: nothing is left to search beside {KEY}. Add {SPACE}.KEY=[low,high,log].")
+    return kept

@@ -14,6 +14,7 @@ from meft_runner.records.record import finish, write_record
 from meft_runner.records.schema import Scores
 from meft_runner.records.search import read_searches
 from meft_runner.run.folder import claimed, run_directory, why_not_to_run
+from meft_runner.run.origin import with_origin
 from meft_runner.sweeps import command
 from meft_runner.sweeps.outcomes import Outcome
 from tests.helpers import records as made
@@ -64,6 +65,7 @@ class Runs:
             for key, value in trial["settings"].items():
                 group, _, name = key.partition(".")
                 setattr(getattr(chosen, group), name, getattr(value, "text", value))
+            chosen = with_origin(chosen)
             chosen.hpo.trial.number, chosen.hpo.trial.pruned_below = trial["number"], trial["pruned_below"]
             ended.append(Outcome("", str(run_directory(chosen))))
             try:
@@ -251,6 +253,21 @@ def test_two_at_once_over_one_search(runs, search, tmp_path):
         code, _, error = search(trials=2)
     assert (code, len(runs.seen)) == (2, 1)
     assert "another process is running it" in error
+
+
+def test_a_search_whose_runs_begin_with_an_earlier_one(runs, search, tmp_path):
+    earlier = settings("task=demo", "seed=2", f"output_dir={tmp_path / 'runs'}")
+    runs(earlier)
+    weights = run_directory(earlier) / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"trained")
+    start = f"method.start_from={run_directory(earlier)}"
+    code, _, error = search(start, trials=3)
+    assert (code, error, len(runs.seen)) == (0, "", 4)
+    assert all("method.adapter_dim" not in trial.settings for trial in trials_in(tmp_path / "runs"))
+    code, _, error = search(start, "hpo.space.method.adapter_dim=[4,8]")
+    assert (code, len(runs.seen)) == (2, 4)
+    assert f"hpo.space.method.adapter_dim: {start}: trained with method.adapter_dim=" in error
 
 
 @pytest.mark.parametrize("content", ["", "[1]"])
