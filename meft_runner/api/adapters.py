@@ -99,7 +99,7 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
         if config.is_prompt_learning or config.peft_type in _NAMING or getattr(config, "megatron_config", None):
             raise ValueError("peft may import or fetch what such a file names; PeftModel.from_pretrained does")
         model = get_peft_model(base, config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"folder={found.path}: peft cannot put it on this model ({first_line(error)}).") from error
     assert isinstance(model, PeftModel)
     try:

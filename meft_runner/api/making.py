@@ -109,6 +109,7 @@ def undone_on_error(model: PreTrainedModel, family: Family) -> Iterator[None]:
     """Gives a plain model back as it was where something goes wrong inside, after its layers have been exchanged."""
     layers = [(view, list(view.layers(model))) for view in family.views]
     were = [(parameter, parameter.requires_grad, parameter.dtype) for parameter in model.parameters()]
+    cached = getattr(model.config, "use_cache", None)
     hooks = [(module._forward_pre_hooks, dict(module._forward_pre_hooks)) for module in model.modules()]
     try:
         yield
@@ -123,6 +124,8 @@ def undone_on_error(model: PreTrainedModel, family: Family) -> Iterator[None]:
                 del now[handle]
         for name in ("_made_reversible", "activation_checkpointing_enable", "accepts_loss_kwargs"):
             vars(model).pop(name, None)
+        if cached is not None:
+            model.config.use_cache = cached
         raise
 
 

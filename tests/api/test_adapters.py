@@ -168,6 +168,15 @@ def test_a_base_model_is_as_it_was_when_peft_weights_do_not_fit(tmp_path):
     assert torch.equal(outputs(other.eval(), "bert"), outputs(model_of("bert").eval(), "bert"))
 
 
+def test_a_decoder_keeps_keys_and_values_as_before_when_weights_do_not_fit(tmp_path):
+    meft_runner.save_adapter(made("llama", "meft1"), tmp_path)
+    changed(tmp_path, adapter_dim=3)
+    base = model_of("llama")
+    with pytest.raises(ValueError, match="do not fit this model"):
+        meft_runner.load_adapter(base, tmp_path)
+    assert base.config.use_cache
+
+
 def test_files_of_an_earlier_adapter_do_not_stay(tmp_path):
     meft_runner.save_adapter(made("bert", "lora"), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")

@@ -20,7 +20,7 @@ LINKING = [*PAGES, ROOT / "CONTRIBUTING.md"]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _SETTING = re.compile(r"^([a-z_]+(?:\.[a-z_0-9]+)?)=")
-_OF_PYTHON = {"retain_graph", "packs", "finish_tokenizer"}
+_OF_PYTHON = {"retain_graph", "packs", "finish_tokenizer", "use_cache"}
 _PATH = re.compile(r"^(?:conf|docs|examples|meft_runner|results|scripts|tests)/[\w./*-]*$")
 
 
