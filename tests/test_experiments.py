@@ -92,7 +92,7 @@ def test_starting_points_are_all_couplings_at_all_scales_with_both_means():
     ("task", "rows", "length", "epochs", "batch"),
     [
         ("cola", 2000, 64, 8, 16), ("sst2", 6000, 64, 3, 32), ("rte", None, 96, 4, 16), ("qqp", 4000, 64, 3, 32),
-        ("mnli", 4000, 64, 3, 32), ("qnli", 4000, 64, 3, 32),
+        *(pytest.param(task, 4000, 64, 3, 32, marks=pytest.mark.slow) for task in ("mnli", "qnli")),
     ],
 )  # fmt: skip
 def test_scores_are_of_each_task_with_its_own_rows_and_epochs(task, rows, length, epochs, batch, tmp_path):
@@ -120,7 +120,7 @@ def test_the_papers_experiments_are_there():
     assert set(NAMES) >= OF_THE_ISSUE
 
 
-@pytest.mark.parametrize("scale", [[], ["scale=smoke"]])
+@pytest.mark.parametrize("scale", [[], pytest.param(["scale=smoke"], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_composes(name, scale, monkeypatch):
     register()

@@ -114,6 +114,7 @@ def rows_folder(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_the_extensions_run_together(project, tmp_path):
     model, rows = model_folder(tmp_path / "model"), rows_folder(tmp_path / "rows")
     runs = project / "runs"

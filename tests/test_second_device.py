@@ -16,7 +16,9 @@ OTHERS = sorted(
 )
 
 
-@pytest.mark.parametrize("kinds", [USUAL, pytest.param(OTHERS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kinds", [("llama",), *(pytest.param(kinds, marks=pytest.mark.slow) for kinds in (("bert",), OTHERS))]
+)
 def test_a_step_runs_on_another_device(kinds):
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.second_device", *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -58,7 +58,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "kind", ["opt-answers", "llama-answers", pytest.param("qwen3-answers", marks=pytest.mark.slow)]
+    "kind", ["opt-answers", *(pytest.param(f"{kind}-answers", marks=pytest.mark.slow) for kind in ("llama", "qwen3"))]
 )
 def test_the_tokens_are_those_of_a_loop_without_kept_keys(kind, method, tokenizer):
     model, asked = trained(METHODS[method], kind), prompts()

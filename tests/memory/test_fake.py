@@ -115,8 +115,7 @@ IN_FORMS = [("llama3_1b", "lora + checkpointing"), ("llama3_1b", "meft1"), ("qwe
 IN_FORMS += [("minilm", "meft1"), ("opt_125m", "lora reversed"), ("vit", "meft3"), ("vit", "ia3"), ("minilm", "dora"),
              ("minilm", "vera")]  # fmt: skip
 NOT_INT8 = ("dora", "ia3")  # peft cannot; peft gives int8 layers float32 on a CPU, which turns their biases for good
-QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("qwen3_0b6", "meft1", "bf16"), ("opt_125m", "lora reversed", "int8"),
-               ("llama3_1b", "lora + checkpointing", "nf4")}  # fmt: skip
+QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("opt_125m", "lora reversed", "int8")}
 
 
 @pytest.mark.parametrize(("backbone", "method", "form", "precision"), [
@@ -158,6 +157,7 @@ def test_predicted_equals_tracked_where_gradients_are_accumulated():
     assert predict(accumulating)["peak_bytes"] > predict(replace(accumulating, accumulating=False))["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_repeated_layers_need_what_as_many_layers_need():
     asked = case("minilm", "meft1")
     deep = replace(asked, backbone=replace(asked.backbone, config=asked.backbone.config | {"num_hidden_layers": 12}))

@@ -59,7 +59,10 @@ def test_what_was_replaced_is_put_back():
     assert modeling_utils.save_on_cpu is own
 
 
-@pytest.mark.parametrize(("name", "bits"), [("meft1", 4), ("meft3", 8), ("lora", 8)])  # of all halves that keep some
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("meft1", 4), *(pytest.param(*each, marks=pytest.mark.slow) for each in [("meft3", 8), ("lora", 8)])],
+)  # of all halves that keep some
 def test_what_reversible_layers_keep_waits_on_the_host(name, bits):
     typed = [f"method={name}", "method.reversal=exact"]
     rows = [row_of("opt_125m", *typed, *more) for more in ([], ["method.offload=true"])]

@@ -36,6 +36,7 @@ def test_rows_of_the_contract(monkeypatch, capsys):
 REVERSED = ("backbone=minilm", "batch=2", "length=16", "backbone.config.num_hidden_layers=2", "method.reversal=exact")
 
 
+@pytest.mark.slow
 def test_a_reversed_method_is_told_from_a_plain_one(monkeypatch, capsys):
     asked = (*REVERSED, "method=[full,lora,meft1]")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "checkpointing=[false,true]", "format=json")

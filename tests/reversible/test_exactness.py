@@ -19,7 +19,7 @@ from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prep
 
 
 @PRECISIONS
-@pytest.mark.parametrize("layers", [6, 24, 96])
+@pytest.mark.parametrize("layers", [6, pytest.param(24, marks=pytest.mark.slow), 96])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exact_reversal(variant, layers, precision, monkeypatch):
     check_exactness(variant, layers, precision, monkeypatch)
@@ -27,9 +27,12 @@ def test_exact_reversal(variant, layers, precision, monkeypatch):
 
 @PRECISIONS
 @pytest.mark.parametrize(("kind", "padding"), [
-    ("bert", "left"), ("roberta", "left"), ("bart", "right"), ("bart", "left"), ("bart-span", "right"),
-    ("opt", "right"), ("opt", "left"), ("opt-postln", "left"), ("opt-answers", "left"), ("vit", None), ("deit", None),
-    ("llama", "left"), ("qwen3-answers", "left"), ("deberta", "left"),
+    ("bert", "left"), ("bart", "right"), ("opt", "right"), ("opt-postln", "left"), ("vit", None), ("llama", "left"),
+    ("qwen3-answers", "left"), ("deberta", "left"),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in [
+        ("roberta", "left"), ("bart", "left"), ("bart-span", "right"), ("opt", "left"), ("opt-answers", "left"),
+        ("deit", None),
+    ]),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family(variant, kind, padding, precision, monkeypatch):
@@ -116,7 +119,7 @@ IN_PIECES = [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("ba
 
 
 @pytest.mark.parametrize(("kind", "rows"), IN_PIECES)
-@pytest.mark.parametrize("chunks", [2, 3, 7])
+@pytest.mark.parametrize("chunks", [2, pytest.param(3, marks=pytest.mark.slow), 7])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_pieces_stay_exact(variant, chunks, kind, rows):
     settings = {"kind": kind, "rows": rows, "chunks": chunks, "padding": None if rows == 1 else "right"}

@@ -53,6 +53,7 @@ def test_predicted_peaks_of_an_encoder_are_those_tracked(rte_folder, tmp_path):
     check_plans(tiny(rte_folder, tmp_path, "method=meft1", "method.chunks=2", "backbone.repeat=2"))
 
 
+@pytest.mark.slow
 def test_predicted_peaks_of_a_decoder_are_those_tracked(tmp_path):
     make_llama_folder(tmp_path / "model")
     rows = "".join(json.dumps(row) + "\n" for row in 8 * LANGUAGE_ROWS["lm"])
@@ -97,6 +98,7 @@ def test_a_run_says_and_records_what_was_planned(rte_folder, tmp_path, capsys):
     assert method_label(record) == "meft1 (budget=1GiB)"
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_trained_however_many_layers_are_stored(rte_folder, tmp_path):
     found = []
     for typed in ("method.stored_layers=0", "method.stored_layers=1", "method.budget=1GiB"):

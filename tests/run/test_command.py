@@ -97,6 +97,7 @@ def test_a_complete_run_is_shown_at_once_with_what_may_be_typed_next(tmp_path, m
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.slow
 def test_a_closed_standard_output_stops_no_command(closed, runs, tmp_path):
     command = ["bash", "-c", '"$@" ' + " ".join(f"{number}>&-" for number in closed), "-", *TABLES]
     result = subprocess.run([*command, runs, f"tables_dir={tmp_path / 'tables'}"], timeout=120, check=False)

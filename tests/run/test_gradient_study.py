@@ -61,7 +61,9 @@ def test_float_reversal_is_compared_with_the_published_equations(variant, kind, 
 
 
 @PRECISIONS
-@pytest.mark.parametrize("kind", ["bert", "bart", "opt-answers"])
+@pytest.mark.parametrize(
+    "kind", ["bert", *(pytest.param(each, marks=pytest.mark.slow) for each in ("bart", "opt-answers"))]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exact_reversal_is_compared_with_stored_activations(variant, kind, precision, monkeypatch):
     revert = ExactStreams.revert_

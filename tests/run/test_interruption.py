@@ -29,7 +29,13 @@ def weights(chosen):
 
 @pytest.mark.parametrize(
     ("method", "step", "number"),
-    [("meft1", 2, signal.SIGTERM), ("meft1", 4, signal.SIGINT), ("full", 6, signal.SIGTERM)],
+    [
+        ("meft1", 2, signal.SIGTERM),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [("meft1", 4, signal.SIGINT), ("full", 6, signal.SIGTERM)]
+        ),
+    ],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(step, number, method, rte_folder, tmp_path, monkeypatch):
     overrides = ("training.epochs=2", f"method={method}")

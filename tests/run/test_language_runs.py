@@ -50,7 +50,7 @@ def words(folder, kind, *more):
 @pytest.mark.parametrize(
     ("kind", "method", "more"),
     [
-        ("lm", "full", ["task.pack=true"]),
+        pytest.param("lm", "full", ["task.pack=true"], marks=pytest.mark.slow),
         ("instruct", "lora", ["task.generate=true", "task.max_new_tokens=4"]),
         ("chat", "meft1", ["task.pack=true", "training.gradient_accumulation=2"]),
     ],

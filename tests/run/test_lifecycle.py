@@ -23,7 +23,12 @@ def key_sets(record):
     return {key: set(record.plain()[key]) for key in ("scores", "parameters", "memory", "timing")}
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("full", "lora", "meft1", "meft3_start")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=() if method in QUICK else pytest.mark.slow) for method in METHODS]
+)
 def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
     chosen = (small if method == "meft1" else tiny)(rte_folder, tmp_path, f"method={method}")
     record = experiment.run(chosen)
@@ -69,6 +74,7 @@ def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder,
         assert torch.equal(models[0].eval()(**inputs).logits, fresh.eval()(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_everything(rte_folder, tmp_path):
     records = [
         experiment.run(tiny(rte_folder, tmp_path / place, f"seed={seed}"))

@@ -35,6 +35,7 @@ def test_a_trial_below_the_limit_ends_after_that_epoch(rte_folder, tmp_path):
 
 
 @pytest.mark.parametrize("pruned_below", [[], [None, None, 1.01], [0.0, 0.0]])
+@pytest.mark.slow
 def test_a_trial_that_is_not_below_a_limit_before_its_last_epoch_is_complete(pruned_below, rte_folder, tmp_path):
     record = experiment.run(trial(rte_folder, tmp_path, pruned_below, "training.max_steps=15"))
     assert record.status == "complete"

@@ -30,6 +30,7 @@ def test_two_methods_of_a_table_regenerate_to_the_same_figures():
     assert_same(regenerated("bert-32x128", methods=["lora", "meft3"]), committed("bert-32x128"))
 
 
+@pytest.mark.slow
 def test_a_long_row_regenerates_to_the_same_figures():
     script = runpy.run_path(str(SCRIPT), run_name="benchmark_memory")
     method = "lora (reversal=exact, 4 bits)"

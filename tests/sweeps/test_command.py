@@ -32,6 +32,7 @@ def trained(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_the_best_of_its_own_settings_over_seeds(trained, monkeypatch, capsys, tmp_path):
     common = ["-m", f"output_dir={tmp_path}"]
     lora = [*common, "method=lora"]

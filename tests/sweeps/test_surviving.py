@@ -124,6 +124,7 @@ def test_two_processes_train_one_model_and_one_of_them_writes(arguments, tmp_pat
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other dropout draws, the same rows a step
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_trains_nothing_and_changes_no_file(arguments, tmp_path):
     arguments = sweeps.changed(arguments, "training.max_steps=1", "seed=1", "training.learning_rate=1e-3")
     sweeps.finish(sweeps.start(arguments, tmp_path / "runs"))
