@@ -47,6 +47,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{matches[0]}'? " if matches else ""
 
 
+def printable(text: str) -> str:
+    """Returns a text with a question mark for each character that a terminal might obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def listed(names: Sequence[str]) -> str:
     """Returns the first names of a list, as many as a message has room for, without what a terminal would obey."""
     shown = ", ".join(names[:_SHOWN_NAMES])

@@ -10,7 +10,7 @@ from typing import Any, Never
 
 from pydantic import ValidationError
 
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, printable
 
 
 def content_and_text(path: Path, largest: int | None = None) -> tuple[dict[str, Any], str] | None:
@@ -59,8 +59,7 @@ def explaining(path: Path, what: str) -> Iterator[None]:
         reason = str(error)
     else:
         return
-    shown = "".join(character if character.isprintable() else "?" for character in reason[:200])
-    raise UserError(f"{path}: not {what} of this program ({shown}).")
+    raise UserError(f"{path}: not {what} of this program ({printable(reason[:200])}).")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

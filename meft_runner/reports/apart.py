@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from meft_runner.errors import printable
 from meft_runner.records.schema import CompleteRecord
 
 _LONGEST = 40  # characters of what a user has named
@@ -48,7 +49,7 @@ def told_apart(
 
 def one_line(text: str) -> str:
     """Returns what a user has named as a label may show it: on one line, and not too long."""
-    shown = "".join(character if character.isprintable() else "?" for character in text)
+    shown = printable(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from meft_runner.backbones.sources import weights_of
 from meft_runner.config import DemoSettings, Head, Settings, TaskSettings
-from meft_runner.errors import UserError, listed
+from meft_runner.errors import UserError, listed, printable
 from meft_runner.methods.weights import start_from_trained
 from meft_runner.records.schema import CompleteRecord, Origin, Record, Weights
 from meft_runner.run.finished import check_weights, complete_record, recorded_settings
@@ -44,7 +44,7 @@ def begin_with(settings: Settings, model: nn.Module, data: TaskData, source: str
     reason = _other_labels(recorded_settings(directory, record, KEY), record, settings.task, data)
     taken, anew = start_from_trained(model, directory / ADAPTER, with_head=reason is None)
     return Origin(
-        run="".join(character if character.isprintable() else "?" for character in directory.absolute().name),
+        run=printable(directory.absolute().name),
         identity=record.identity,
         sha256=weights_digest(directory, record),
         taken=taken,
