@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
@@ -93,9 +94,9 @@ def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
 
 def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> nn.Module:
     """Returns a peft model around a plain one, with the weights of a folder."""
+    config = _config_of(found)
+    config.inference_mode = False
     try:
-        config = PeftConfig.from_pretrained(str(found.path))
-        config.inference_mode = False
         if config.is_prompt_learning or config.peft_type in _NAMING or getattr(config, "megatron_config", None):
             raise ValueError("peft may import or fetch what such a file names; PeftModel.from_pretrained does")
         model = get_peft_model(base, config)
@@ -148,11 +149,31 @@ def _check_same_method(model: nn.Module, found: AdapterFolder) -> None:
         f"{name} is {then.get(name)} there and {now.get(name)} here" for name in _OF_RESULTS
         if (found.coupled or made is not None) and then.get(name) != now.get(name)
     ]  # fmt: skip
+    if not differing and isinstance(model, PeftModel):
+        there, here = (_numbers(config) for config in (_config_of(found), model.active_peft_config))
+        differing = [f"{name} is {there.get(name)} there and {value} here" for name, value in here.items()
+                     if there.get(name) != value]  # fmt: skip
     if differing:
         raise UserError(
             f"folder={found.path}: made by other settings ({', '.join(differing[:3])}). Give the plain base model, "
             "which is prepared by those of the folder."
         )
+
+
+def _config_of(found: AdapterFolder) -> PeftConfig:
+    try:
+        return PeftConfig.from_pretrained(str(found.path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"folder={found.path}: is not as peft writes it ({first_line(error)}).") from error
+
+
+def _numbers(config: PeftConfig) -> dict[str, Any]:
+    """Returns what of a configuration the weights' shapes do not say, such as lora_alpha, but for how it trains."""
+    return {
+        name: value for name, value in config.to_dict().items()
+        if (isinstance(value, int | float) or name.endswith("_pattern"))
+        and not name.startswith(("init", "inference")) and "dropout" not in name
+    }  # fmt: skip
 
 
 def _has_meft(model: PreTrainedModel) -> bool:

@@ -231,6 +231,18 @@ def test_a_broken_folder_is_one_line(message, tmp_path):
     assert not reversible_stacks(model)
 
 
+@pytest.mark.parametrize("reversal", ["exact", None])
+def test_an_adapter_of_another_scaling_is_refused(reversal, tmp_path):
+    def prepared_with(alpha):
+        model = with_adapters(model_of("bert"), "lora", lora_alpha=alpha, lora_dropout=alpha / 100)
+        return model if reversal is None else meft_runner.make_reversible(model, reversal=reversal)
+
+    meft_runner.save_adapter(prepared_with(16), tmp_path)
+    meft_runner.load_adapter(prepared_with(16), tmp_path)
+    with pytest.raises(ValueError, match="lora_alpha is 16 there and 32 here"):
+        meft_runner.load_adapter(prepared_with(32), tmp_path)
+
+
 NAMING = {
     "XLORA": {"hidden_size": 8, "adapters": {"other": "/nowhere/else"}},
     "PROMPT_TUNING": {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "a", "tokenizer_name_or_path": "a/b"},
