@@ -37,7 +37,7 @@ _FORMS = {"cuda": _TRITON, "cpu": _NUMBA}
 
 def hindrance(device: torch.device) -> str | None:
     """Returns why fused kernels cannot run on a device, and what would help; None where they can."""
-    return _missing(_FORMS.get(device.type), device)
+    return _problem(_FORMS.get(device.type), device)
 
 
 def arithmetic_for(choice: str, tensor: Tensor) -> ModuleType:
@@ -92,18 +92,13 @@ def check_remainders(kept: Tensor | None, stream: Tensor, words: int) -> None:
         raise ValueError(f"remainders of shape {tuple(kept.shape)} do not belong to {tuple(stream.shape)}")
 
 
-def _missing(form: _Form | None, device: torch.device) -> str | None:
-    if form is None:
-        return f"there are none for a device of type {device.type}"
-    return form.missing if importlib.util.find_spec(form.package) is None else None
-
-
 @cache
 def _problem(form: _Form | None, device: torch.device) -> str | None:
     """Returns what keeps fused kernels from running on a device; where a trial tells, a warning says it, once."""
-    missing = _missing(form, device)
-    if form is None or missing is not None:
-        return missing
+    if form is None:
+        return f"there are none for a device of type {device.type}"
+    if importlib.util.find_spec(form.package) is None:
+        return form.missing
     try:
         _try_on(device, importlib.import_module(form.module))
     except Exception as error:  # whatever a compiler, a driver or a version that does not fit raises

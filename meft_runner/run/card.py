@@ -3,6 +3,8 @@
 It names no file or folder of the machine that the run was made on.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator
 
 import pandas as pd
@@ -33,6 +35,7 @@ _PIPELINES = {
     Head.span: "question-answering",
     Head.image: "image-classification",
 }
+_SEAL = re.compile(r"\n<!-- sha256 of what the run has written above: ([0-9a-f]{64}) -->\n\Z")
 _UNSAID = ("config", "heads", "model_types", "norm", "sha256", "package")  # what a backbone's name stands for
 
 
@@ -63,7 +66,18 @@ def model_card(settings: Settings, record: Record, repository: str | None = None
         "## Made with",
         _made_with(record),
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return f"{text}\n<!-- sha256 of what the run has written above: {_digest(text)} -->\n"
+
+
+def is_as_written(card: str) -> bool:
+    """Tells whether a model card is as a run has written it, and no user has edited it since."""
+    seal = _SEAL.search(card)
+    return seal is not None and seal[1] == _digest(card[: seal.start()])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _metadata(settings: Settings, record: Record) -> ModelCardData:

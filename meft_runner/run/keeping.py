@@ -14,8 +14,8 @@ from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, sa
 from meft_runner.records.schema import Record
 from meft_runner.run import processes
 from meft_runner.run.arguments import adapter_description
-from meft_runner.run.card import model_card
-from meft_runner.run.portable import write_portable
+from meft_runner.run.card import is_as_written, model_card
+from meft_runner.run.portable import CARD_NAME, write_portable
 from meft_runner.run.reuse import ADAPTER
 from meft_runner.run.trainer import MeftTrainer
 from meft_runner.tasks import TaskData
@@ -27,8 +27,9 @@ _OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME, COUPLING_NAME)
 def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: Record) -> None:
     """Writes the trained weights to a temporary folder and moves its files to the run's adapter/.
 
-    Weights of an earlier attempt at the same run are replaced; everything else that is there stays. What stands beside
-    the weights can be read on any machine: a model card, and a configuration without paths.
+    What an earlier attempt at the same run has written is replaced; everything else that is there stays, a model card
+    that was edited too. What stands beside the weights can be read on any machine: the card, and a configuration
+    without paths.
 
     Raises:
         UserError: they cannot be written, or there is a link to another folder.
@@ -41,7 +42,7 @@ def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: 
             write_portable(temporary, settings, record, model_card(settings, record))
             final.mkdir(exist_ok=True)
             for file in sorted(temporary.iterdir()):
-                if file.name in _OURS or not (final / file.name).exists():
+                if file.name in _OURS or _may_be_replaced(final / file.name):
                     file.replace(final / file.name)
         finally:
             shutil.rmtree(temporary)  # of this very process
@@ -58,6 +59,13 @@ def keep_answers(trainer: MeftTrainer, data: TaskData, directory: Path) -> None:
         if processes.is_main():
             with writing(file.name, directory.parent):
                 write_whole(_own_folder(directory, PREDICTIONS) / file.name, text)
+
+
+def _may_be_replaced(file: Path) -> bool:
+    """Tells whether nothing of a user's is lost: no such file is there, or a model card as a run has written it."""
+    if not file.is_file():
+        return not file.exists()
+    return file.name == CARD_NAME and is_as_written(file.read_text(encoding="utf-8", errors="replace"))
 
 
 def _own_folder(directory: Path, name: str) -> Path:

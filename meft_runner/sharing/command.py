@@ -17,7 +17,7 @@ from meft_runner.config.sizes import written_bytes
 from meft_runner.errors import UserError, first_line, listed
 from meft_runner.files import digest
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.run.card import model_card
+from meft_runner.run.card import is_as_written, model_card
 from meft_runner.run.finished import check_weights, complete_record, recorded_settings
 from meft_runner.run.portable import CARD_NAME, DESCRIPTIONS, portable_text
 from meft_runner.run.reuse import ADAPTER, WEIGHTS
@@ -97,7 +97,7 @@ def _card(file: Path, settings: Settings, record: CompleteRecord, repository: st
         text = file.read_text(encoding="utf-8") if file.is_file() else None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}). Save it as UTF-8, or remove it.") from error
-    own = text is None or _UNTOUCHED in text or text == model_card(settings, record)
+    own = text is None or _UNTOUCHED in text or is_as_written(text)
     return model_card(settings, record, repository) if own else str(text)
 
 

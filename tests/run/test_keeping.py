@@ -36,6 +36,19 @@ def test_files_of_the_user_beside_the_weights_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "adapter.old", "adapter.tmp"]
 
 
+def test_a_model_card_is_of_the_weights_beside_it_until_a_user_edits_it(tmp_path):
+    model, card = prepared(meft_settings()), tmp_path / "adapter" / "README.md"
+    keep_adapter(model, tmp_path, settings(), record())
+    first = card.read_text()
+    keep_adapter(model, tmp_path, settings("task.max_length=32"), record())
+    second = card.read_text()
+    assert "task.max_length=32" in second
+    assert first != second
+    card.write_text(second.replace("demo", "mine"))
+    keep_adapter(model, tmp_path, settings(), record())
+    assert card.read_text() == second.replace("demo", "mine")
+
+
 def test_a_file_named_adapter_is_in_the_way(tmp_path):
     (tmp_path / "adapter").write_text("mine")
     with pytest.raises(UserError, match=r"the adapter cannot be written there"):

@@ -6,6 +6,7 @@ import os
 import pytest
 from huggingface_hub import ModelCard
 
+from meft_runner.run import card
 from tests.helpers.hub_writes import TOKEN, Repository
 
 WEIGHTS = "adapter_model.safetensors"
@@ -85,6 +86,14 @@ def test_an_edited_card_is_pushed_as_it_is(hub, share, folder):
     (folder / "adapter" / "README.md").write_text("my own card")
     share(f"run={folder}", f"to={NAME}")
     assert hub.repositories[NAME].files["README.md"] == b"my own card"
+
+
+def test_a_card_of_other_words_that_nobody_edited_says_where_it_stands(hub, share, folder):
+    text = "as an earlier version had it"
+    seal = f"\n<!-- sha256 of what the run has written above: {card._digest(text)} -->\n"
+    (folder / "adapter" / "README.md").write_text(text + seal)
+    share(f"run={folder}", f"to={NAME}")
+    assert f'snapshot_download("{NAME}")' in hub.repositories[NAME].files["README.md"].decode()
 
 
 def test_a_run_of_an_earlier_version_is_pushed_without_paths(hub, share, folder):
