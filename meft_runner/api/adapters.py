@@ -22,6 +22,7 @@ from meft_runner.config.methods import KEEPS_NOTHING
 from meft_runner.errors import UserError, first_line
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
+from meft_runner.run.portable import CARD_NAME
 
 _NAMING = (PeftType.XLORA,)  # a method whose configuration names other adapters, which are fetched
 # Settings that have to be the same where weights are put into a model that is prepared already.
@@ -36,7 +37,8 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
     """Writes what trains in a model to a folder: adapter_model.safetensors, adapter_config.json and what they need.
 
     A peft model's are peft's own files, which `PeftModel.from_pretrained` puts on the plain model; coupling.json says
-    how its layers were coupled. Files of an earlier adapter in the folder are replaced when all new ones are written.
+    how its layers were coupled. Files of an earlier adapter in the folder are replaced when all new ones are written;
+    a README.md stays.
 
     Args:
         model: that `make_reversible` has changed, or a peft model.
@@ -196,6 +198,8 @@ def _write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
             save_trained(model, temporary, description(model))
             # peft gives an adapter with a name of its own a folder inside
             for file in sorted(file for file in temporary.rglob("*") if file.is_file()):
+                if file.name == CARD_NAME and (folder / CARD_NAME).exists():
+                    continue  # a user's own, where peft would write an empty form
                 file.replace(folder / file.name)
                 written.add(file.name)
             if COUPLING_NAME not in written:  # of an earlier adapter

@@ -97,6 +97,9 @@ def predict_memory(
     """
     kernel = None if attention is None else _named(Kernel.__members__, "attention", attention)
     chosen = _named(Precision.__members__, "precision", precision)
+    if method is not None and (not isinstance(method, str) or method not in METHODS):
+        known = ", ".join(METHODS)
+        raise UserError(f"method={method}: no such method, {nearest(str(method), METHODS)}expected one of {known}.")
     made = _made(model, head, weights, method, chosen, kernel)
     if method is not None or settings:
         made = _prepared(made, method, settings)
@@ -190,6 +193,6 @@ def _named(known: Mapping[str, Any], key: str, value: Any) -> Any:
     Raises:
         UserError: it is none of those that are known.
     """
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
     return known[value]

@@ -51,9 +51,9 @@ def advance(
         _rows(stream), _read(increment), _rows(result), _rows(kept, np.uint8), _rows(value),
         np.int32(count), _bits(count), np.float32(mu * 2.0**bits), np.float32(2.0**-bits),
     )  # fmt: skip
-    peak = torch.tensor(peak, dtype=torch.int32).view(torch.float32)
+    peak = _scalar(peak).view(torch.float32)
     value = None if value is None else value.to(value_dtype)
-    return Advanced(result, kept, (peak, peak), value, torch.tensor(checksum, dtype=torch.int32))
+    return Advanced(result, kept, (peak, peak), value, _scalar(checksum))
 
 
 def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, mu: float, bits: int) -> Tensor:
@@ -75,7 +75,7 @@ def revert_(stream: Tensor, increment: Tensor, kept: Tensor | None, count: int, 
         _bits(count),
         np.float32(mu * 2.0**bits),
     )
-    return torch.tensor(found, dtype=torch.int32)
+    return _scalar(found)
 
 
 def _rows(tensor: Tensor | None, dtype: Any = np.float32) -> _Array:
@@ -83,6 +83,10 @@ def _rows(tensor: Tensor | None, dtype: Any = np.float32) -> _Array:
     if tensor is None:
         return np.empty((0, 0), dtype)
     return tensor.view(-1, tensor.shape[-1]).numpy()
+
+
+def _scalar(number: Any) -> Tensor:
+    return torch.tensor(number, dtype=torch.int32, device="cpu")  # whatever torch's default device is
 
 
 def _read(increment: Tensor) -> _Array:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from meft_runner.reversible import arithmetic
 
@@ -52,8 +53,8 @@ def arithmetic_for(choice: str, tensor: Tensor) -> ModuleType:
     """
     if choice == "plain" or tensor.dtype not in _DTYPES or tensor.numel() == 0:
         return arithmetic
-    if type(tensor) is not Tensor:  # one without data, or one that stands for several
-        return arithmetic
+    if type(tensor) is not Tensor or get_proxy_mode() is not None:
+        return arithmetic  # one without data or that stands for several, or whose operations make a graph
     form, device = _FORMS.get(tensor.device.type), tensor.device
     if choice == "fused" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         form = _TRITON  # its interpreter runs kernels as Python

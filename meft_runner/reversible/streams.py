@@ -112,7 +112,8 @@ class ExactStreams:
                 that costs nothing.
         """
         form = arithmetic_for(self.kernels, increment)
-        return form.advance(stream, increment, weights.scale.denominator, weights.mu, self.bits, value_dtype)
+        at_once = None if value_dtype is torch.float64 else value_dtype  # made in float32, which has not all integers
+        return form.advance(stream, increment, weights.scale.denominator, weights.mu, self.bits, at_once)
 
     def bound(self, stream: float, weights: Weights, increment: float) -> float:
         """Returns how large `advance` can make a stream, given the largest magnitudes of both, to the last integer.

@@ -187,6 +187,13 @@ def test_files_of_an_earlier_adapter_do_not_stay(tmp_path):
     assert torch.equal(outputs(meft_runner.load_adapter(model_of("bert"), tmp_path), "bert"), outputs(model, "bert"))
 
 
+def test_a_readme_of_the_user_stays(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    meft_runner.save_adapter(made("bert", "lora"), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert (tmp_path / "adapter_model.safetensors").exists()
+
+
 def test_what_peft_itself_saves_of_a_reversible_model_is_loaded_by_both(tmp_path):
     model = made("bert", "lora").eval()
     model.save_pretrained(tmp_path)  # as the Trainer does

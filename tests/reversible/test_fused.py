@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from meft_runner.config.methods import KernelForm
 from meft_runner.methods.layers import reversible_stacks
@@ -80,6 +81,29 @@ def test_a_pass_that_keeps_nothing_leaves_nothing_that_another_cannot_keep(fused
     with torch.inference_mode():
         fused.advance(integers(3, 14), halves(3, 14), 10, 1.0, 0)
     assert not fused.advance(integers(3, 14), halves(3, 14), 10, 1.0, 0).checksum.is_inference()
+
+
+def test_scalars_are_where_the_stream_is():
+    stream, increment = torch.arange(6, dtype=torch.int32).view(2, 3), torch.ones(2, 3)
+    kernels = arithmetic_for("auto", increment)
+    with torch.device("meta"):  # a default device that is not the model's
+        made = kernels.advance(stream, increment, 10, 1.0, 0)
+        back = kernels.revert_(made.result.clone(), increment, made.kept, 10, 1.0, 0)
+    assert {made.checksum.device.type, made.ends[0].device.type, back.device.type} == {"cpu"}
+
+
+def test_a_value_in_float64_has_all_bits_of_the_stream():
+    stream, streams = torch.tensor([[2**30 + 1]], dtype=torch.int32), ExactStreams(0)
+    made = streams.advance(stream, Weights(Fraction(1)), torch.zeros(1, 1), torch.float64)
+    assert made.value is None or made.value == 2**30 + 1
+
+
+def test_a_graph_that_is_recorded_holds_the_arithmetic():
+    def advanced(increment):
+        stream = torch.zeros(2, 3, dtype=torch.int32)
+        return arithmetic_for("auto", increment).advance(stream, increment, 1, 1.0, 0).result
+
+    assert make_fx(advanced)(torch.ones(2, 3))(torch.full((2, 3), 5.0)).eq(5).all()
 
 
 @pytest.mark.parametrize(
