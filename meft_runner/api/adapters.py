@@ -57,6 +57,11 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
             f"model: it has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}), and a folder has one. "
             "Call model.save_pretrained(folder), or model.delete_adapter(name) first."
         )
+    if not isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            "model: none of its parameters requires gradient, and what trains is what is saved. Save it before it is "
+            "frozen."
+        )
     _write(model, folder_of(folder))
 
 

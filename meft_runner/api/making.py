@@ -181,12 +181,12 @@ def _train_heads(model: PreTrainedModel) -> None:
     for child in model.children():
         if model.base_model not in (child, model) and not any(module is words for module in child.modules()):
             child.float().requires_grad_(True)
-            child.register_forward_pre_hook(_read_in_float32)
+            child.register_forward_pre_hook(_read_in_own_dtype)
 
 
-def _read_in_float32(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Gives a head float32 where the layers below are of half precision and no autocast converts for it."""
-    read = args[0] if args else None
+def _read_in_own_dtype(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Gives a head its own dtype where the layers below are of another and no autocast converts for it."""
+    read, own = args[0] if args else None, next(head.parameters(), None)
     if not isinstance(read, Tensor) or not read.is_floating_point() or torch.is_autocast_enabled(read.device.type):
         return None
-    return (read.float(), *args[1:])
+    return None if own is None else (read.to(own.dtype), *args[1:])

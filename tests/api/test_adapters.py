@@ -194,6 +194,18 @@ def test_a_readme_of_the_user_stays(tmp_path):
     assert (tmp_path / "adapter_model.safetensors").exists()
 
 
+def test_a_frozen_model_does_not_replace_what_was_trained(tmp_path):
+    model = made("bert", "meft1")
+    meft_runner.save_adapter(model, tmp_path)
+    with pytest.raises(ValueError, match=r"none of its parameters requires gradient, .* Save it before it is frozen\."):
+        meft_runner.save_adapter(model.requires_grad_(False), tmp_path)
+    assert load_file(tmp_path / "adapter_model.safetensors")
+
+
+def test_a_model_is_converted_after_training():
+    assert outputs(made("bert", "meft1").to(torch.bfloat16).eval(), "bert").dtype == torch.bfloat16
+
+
 def test_what_peft_itself_saves_of_a_reversible_model_is_loaded_by_both(tmp_path):
     model = made("bert", "lora").eval()
     model.save_pretrained(tmp_path)  # as the Trainer does
