@@ -2,7 +2,8 @@
 
 Torch's operations write a tensor each, a dozen in all, and moving them through memory is what takes the time. Here a
 row is read once, and all that comes of it is written. Numba compiles a function at its first call, in about a second,
-and keeps the result for later processes.
+and keeps the result for later processes. One thread runs the loop: of two, the second has to wait for a core on which
+torch's own threads still spin, and both took longer.
 """
 
 from typing import Any
@@ -20,9 +21,8 @@ from meft_runner.reversible.packing import packed_bits
 if getattr(numba.config, "DISABLE_JIT", False):
     raise ImportError("NUMBA_DISABLE_JIT is set, under which loops run as Python")
 _Array = NDArray[Any]
-_MAGNITUDE = (
-    0x7FFFFFFF  # all bits of a float32 but its sign: as integers, magnitudes are in order and NaN is the largest
-)
+# All bits of a float32 but its sign: as integers they order magnitudes, with NaN as the largest.
+_MAGNITUDE = 0x7FFFFFFF
 
 
 def advance(
