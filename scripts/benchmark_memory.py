@@ -81,7 +81,8 @@ def shape_table(name: str, methods: list[str] | None = None) -> list[dict[str, A
         lengths = None if length is None else [length]
         asked = MemorySettings([backbone], checkpointing=WITH_AND_WITHOUT, batch=[batch], length=lengths)
         asked = replace(asked, precision=[precision], attention=[kernel], method=methods or PUBLISHED)
-        asked = replace(asked, head=[Head.classification] if lengths else None)
+        # A decoder would be a language model else; the others do what they do without being told.
+        asked = replace(asked, head=[Head.classification] if backbone.startswith("opt") else None)
         made += predicted(asked)
     return made
 
