@@ -20,6 +20,7 @@ from meft_runner.backbones import Family, inner_model
 from meft_runner.config import METHODS, MeftSettings, PeftSettings
 from meft_runner.config.methods import KEEPS_NOTHING
 from meft_runner.errors import UserError, first_line
+from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
 from meft_runner.run.portable import CARD_NAME
@@ -57,10 +58,9 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
             f"model: it has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}), and a folder has one. "
             "Call model.save_pretrained(folder), or model.delete_adapter(name) first."
         )
-    if not isinstance(model, PeftModel) and not any(parameter.requires_grad for parameter in model.parameters()):
+    if not isinstance(model, PeftModel) and not _adapters_train(model):
         raise UserError(
-            "model: none of its parameters requires gradient, and what trains is what is saved. Save it before it is "
-            "frozen."
+            "model: its adapters do not require gradient, and what trains is saved. Save it before it is frozen."
         )
     _write(model, folder_of(folder))
 
@@ -181,6 +181,11 @@ def _numbers(config: PeftConfig) -> dict[str, Any]:
         if (isinstance(value, int | float) or name.endswith("_pattern"))
         and not name.startswith(("init", "inference")) and "dropout" not in name
     }  # fmt: skip
+
+
+def _adapters_train(model: nn.Module) -> bool:
+    adapters = (module for module in model.modules() if isinstance(module, Adapter))
+    return all(parameter.requires_grad for adapter in adapters for parameter in adapter.parameters())
 
 
 def _has_meft(model: PreTrainedModel) -> bool:

@@ -16,14 +16,14 @@ _SAMPLED = 4096  # elements of a matrix of embeddings
 
 
 def description_of(model: PreTrainedModel) -> dict[str, Any]:
-    """Returns what tells a base model from others: its sizes, and a digest of some of its embeddings.
+    """Returns what tells a base model from others: its class, its sizes, and a digest of some of its embeddings.
 
     Args:
         model: a plain one, or one inside a peft model.
     """
     config = model.config
     sizes = {name: getattr(config, name) for name in _SIZES if isinstance(getattr(config, name, None), int | str)}
-    return {"sizes": sizes, "embeddings": _digest(model)}
+    return {"class": type(model).__name__, "sizes": sizes, "embeddings": _digest(model)}
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -37,6 +37,8 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     differing = [name for name in sizes if sizes[name] != own.get(name)]
     if differing:
         return ", ".join(f"{name} is {sizes[name]} there and {own.get(name)} here" for name in differing[:3])
+    if then.get("class", now["class"]) != now["class"]:
+        return f"its class is {then['class']} there and {now['class']} here"
     if None not in (then.get("embeddings"), now["embeddings"]) and then["embeddings"] != now["embeddings"]:
         return "its sizes are the same, but its embeddings hold other numbers"
     return None

@@ -74,9 +74,14 @@ def shared_files(directory: Path, settings: Settings, record: CompleteRecord, re
     """Returns what of a run's folder is pushed, without what is of this machine.
 
     Raises:
-        UserError: the description of the weights cannot be read.
+        UserError: the description of the weights cannot be read, or a file is a link.
     """
     folder, texts = directory / ADAPTER, {}
+    for name in (WEIGHTS, *DESCRIPTIONS, CARD_NAME):
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / name}: is a link, and what it leads to is not the run's. Put the file in its place."
+            )
     for name in DESCRIPTIONS:
         if name == CONFIG_NAME or (folder / name).is_file():
             try:

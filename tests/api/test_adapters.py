@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LNTuningConfig, LoHaConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import BertForTokenClassification
 
 import meft_runner
 from meft_runner.methods.layers import reversible_stacks
@@ -126,6 +127,9 @@ def test_the_record_beside_an_older_folder_says_how_layers_were_coupled(tmp_path
 OTHERS = {
     r"another base model \(its sizes are the same, but": lambda: model_of("bert", seed=3),
     r"another base model \(hidden_size is 64 there and 32 here": lambda: tiny_model(hidden=32),
+    r"another base model \(its class is BertForSequenceClassification there and BertForTokenClassification": lambda: (
+        BertForTokenClassification(tiny_model().config)
+    ),
     r"another base model \(model_type is bert there and roberta here": lambda: model_of("roberta"),
     r"other settings \(the method is meft1 there and meft2 here\)": lambda: made("bert", "meft2"),
     r"other settings \(the method is meft1 there and lora here\)": lambda: made("bert", "lora"),
@@ -197,8 +201,10 @@ def test_a_readme_of_the_user_stays(tmp_path):
 def test_a_frozen_model_does_not_replace_what_was_trained(tmp_path):
     model = made("bert", "meft1")
     meft_runner.save_adapter(model, tmp_path)
-    with pytest.raises(ValueError, match=r"none of its parameters requires gradient, .* Save it before it is frozen\."):
-        meft_runner.save_adapter(model.requires_grad_(False), tmp_path)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("classifier" in name)
+    with pytest.raises(ValueError, match=r"its adapters do not require gradient, .* Save it before it is frozen\."):
+        meft_runner.save_adapter(model, tmp_path)
     assert load_file(tmp_path / "adapter_model.safetensors")
 
 

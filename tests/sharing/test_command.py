@@ -194,6 +194,12 @@ def test_a_hub_that_cannot_be_reached(hub, share, folder, monkeypatch):
     assert (code, error) == (2, "error: HF_HUB_OFFLINE is set: nothing can be pushed to the hub. Unset it.\n")
 
 
+def link_the_card(folder):
+    card = folder / "adapter" / "README.md"
+    card.unlink()
+    card.symlink_to(folder / "record.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -201,6 +207,7 @@ def test_a_hub_that_cannot_be_reached(hub, share, folder, monkeypatch):
         (lambda folder: os.truncate(folder / "adapter" / WEIGHTS, 10), f"adapter/{WEIGHTS} is gone or damaged"),
         (lambda folder: (folder / "adapter" / "adapter_config.json").write_text("[]"), "is gone or damaged"),
         (lambda folder: (folder / "adapter" / "README.md").write_bytes(b"\xff"), "README.md: cannot be read"),
+        (link_the_card, "README.md: is a link, and what it leads to is not the run's"),
         (lambda folder: set_status(folder, "running"), "is running, not complete"),
     ],
 )
