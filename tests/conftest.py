@@ -16,6 +16,25 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Returns what trains a run of one kind of task and method, once, and returns its folder."""
+    from meft_runner.run.folder import run_directory  # which import torch: after the settings above
+    from meft_runner.run.lifecycle import run
+    from tests.helpers.trained import run_settings
+
+    made = {}
+
+    def of(kind, method):
+        if (kind, method) not in made:
+            chosen = run_settings(kind, method, tmp_path_factory.mktemp(kind))
+            run(chosen)
+            made[kind, method] = run_directory(chosen)
+        return made[kind, method]
+
+    return of
+
+
 @pytest.fixture
 def rte_folder(tmp_path):
     """A folder with a few rows in the form of GLUE's RTE."""

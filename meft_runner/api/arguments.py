@@ -116,7 +116,8 @@ def run_settings(method: str, norm: str, given: Mapping[str, Any]) -> MethodSett
         UserError: one is unknown, of another type or outside its range.
     """
     schema = METHODS[method]
-    known = [each.name for each in fields(schema) if notes_of(each).fixed is None and each.name != "budget"]
+    of_runs = ("budget", "start_from")  # which a prediction has nothing to do with
+    known = [each.name for each in fields(schema) if notes_of(each).fixed is None and each.name not in of_runs]
     return _settings(schema, method_defaults(method, norm), given, known)
 
 

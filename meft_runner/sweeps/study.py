@@ -53,7 +53,7 @@ class Study:
     def __post_init__(self) -> None:
         """Reads what earlier calls have left."""
         settings = self.settings
-        self.search = read_search(self.directory) or Search(
+        self.search = self._left() or Search(
             backbone=settings.backbone.name,
             task=settings.task.name,
             method=settings.method.name,
@@ -65,6 +65,12 @@ class Study:
                 each.holds(trial.settings[each.key]) for each in self.space
             ):
                 raise UserError(f"{self.directory}: its trial {number} is none of this search. Remove that folder.")
+
+    def _left(self) -> Search | None:
+        try:
+            return read_search(self.directory)
+        except UserError as error:
+            raise UserError(f"{error} Remove {self.directory} to search anew.") from error
 
     @property
     def asked(self) -> SearchSettings:

@@ -180,6 +180,7 @@ def holding(name, value):
     (lambda: bert(method="mef1"), r"method=mef1: no such method, did you mean 'meft1'\?"),
     (lambda: bert(method="meft1", adapter_dim=0), r"^adapter_dim=0: expected 1 to 1000000\."),
     (lambda: bert(method="lora", adapter_dim=4), r"adapter_dim: no such argument, .*expected one of alpha, "),
+    (lambda: bert(method="lora", start_from="runs/x"), r"start_from: no such argument, .*expected one of alpha, "),
     (lambda: bert(adapter_dim=4), r"method: a plain model needs one of meft1, "),
     (lambda: bert(method="lora", reversal="exact", checkpointing=True), r"^checkpointing=true: with reversal=exact"),
     (lambda: bert(model=prepared(meft_settings()), method="meft1"), r"method: the model is reversible already"),

@@ -1,4 +1,4 @@
-"""A run that was trained once, and a hub on this machine that takes what is pushed."""
+"""A copy of a trained run, and a hub on this machine that takes what is pushed."""
 
 import shutil
 
@@ -6,27 +6,9 @@ import huggingface_hub
 import pytest
 
 from meft_runner import cli
-from meft_runner.run.folder import run_directory
-from meft_runner.run.lifecycle import run
 from tests.helpers.commands import call
 from tests.helpers.hub_reads import forget
 from tests.helpers.hub_writes import TOKEN, WritableHub, serving
-from tests.helpers.trained import run_settings
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """Returns what trains a run of one kind of task and method, once, and returns its folder."""
-    made = {}
-
-    def of(kind, method):
-        if (kind, method) not in made:
-            chosen = run_settings(kind, method, tmp_path_factory.mktemp(kind))
-            run(chosen)
-            made[kind, method] = run_directory(chosen)
-        return made[kind, method]
-
-    return of
 
 
 @pytest.fixture

@@ -279,6 +279,7 @@ def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     code, _, error = search(trials=2)
     assert (code, len(runs.seen)) == (2, 1)
     assert "search.json: not a search of this program" in error
+    assert "to search anew" in error
     for elsewhere in ("../other/run", ".."):
         file.write_text(json.dumps(whole | {"trials": [whole["trials"][0] | {"run": elsewhere}]}))
         assert "search.json: not a search of this program (trials.0.run" in search(trials=2)[2]
