@@ -71,7 +71,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
     if not isinstance(method, dict) or (not of_peft and "name" not in method):
         raise UserError(f"folder={folder}: its {CONFIG_NAME} names no method. Give a folder as it was saved.")
     base = described.get("base")
-    if not isinstance(base, dict) or not isinstance(base.get("sizes"), dict):
+    if not isinstance(base, dict) or any(not isinstance(base.get(name, {}), dict) for name in ("sizes", "layers")):
         base = {}
     file = folder / SAFETENSORS_WEIGHTS_NAME
     try:

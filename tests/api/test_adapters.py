@@ -124,8 +124,15 @@ def test_the_record_beside_an_older_folder_says_how_layers_were_coupled(tmp_path
     assert torch.equal(outputs(found, "bert"), outputs(model, "bert"))
 
 
+def with_other_layer():
+    model = tiny_model()
+    torch.nn.init.normal_(model.bert.encoder.layer[-1].output.dense.weight)
+    return model
+
+
 OTHERS = {
     r"another base model \(its sizes are the same, but": lambda: model_of("bert", seed=3),
+    r"another base model \(its sizes are the same, but output\.dense\.weight of its layers": with_other_layer,
     r"another base model \(hidden_size is 64 there and 32 here": lambda: tiny_model(hidden=32),
     r"another base model \(its class is BertForSequenceClassification there and BertForTokenClassification": lambda: (
         BertForTokenClassification(tiny_model().config)
@@ -170,6 +177,23 @@ def test_a_base_model_is_as_it_was_when_peft_weights_do_not_fit(tmp_path):
         meft_runner.load_adapter(other, tmp_path)
     assert [name for name, _ in other.named_modules()] == names
     assert torch.equal(outputs(other.eval(), "bert"), outputs(model_of("bert").eval(), "bert"))
+
+
+@pytest.mark.parametrize(("kind", "target"), [("bert", "value"), ("llama", "v_proj")])
+@pytest.mark.parametrize("reversal", ["exact", None])
+def test_layers_that_peft_changes_in_part_do_not_make_another_base(kind, target, reversal, tmp_path):
+    config = LoraConfig(target_modules=[target], layers_to_transform=[1], bias="all")
+    model = get_peft_model(model_of(kind), config)
+    if reversal:
+        meft_runner.make_reversible(model, reversal=reversal)
+    model = move_away(model).eval()
+    meft_runner.save_adapter(model, tmp_path)
+    assert torch.equal(outputs(meft_runner.load_adapter(model_of(kind), tmp_path), kind), outputs(model, kind))
+
+
+def test_the_base_is_the_same_one_in_bfloat16(tmp_path):
+    meft_runner.save_adapter(made("bert", "meft1"), tmp_path)
+    meft_runner.load_adapter(tiny_model().bfloat16(), tmp_path)
 
 
 def test_a_decoder_keeps_keys_and_values_as_before_when_weights_do_not_fit(tmp_path):
