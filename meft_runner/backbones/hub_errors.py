@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -37,6 +38,12 @@ _LOG_IN = "run `hf auth login` or set HF_TOKEN"
 
 class HubGaveUpError(OfflineModeIsEnabled):
     """The hub has not answered before: the libraries then read their caches or fail, as where HF_HUB_OFFLINE is set."""
+
+
+def endpoint() -> str:
+    """Returns the hub's address, without a name and password that HF_ENDPOINT may hold."""
+    parts = urlsplit(constants.ENDPOINT)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class HubSource:
     @property
     def page(self) -> str:
         """The repository's address for people."""
-        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+        return f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
 
     def line(self, what: str, remedy: str) -> str:
         """Returns what is said of it, in one line with the way out."""
@@ -133,7 +140,7 @@ def _offline(_: HubSource, error: OfflineModeIsEnabled) -> _Found:
 
 
 def _unreachable(_: HubSource, error: Exception) -> _Found:
-    return f"{constants.ENDPOINT} cannot be reached ({error})", "Check the network, proxies and HF_ENDPOINT"
+    return f"{endpoint()} cannot be reached ({error})", "Check the network, proxies and HF_ENDPOINT"
 
 
 def _broken_off(_: HubSource, error: Exception) -> _Found:
@@ -142,7 +149,7 @@ def _broken_off(_: HubSource, error: Exception) -> _Found:
 
 def _no_hub(_: HubSource, error: FileMetadataError) -> _Found:
     return (
-        f"what answers at {constants.ENDPOINT} is not the hub",
+        f"what answers at {endpoint()} is not the hub",
         "Check HF_ENDPOINT and proxies, and whether the network wants a login",
     )
 

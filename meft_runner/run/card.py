@@ -36,7 +36,6 @@ _PIPELINES = {
     Head.image: "image-classification",
 }
 _SEAL = re.compile(r"\n<!-- sha256 of what the run has written above: ([0-9a-f]{64}) -->\n\Z")
-_UNSAID = ("config", "heads", "model_types", "norm", "sha256", "package")  # what a backbone's name stands for
 
 
 def model_card(settings: Settings, record: Record, repository: str | None = None) -> str:
@@ -147,8 +146,9 @@ def _rows(settings: Settings, record: Record) -> str:
 def _settings(settings: Settings) -> Iterator[str]:
     """Yields the settings that have had an effect, as they are typed, but for files and folders."""
     for key, value, notes in settings_of(settings):
-        group, _, name = key.rpartition(".")
-        unsaid = notes.beside or notes.is_path(value) or value is None or (group == "backbone" and name in _UNSAID)
+        name = key.rpartition(".")[2]
+        untyped = notes.fixed is not None and name != "name"  # a file of conf/ or method.start_from sets it
+        unsaid = notes.beside or untyped or notes.is_path(value) or value is None
         if not unsaid and hindrance(settings, notes) is None:
             yield f"{key.removesuffix('.name')}={as_typed(value)}"
 

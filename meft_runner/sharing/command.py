@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import disable_progress_bars
 from peft.utils import CONFIG_NAME
 
+from meft_runner.backbones.hub_errors import endpoint
 from meft_runner.config import Settings, ShareSettings
 from meft_runner.config.checks import check_environment
 from meft_runner.config.sizes import written_bytes
@@ -157,4 +158,4 @@ def _push(api: HfApi, shared: Shared, asked: ShareSettings, name: str) -> bool:
 
 
 def _address(repository: str) -> str:
-    return f"{constants.ENDPOINT}/{repository}"
+    return f"{endpoint()}/{repository}"

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import constants, get_token, is_offline_mode
+from huggingface_hub import get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
-from meft_runner.backbones.hub_errors import TOO_MANY, HubGaveUpError, retry_seconds
+from meft_runner.backbones.hub_errors import TOO_MANY, HubGaveUpError, endpoint, retry_seconds
 from meft_runner.backbones.hub_line import line
 from meft_runner.errors import UserError, in_brief
 
@@ -25,7 +25,7 @@ def check_token() -> None:
 
 
 def _login() -> str:
-    tokens = f"{constants.ENDPOINT}/settings/tokens"
+    tokens = f"{endpoint()}/settings/tokens"
     return f"Run `hf auth login`, or set HF_TOKEN, with a token that may write ({tokens})."
 
 
@@ -61,7 +61,7 @@ def _what(repository: str, error: Exception) -> str:
     text = next((text for kinds, text in _TEXTS if isinstance(known, kinds)), None)
     if text is None:
         return f"it could not be pushed ({in_brief(known)})."
-    return text.format(login=_login(), endpoint=constants.ENDPOINT)
+    return text.format(login=_login(), endpoint=endpoint())
 
 
 def _answer(repository: str, error: HfHubHTTPError) -> str:

@@ -77,6 +77,7 @@ def test_nothing_of_the_machine_is_named():
     assert "rows of local files" in text
     assert "sha256 `5ca1ab1e`" in text
     assert "It began with the trained weights of the run `first`" in text
+    assert "started_from" not in text  # which cannot be typed
     assert not re.search("base_model|datasets", text.split("---")[1])
 
 

@@ -185,10 +185,11 @@ def test_another_owner(hub, share, folder):
 
 
 def test_a_hub_that_cannot_be_reached(hub, share, folder, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://jane:secret@127.0.0.1:9")
     code, _, error = share(f"run={folder}", f"to={NAME}")
     assert code == 2
     assert "http://127.0.0.1:9 cannot be reached. Check the network" in error
+    assert "secret" not in error
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, _, error = share(f"run={folder}", f"to={NAME}")
     assert (code, error) == (2, "error: HF_HUB_OFFLINE is set: nothing can be pushed to the hub. Unset it.\n")
