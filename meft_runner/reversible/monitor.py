@@ -111,9 +111,9 @@ class ReversalMonitor:
             )
         raise ReversalError(
             f"reversal is not exact: {differing} of {distance.numel()} stream elements came back different, first in "
-            f"{drifted[0] if drifted else names[-1]}. A kernel did not repeat its result, or the model was changed "
-            "between forward and backward; try another attention implementation, or method.strict=false to count "
-            "instead of stopping."
+            f"{drifted[0] if drifted else names[-1]}. A kernel did not repeat its result, another thread drew random "
+            "numbers, or the model was changed between forward and backward; try another attention implementation, or "
+            "method.strict=false to count instead of stopping."
         )
 
 
