@@ -1,5 +1,6 @@
 import json
 import os
+from collections import Counter
 
 import hypothesis
 import pytest
@@ -14,6 +15,19 @@ if not os.path.exists("/proc/driver/nvidia"):
 # A slow machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items):
+    """Leaves every n-th case of a list that is marked `thin(n)` in the default run; the others are slow ones."""
+    met = Counter()
+    for item in items:
+        thin = item.get_closest_marker("thin")
+        if thin is not None and item.get_closest_marker("slow") is None:
+            test = item.nodeid.partition("[")[0]
+            if met[test] % thin.args[0]:
+                item.add_marker(pytest.mark.slow)
+            met[test] += 1
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,7 @@ def test_starting_points_are_all_couplings_at_all_scales_with_both_means():
         *(pytest.param(task, 4000, 64, 3, 32, marks=pytest.mark.slow) for task in ("mnli", "qnli")),
     ],
 )  # fmt: skip
+@pytest.mark.thin(4)
 def test_scores_are_of_each_task_with_its_own_rows_and_epochs(task, rows, length, epochs, batch, tmp_path):
     words = ["experiment=scores", "task.data_dir=/rows/${task.name}", f"task={task}", "method=ia3", "seeds=null"]
     runs = []
@@ -122,6 +123,7 @@ def test_the_papers_experiments_are_there():
 
 @pytest.mark.parametrize("scale", [[], pytest.param(["scale=smoke"], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.thin(3)
 def test_it_composes(name, scale, monkeypatch):
     register()
     own = OWN_WORDS.get(name, ["backbone=opt_125m", "task=arc_easy"])

@@ -43,6 +43,7 @@ def check(record, method, metric):
 @pytest.mark.parametrize(("backbone", "kind"), [("bart", "bart"), ("opt_125m", "opt"), ("opt_125m", "opt-postln"),
                                                 ("deberta_v3_base", "deberta"), ("smollm2_135m", "llama"),
                                                 slow("qwen3_0b6", "qwen3"), slow("mistral_7b", "qwen2")])  # fmt: skip
+@pytest.mark.thin(2)
 def test_classification(tmp_path, rte_folder, backbone, kind, method):
     task = ("task=rte", f"task.data_dir={rte_folder}", "task.max_length=100", f"method={method}")
     _, record = run(tmp_path, backbone, kind, *task, "training.max_steps=2")
@@ -52,6 +53,7 @@ def test_classification(tmp_path, rte_folder, backbone, kind, method):
 @pytest.mark.parametrize("method", mostly_slow(("full", "lora", "meft1", "meft3"), "meft1"))
 @pytest.mark.parametrize(("backbone", "kind"), [("bart_base", "bart-span"), ("roberta", "roberta"),
                                                 ("deberta_v3_large", "deberta-span")])  # fmt: skip
+@pytest.mark.thin(2)
 def test_squad(tmp_path, backbone, kind, method):
     rows = make_squad_rows(tmp_path / "rows")
     windows = ("task.max_length=90", "task.stride=20", f"method={method}")

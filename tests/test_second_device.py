@@ -19,6 +19,7 @@ OTHERS = sorted(
 @pytest.mark.parametrize(
     "kinds", [("llama",), *(pytest.param(kinds, marks=pytest.mark.slow) for kinds in (("bert",), OTHERS))]
 )
+@pytest.mark.slow
 def test_a_step_runs_on_another_device(kinds):
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.second_device", *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

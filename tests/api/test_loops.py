@@ -34,6 +34,7 @@ def assert_as_stored(kind, how, loop, folder, **arguments):
 @pytest.mark.parametrize(("kind", "how", "loop"), [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES
 ])  # fmt: skip
+@pytest.mark.thin(2)
 def test_gradients_are_those_of_stored_activations(kind, how, loop, tmp_path):
     assert_as_stored(kind, how, loop, tmp_path)
 
@@ -94,6 +95,7 @@ def test_gradient_checkpointing_is_left_off_with_a_word(loop, tmp_path):
     ("bert", "meft1"), pytest.param("llama", "lora", marks=pytest.mark.slow),
     pytest.param("bart", "ia3", marks=pytest.mark.slow), pytest.param("llama", "meft3", marks=pytest.mark.slow),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_the_trainer_goes_on_from_its_checkpoint(kind, how, tmp_path):
     """Evaluated in between, and ended with the best weights: bit for bit those of a training in one go."""
 

@@ -79,6 +79,7 @@ def text(model, rows=4, length=12):
 @pytest.mark.parametrize("kind", [
     "bert", "bart", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS if kind not in ("bert", "bart")),
 ])  # fmt: skip
+@pytest.mark.thin(2)
 def test_a_model_is_predicted_as_it_is(kind, ready):
     model, inputs = READY[ready](kind), whole(kind)
     assert_tracked(model, predict_memory(model, **sizes(inputs)), inputs)

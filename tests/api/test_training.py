@@ -46,6 +46,7 @@ ACCUMULATED = [
 
 
 @pytest.mark.parametrize(("kind", "how"), [("bert", "meft1"), ("llama", "lora"), *ACCUMULATED])
+@pytest.mark.thin(2)
 def test_accumulated_passes_are_one_batch(kind, how, tmp_path):
     columns = batch_of(kind)
     rows = [{name: column[row].tolist() for name, column in columns.items()} for row in range(4)]

@@ -52,6 +52,7 @@ def layer_and_inputs(model, kind, place=0, padding="right"):
 @pytest.mark.parametrize("padding", ["right", "left", None])
 @EACH_STACK
 @pytest.mark.parametrize("with_adapters", [False, True])
+@pytest.mark.thin(3)
 def test_blocks_equal_the_layer(kind, place, attention, padding, training, with_adapters):
     model = tiny_model(kind, attention=attention).train(training)
     assert_equal_to_the_layer(*layer_and_inputs(model, kind, place, padding), with_adapters)

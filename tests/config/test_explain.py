@@ -54,7 +54,7 @@ TEXTS = st.one_of(
 )
 
 
-@effort(max_examples=60)
+@effort(max_examples=25)
 @example("{" * 3000)
 @example("a=" + "[" * 3000)
 @example("task=rte\udcff")

@@ -27,6 +27,7 @@ def of(*overrides):
                  "method=meft1_start", "method.offload=true", "method.stored_layers=2", "method.budget=8GiB",
                  "backbone.weights=nf4", "backbone.weights=int8"],
 )  # fmt: skip
+@pytest.mark.thin(3)
 def test_it_follows_what_changes_a_result(override):
     assert of() != of(override)
 
@@ -36,6 +37,7 @@ def test_it_follows_what_changes_a_result(override):
                  "method.chunks=2", "method.offload=true", "method.grid_bits=12", "method.strict=false",
                  "method.rank=4", "method=dora", "method.stored_layers=2", "method.budget=8GiB"],
 )  # fmt: skip
+@pytest.mark.thin(3)
 def test_it_follows_what_changes_a_reversed_lora(override):
     reversed_lora = ("method=lora", "method.reversal=exact")
     other = dict(each.split("=", 1) for each in (*reversed_lora, override))
@@ -72,6 +74,7 @@ LATER_OF_MEFT = (*LATER_OF_ALL, "variant", "adapter_factor", "zero_start")
 
 
 @pytest.mark.parametrize(("typed", "name"), EARLIER.items())
+@pytest.mark.thin(3)
 def test_earlier_runs_keep_their_identity(typed, name):
     chosen = settings(*typed.split())
     assert identity(chosen) == name
@@ -123,6 +126,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("first", "second"), SAME)
+@pytest.mark.thin(5)
 def test_one_run_written_in_two_ways(first, second):
     assert of(*first) == of(*second)
 
@@ -178,7 +182,7 @@ def test_scales(n, form):
     assert (identity(written) == identity(base)) is (Fraction(1, n) == Fraction(1, 10))
 
 
-@example_settings(max_examples=25, deadline=None)
+@example_settings(max_examples=10, deadline=None)
 @given(
     st.fixed_dictionaries(
         {
@@ -212,6 +216,7 @@ def test_it_survives_a_record(method):
         }
     )
 )
+@pytest.mark.slow
 def test_that_of_a_reversed_lora_survives_a_record(method):
     content = plain(lora_once())
     content["method"] |= method

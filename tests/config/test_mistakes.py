@@ -282,6 +282,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("typed", "message"), MISTAKES, ids=[typed[:60] for typed, _ in MISTAKES])
+@pytest.mark.thin(6)
 def test_a_mistake_is_a_line(typed, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOKEN", "a secret")
@@ -330,6 +331,7 @@ def test_an_environment_that_no_launcher_makes(environment, message, monkeypatch
         "experiment=scores level=1 method=lora", "-m seeds=null seed=1",
     ],
 )  # fmt: skip
+@pytest.mark.thin(7)
 def test_what_can_be_meant_starts(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     started = []

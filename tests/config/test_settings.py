@@ -24,12 +24,14 @@ def test_a_bare_run_is_minilm_on_the_demo_with_meft1():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.thin(3)
 def test_backbones_compose(name):
     task = next(service.tasks[0] for service in services().values() if name in service.backbones)
     assert settings(f"backbone={name}", f"task={task}").backbone.name == name
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.thin(3)
 def test_tasks_compose(name):
     assert settings(f"task={name}", f"backbone={TASKS[name]}").task.name == name
 
@@ -137,6 +139,7 @@ def test_checkpointing_together_with_reversal_wherever_it_comes_from(kind, typed
 
 @pytest.mark.parametrize("backbone", ["bert", "roberta", "bart", "opt", "vit", "minilm"])
 @pytest.mark.parametrize("name", ["meft1_start", "meft2_start", "meft3_start"])
+@pytest.mark.thin(4)
 def test_a_preset_is_its_variant_but_for_what_its_file_says(backbone, name):
     task = "task=" + {"opt": "piqa", "vit": "svhn"}.get(backbone, "demo")
     chosen, variant = (settings(f"backbone={backbone}", task, f"method={each}").method for each in (name, name[:5]))

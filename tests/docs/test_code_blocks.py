@@ -119,6 +119,7 @@ def of(command):
 
 
 @pytest.mark.parametrize("words", SHOWN, ids=lambda words: f"{SHOWN[words][0]} {words[0]}")
+@pytest.mark.thin(2)
 def test_a_shown_command_is_read_by_its_own_command(words):
     name, arguments = words[0].removeprefix(".venv/bin/"), [*words[1:]]
     if arguments in (["--help"], ["--version"]):

@@ -71,6 +71,7 @@ CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "mef
     ("backbone", "method"),
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
+@pytest.mark.thin(3)
 def test_predicted_equals_tracked(backbone, method):
     assert_predicted(case(backbone, method))
 
@@ -83,6 +84,7 @@ def test_predicted_equals_tracked(backbone, method):
     {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 32, "short_factor": [1.0] * 24,
      "long_factor": [2.0] * 24},
 ], ids=lambda rotary: rotary["rope_type"])  # fmt: skip
+@pytest.mark.thin(4)
 def test_predicted_equals_tracked_whatever_rotates(rotary):
     asked = case("smollm2_135m", "meft1", batch=2)
     config = asked.backbone.config | {
@@ -98,12 +100,14 @@ def test_predicted_equals_tracked_whatever_rotates(rotary):
     *(pytest.param(*each, marks=pytest.mark.slow) for each in
       [("bart_base", "meft3"), ("bart_base", "lora reversed"), ("opt_125m", "lora reversed"), ("minilm", "meft3")]),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_predicted_equals_tracked_in_rows_of_many_pieces(backbone, method):
     asked = case(backbone, method, batch=2, length=120)
     assert_predicted(replace(asked, method=replace(asked.method, chunks=16)))
 
 
 @pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
+@pytest.mark.thin(2)
 def test_predicted_equals_tracked_under_autocast(method):
     assert_predicted(case("roberta_base", method, precision=Precision.bf16))
 
@@ -123,6 +127,7 @@ QUICK_FORMS = {("qwen3_0b6", "meft1", "nf4"), ("opt_125m", "lora reversed", "int
                  else pytest.mark.slow)
     for each in IN_FORMS for form in FORMS if each[1] not in NOT_INT8 or form[0] != "int8"
 ])  # fmt: skip
+@pytest.mark.thin(2)
 def test_predicted_equals_tracked_in_every_form(backbone, method, form, precision):
     assert_predicted(in_form(case(backbone, method, precision=precision), form))
 
@@ -135,6 +140,7 @@ def test_half_precision_weights_are_not_converted():
     assert kept[0] - kept[1] > copies
 
 
+@pytest.mark.slow
 def test_packed_weights_take_half_a_byte_and_their_scales():
     single, packed = (predict(in_form(case("opt_125m", "meft1"), form))["parameters_bytes"] for form in ("fp32", "nf4"))
     matrices = 4 * (4 * 256 * 256 + 2 * 256 * 1024)
@@ -143,6 +149,7 @@ def test_packed_weights_take_half_a_byte_and_their_scales():
 
 
 @pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.thin(2)
 def test_a_product_with_a_quantised_matrix_has_a_transient_of_that_matrix(form):
     short = [case("opt_125m", "meft1", batch=1, length=2, precision=Precision.bf16, attention=Kernel.flash)]
     short += [in_form(short[0], each) for each in ("bf16", form)]
@@ -151,6 +158,7 @@ def test_a_product_with_a_quantised_matrix_has_a_transient_of_that_matrix(form):
     assert largest <= quantised - plain < 3 * largest
 
 
+@pytest.mark.slow
 def test_predicted_equals_tracked_where_gradients_are_accumulated():
     accumulating = case("roberta_base", "full", accumulating=True)
     assert_predicted(accumulating)
@@ -207,6 +215,7 @@ def test_pieces_of_tokens_cut_the_transient_of_a_single_row():
         ),
     ],
 )  # fmt: skip
+@pytest.mark.thin(2)
 def test_a_few_of_many_chunks_tell_what_all_of_them_need(batch, length, chunks, method, monkeypatch):
     asked = case("opt_125m", method, batch=batch, length=length, attention=Kernel.flash)
     asked = replace(asked, method=replace(asked.method, chunks=chunks))
@@ -244,6 +253,7 @@ def floor(backbone, overrides, batch, length, **kwargs):
     return predict(Case(chosen.backbone, chosen.method, batch, length, **kwargs))["activations_bytes"] / 2**30
 
 
+@pytest.mark.slow
 def test_the_floor_of_roberta_large():
     assert floor("roberta", ["method=meft1"], 32, 128) <= 0.23
 

@@ -47,12 +47,14 @@ def test_what_a_layer_is_computed_from_waits_on_the_host(backbone, form, precisi
     assert rows["offload"]["activations_bytes"] < rows[True]["activations_bytes"]
 
 
+@pytest.mark.slow
 def test_one_layer_in_four_keeps_nothing():
     rows = by_kind("opt_125m")
     kept = {kind: row["retained_after_forward_bytes"] for kind, row in rows.items()}
     assert kept["every_4"] - kept[True] == pytest.approx((LAYERS - 1) / LAYERS * (kept[False] - kept[True]), rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_was_replaced_is_put_back():
     own = modeling_utils.save_on_cpu
     by_kind("opt_125m")

@@ -73,6 +73,7 @@ def test_gradients_of_full_fine_tuning_are_seen_where_they_are_the_peak():
 
 
 @pytest.mark.parametrize("variant", [pytest.param(v, marks=() if v == "meft1" else pytest.mark.slow) for v in VARIANTS])
+@pytest.mark.slow
 def test_retained_memory_grows_by_the_remainders_alone(variant):
     rows, length, hidden, growth = 8, 32, 64, {}
     for reversal in ("exact", "stored"):

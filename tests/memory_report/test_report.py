@@ -52,6 +52,7 @@ def test_a_reversed_method_is_told_from_a_plain_one(monkeypatch, capsys):
     assert "meft1 (" not in out
 
 
+@pytest.mark.slow
 def test_rows_say_what_waits_on_the_host(monkeypatch, capsys):
     asked = (*TINY[2:], "backbone=minilm", "method=[lora,meft3]", "method.offload=true")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *asked, "method.reversal=exact", "format=json")
@@ -92,6 +93,7 @@ def test_figures_name_a_reversed_method(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "markdown"])
+@pytest.mark.thin(3)
 def test_other_forms(monkeypatch, capsys, form):
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *TINY, f"format={form}")
     assert "activations" in out
@@ -156,6 +158,7 @@ def test_what_fits(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("form", "expected"), [("csv", "backbone,method,"), ("markdown", "| backbone"), ("table", "━")]
 )
+@pytest.mark.thin(3)
 def test_what_fits_in_other_forms(monkeypatch, capsys, form, expected):
     fit = ("method=lora", "length=64", "fit=1TiB", f"format={form}")
     _, out, _ = call(monkeypatch, capsys, cli.meft_memory, *SMALL, *fit)
@@ -219,6 +222,7 @@ def test_the_curve_of_measured_steps_is_the_predicted_one(monkeypatch, capsys, t
         ("backbone=minilm sweep=batch output_dir=/dev/null/x", "output_dir=/dev/null/x: figures cannot be written"),
     ],
 )
+@pytest.mark.thin(6)
 def test_mistakes(monkeypatch, capsys, arguments, message):
     code, _, error = call(monkeypatch, capsys, cli.meft_memory, *arguments.split(" "))
     assert code == 2

@@ -45,6 +45,7 @@ from tests.helpers.records import changed, record
         ),
     ],
 )
+@pytest.mark.thin(3)
 def test_labels_name_what_differs_from_the_defaults(overrides, label):
     assert method_label(record(0.5, *overrides)) == label
 

@@ -113,6 +113,7 @@ def test_folders_that_cannot_be_written(report, tmp_path):
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_many_records_are_read(tmp_path, capsys):
     text = json.dumps(record(history=[(0.5, 0.5)] * 3).plain())
     for number in range(1000):

@@ -32,6 +32,7 @@ def test_numbers_have_their_place(tmp_path):
 
 
 @pytest.mark.parametrize("scores", read_published().full_fine_tuning, ids=lambda scores: scores.backbone)
+@pytest.mark.thin(2)
 def test_names_are_ours(scores):
     for task, by_metric in scores.scores.items():
         composed = settings(f"backbone={scores.backbone}", f"task={task}").task

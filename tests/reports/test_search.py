@@ -81,6 +81,7 @@ def test_searches_without_a_score_are_not_drawn():
 
 
 @pytest.mark.parametrize("content", ["", '{"schema_version": 1, "trials": [{"settings": 3}]}'])
+@pytest.mark.thin(2)
 def test_searches_of_a_folder(content, tmp_path, capsys):
     search, records = found()
     for number, one in enumerate(records[:3]):

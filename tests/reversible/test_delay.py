@@ -11,6 +11,7 @@ from tests.helpers.models import KINDS, PEFT_METHODS, batch, gradients, move_awa
 @PRECISIONS
 @pytest.mark.parametrize("layers", [6, 24, pytest.param(96, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PEFT_METHODS)
+@pytest.mark.thin(3)
 def test_at_any_depth(name, layers, precision, monkeypatch):
     found = check_exactness(name, layers, precision, monkeypatch)
     assert all(gradient.any() for gradient in found.values())
@@ -19,6 +20,7 @@ def test_at_any_depth(name, layers, precision, monkeypatch):
 @PRECISIONS
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PEFT_METHODS)
+@pytest.mark.thin(3)
 def test_every_family(name, kind, precision, monkeypatch):
     check_exactness(name, 2, precision, monkeypatch, kind=kind)
 

@@ -21,6 +21,7 @@ from tests.helpers.models import VARIANTS, batch, gradients, meft_settings, prep
 @PRECISIONS
 @pytest.mark.parametrize("layers", [6, pytest.param(24, marks=pytest.mark.slow), 96])
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(5)
 def test_exact_reversal(variant, layers, precision, monkeypatch):
     check_exactness(variant, layers, precision, monkeypatch)
 
@@ -35,6 +36,7 @@ def test_exact_reversal(variant, layers, precision, monkeypatch):
     ]),
 ])  # fmt: skip
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(5)
 def test_every_family(variant, kind, padding, precision, monkeypatch):
     check_exactness(variant, 12, precision, monkeypatch, kind=kind, padding=padding)
 
@@ -104,6 +106,7 @@ def test_float_reversal_fails_the_same_bound(variant):
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(3)
 def test_every_setting_is_exact(variant, precision, settings, monkeypatch):
     check_exactness(variant, 6, precision, monkeypatch, **settings)
 
@@ -121,6 +124,7 @@ IN_PIECES = [("bert", 4), ("bert", 1), ("opt", 4), ("opt", 1), ("bart", 4), ("ba
 @pytest.mark.parametrize(("kind", "rows"), IN_PIECES)
 @pytest.mark.parametrize("chunks", [2, pytest.param(3, marks=pytest.mark.slow), 7])
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(3)
 def test_pieces_stay_exact(variant, chunks, kind, rows):
     settings = {"kind": kind, "rows": rows, "chunks": chunks, "padding": None if rows == 1 else "right"}
     check_equal_to_stored(*train_once(variant, "exact", 4, None, **settings), variant, 4, None, **settings)

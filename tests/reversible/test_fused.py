@@ -118,6 +118,7 @@ def test_every_count(fused, count):
 @pytest.mark.parametrize(
     "width", [1, 2, 3, 7, 8, 33, pytest.param(4100, marks=pytest.mark.slow)]
 )  # 4100: several tiles
+@pytest.mark.thin(3)
 def test_every_width_and_dtype(fused, width, count, dtype):
     check_equal(fused, integers(2, 3, width), halves(2, 3, width, dtype=dtype), count, bits=2, value_dtype=dtype)
 

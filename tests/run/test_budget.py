@@ -49,6 +49,7 @@ def check_plans(chosen, shares=(0.0, 0.45, 1.0)):
     assert found.stored_layers == layers
 
 
+@pytest.mark.slow
 def test_predicted_peaks_of_an_encoder_are_those_tracked(rte_folder, tmp_path):
     check_plans(tiny(rte_folder, tmp_path, "method=meft1", "method.chunks=2", "backbone.repeat=2"))
 

@@ -60,6 +60,7 @@ def runs(tmp_path):
     return f"output_dir={tmp_path / 'runs'}"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_stops_no_command(runs, tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -71,6 +72,7 @@ def test_a_reader_that_has_gone_stops_no_command(runs, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.slow
 def test_a_full_standard_output_is_one_line(runs, tmp_path):
     with open("/dev/full", "w") as full:
         command = [*TABLES, runs, f"tables_dir={tmp_path / 'tables'}"]

@@ -15,6 +15,7 @@ TASKS = {"rte": "minilm", "demo": "minilm", "text": "minilm", "piqa": "opt", "sq
 @pytest.mark.parametrize(
     "task", [pytest.param(task, marks=() if task in ("rte", "piqa") else pytest.mark.slow) for task in TASKS]
 )
+@pytest.mark.thin(3)
 def test_settings_come_back_from_a_record(task, method):
     chosen = settings(f"backbone={TASKS[task]}", f"task={task}", f"method={method}", "training.precision=bf16")
     assert from_plain(plain(chosen)) == chosen

@@ -48,6 +48,7 @@ def run_by_hand(stack, hidden, inputs):
 @PRECISIONS
 @pytest.mark.parametrize("kind", ["bert", "bart", "opt-answers"])
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(3)
 def test_float_reversal_is_compared_with_the_published_equations(variant, kind, precision, monkeypatch):
     _, found, _ = train_once(variant, "float", 4, precision, kind=kind)
     with monkeypatch.context() as patch:
@@ -86,6 +87,7 @@ def test_exact_reversal_is_compared_with_stored_activations(variant, kind, preci
 @PRECISIONS
 @pytest.mark.parametrize("reversal", ["exact", "stored"])
 @pytest.mark.parametrize("kind", ["bert", "bart", "opt", "vit", "bart-span", "opt-answers"])
+@pytest.mark.thin(3)
 def test_exact_gradients_are_the_stored_ones(kind, reversal, precision):
     errors, model = studied("meft3", reversal, precision, kind, chunks=3)
     names = [name for stack in reversible_stacks(model) for name in stack.plan.names]

@@ -149,6 +149,7 @@ def curves_of(log):
 
 
 @pytest.mark.parametrize("logger", READERS)
+@pytest.mark.slow
 def test_what_was_tracked_is_read_back(logger, tmp_path):
     log, record = train(logger, tmp_path / "run")
     config, curves, results = READERS[logger](tmp_path / "run")

@@ -26,6 +26,7 @@ def assert_same(found, expected):
     pd.testing.assert_frame_equal(found[columns], expected.loc[found.index, columns])
 
 
+@pytest.mark.slow
 def test_two_methods_of_a_table_regenerate_to_the_same_figures():
     assert_same(regenerated("bert-32x128", methods=["lora", "meft3"]), committed("bert-32x128"))
 

@@ -159,6 +159,7 @@ def test_longest_row(guess, limit):
         assert fitted % 64 == 0
 
 
+@pytest.mark.slow
 def test_the_longest_row_of_a_model_of_one_layer_again_and_again(no_gpu):
     shape = shapes.long_rows()
     method = ("method=meft1",)

@@ -50,6 +50,7 @@ def test_a_sweep_ends_with_the_best_of_its_own_settings_over_seeds(trained, monk
     assert not list(tmp_path.glob(".sweeps*"))
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_of_its_own_failures_alone(trained, monkeypatch, capsys, tmp_path):
     broken = ["-m", "training.learning_rate=0.1,2", "method=lora", f"output_dir={tmp_path}"]
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *broken, "seeds=[1,2]")
@@ -69,6 +70,7 @@ def test_a_mistake_in_one_run_of_a_sweep_is_told_at_its_end(trained, monkeypatch
     assert error.count("backbone=minilm") == 2
 
 
+@pytest.mark.slow
 def test_runs_that_fail_for_one_reason_are_told_in_one_line(trained, monkeypatch, capsys, tmp_path):
     broken = ["-m", "training.learning_rate=2,3", "method=lora,full", "seed=1", f"output_dir={tmp_path}"]
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *broken)
@@ -89,6 +91,7 @@ def test_nothing_follows_an_interrupted_sweep(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("typed", ["hydra.sweep.dir={}", "hydra.run.dir={}", "hydra.sweep.subdir=x hydra.sweep.dir={}"])
+@pytest.mark.thin(3)
 def test_a_folder_of_the_user_is_never_removed(typed, trained, monkeypatch, capsys, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -149,6 +149,7 @@ def test_equal_settings_are_one_run(runs, search, tmp_path):
     assert printed.count("complete, accuracy") == 2
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_told_at_the_end_and_run_again_where_asked(runs, search):
     runs.fails = lambda chosen: len(runs.seen) == 2
     code, printed, error = search()
@@ -170,6 +171,7 @@ def test_a_search_whose_first_trials_all_fail_ends(runs, search):
     assert "3 runs: too fast" in error
 
 
+@pytest.mark.slow
 def test_searches_of_other_methods_and_spaces_stand_beside_each_other(runs, search, tmp_path):
     common = ("training.batch_size=16", "training.learning_rate=1e-3")
     assert search("method=lora,meft1", *common, "seeds=[1,2]", trials=2)[0] == 0
@@ -200,6 +202,7 @@ def test_settings_that_do_not_go_together_are_a_trial_that_failed(runs, search):
     assert "method.offload=true: a half with a scale of 1 keeps nothing" in error
 
 
+@pytest.mark.slow
 def test_a_trial_is_told_to_its_run_through_hydra(runs, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("meft_runner.run.lifecycle.run", runs)
     words = ["-m", "hpo=optuna", "hpo.trials=3", "hpo.at_once=2", f"output_dir={tmp_path}", "hpo.startup_trials=2"]
@@ -246,6 +249,7 @@ def test_without_optuna(runs, search, monkeypatch):
     assert (code, error) == (2, "error: hpo=optuna: not installed. pip install 'meft-runner[hpo]'.\n")
 
 
+@pytest.mark.slow
 def test_two_at_once_over_one_search(runs, search, tmp_path):
     search(trials=1)
     (folder,) = (path for path in (tmp_path / "runs" / ".searches").iterdir() if not path.name.startswith("."))
@@ -255,6 +259,7 @@ def test_two_at_once_over_one_search(runs, search, tmp_path):
     assert "another process is running it" in error
 
 
+@pytest.mark.slow
 def test_a_search_whose_runs_begin_with_an_earlier_one(runs, search, tmp_path):
     earlier = settings("task=demo", "seed=2", f"output_dir={tmp_path / 'runs'}")
     runs(earlier)
@@ -271,6 +276,7 @@ def test_a_search_whose_runs_begin_with_an_earlier_one(runs, search, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[1]"])
+@pytest.mark.thin(2)
 def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     search(trials=1)
     (file,) = (tmp_path / "runs" / ".searches").glob("*/search.json")
@@ -288,6 +294,7 @@ def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     assert "its trial 1 is none of this search" in search(trials=2)[2]
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_process_leaves_unfinished_is_begun_once_more(runs, search):
     runs.lost = lambda chosen: len(runs.seen) == 0
     assert search(trials=2)[0] == 0
@@ -299,6 +306,7 @@ def test_a_trial_that_another_process_leaves_unfinished_is_begun_once_more(runs,
     assert [chosen.hpo.trial.number for chosen in runs.seen][3:] == [2, 2, 3]
 
 
+@pytest.mark.slow
 def test_trials_of_other_rows_do_not_stand_beside_new_ones(runs, search, tmp_path):
     search(trials=1)
     (path,) = (tmp_path / "runs").glob("*/record.json")

@@ -73,6 +73,7 @@ def likelihoods_in_batches(answering, folder, data, batch_size):
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.thin(3)
 def test_log_likelihoods_do_not_depend_on_batches(tmp_path, model, batch_size, padding_side):
     kind, folder = model
     tokenizer = tokenizer_of(folder)

@@ -131,6 +131,7 @@ def test_what_training_gets(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("context", [SHORT, LONG[:300], "  \n" + SHORT + " \n"])
 @pytest.mark.parametrize("stride", [0, 40])
+@pytest.mark.thin(3)
 def test_every_answer_is_found_again(tmp_path, tokenizer, context, stride):
     rows = list(answers_of_words(context))
     split = development(load_rows(tmp_path, tokenizer, rows, max_length=90, stride=stride))
@@ -143,6 +144,7 @@ def test_every_answer_is_found_again(tmp_path, tokenizer, context, stride):
         assert answer in texts or len(answer.encode()) > stride  # a longer one can begin and end in different windows
 
 
+@pytest.mark.thin(3)
 def test_a_window_has_the_answer_if_it_has_all_of_it(tmp_path, tokenizer):
     rows = [row(LONG, answer, id=answer) for answer in re.findall(r"town of Nr\d+ had \d+", LONG)]
     split = development(load_rows(tmp_path, tokenizer, rows, max_length=120, stride=60))

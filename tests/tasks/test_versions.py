@@ -71,6 +71,7 @@ def plain(row):
 
 
 @pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.thin(3)
 def test_model_inputs_change_with_the_version(kind, tmp_path):
     digest = hashlib.sha256()
     for data in loaded(kind, tmp_path):
