@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from meft_runner.api.arguments import restored
-from meft_runner.api.base import description_of, difference
 from meft_runner.api.folders import AdapterFolder, folder_of, read_adapter
 from meft_runner.api.making import add_adapters, couple, description, noted, plain_settings, undone_on_error
 from meft_runner.api.mistakes import with_value_errors
@@ -21,6 +20,7 @@ from meft_runner.config import METHODS, MeftSettings, PeftSettings
 from meft_runner.config.methods import KEEPS_NOTHING
 from meft_runner.errors import UserError, first_line
 from meft_runner.methods.adapter import Adapter
+from meft_runner.methods.base_model import description_of, difference
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
 from meft_runner.run.portable import CARD_NAME

@@ -15,13 +15,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from meft_runner.api.base import description_of
 from meft_runner.api.served import settings_of_backbone
 from meft_runner.backbones import Family, StackLayer, inner_model
 from meft_runner.backbones.stack_layer import LayerList
 from meft_runner.backbones.weights import settle
 from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
 from meft_runner.files import write_whole
+from meft_runner.methods.base_model import description_of
 from meft_runner.methods.delay import make_layers_reversible
 from meft_runner.methods.layers import plain_layers
 from meft_runner.methods.peft_methods import keep_input_dtype

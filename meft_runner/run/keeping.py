@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import nn
@@ -24,12 +25,19 @@ PREDICTIONS = "predictions"  # the folder of answers
 _OURS = (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME, COUPLING_NAME)
 
 
-def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: Record) -> None:
+def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: Record, base: dict[str, Any]) -> None:
     """Writes the trained weights to a temporary folder and moves its files to the run's adapter/.
 
     What an earlier attempt at the same run has written is replaced; everything else that is there stays, a model card
     that was edited too. What stands beside the weights can be read on any machine: the card, and a configuration
     without paths.
+
+    Args:
+        model: with the trained weights.
+        directory: of the run.
+        settings: of the run.
+        record: of the run.
+        base: what tells the plain model from others, see `description_of`.
 
     Raises:
         UserError: they cannot be written, or there is a link to another folder.
@@ -38,7 +46,7 @@ def keep_adapter(model: nn.Module, directory: Path, settings: Settings, record: 
     with writing("the adapter", directory.parent, WEIGHT_WRITING_ERRORS):
         temporary = Path(tempfile.mkdtemp(prefix=f"{ADAPTER}.", suffix=".tmp", dir=directory))
         try:
-            save_trained(model, temporary, adapter_description(settings))
+            save_trained(model, temporary, {**adapter_description(settings), "base": base})
             write_portable(temporary, settings, record, model_card(settings, record))
             final.mkdir(exist_ok=True)
             for file in sorted(temporary.iterdir()):

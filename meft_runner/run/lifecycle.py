@@ -140,7 +140,7 @@ def _keep(
 
     keep_answers(trainer, data, directory)
     if processes.is_main():
-        keep_adapter(model, directory, settings, record)
+        keep_adapter(model, directory, settings, record, opened.base)
         record.files = {**(record.files or {}), **stamps_of_adapter(directory)}
 
 

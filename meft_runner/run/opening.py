@@ -17,6 +17,7 @@ from meft_runner.config import Head, LanguageSettings, Precision, Settings, Weig
 from meft_runner.config.methods import OFFLOAD
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
+from meft_runner.methods.base_model import description_of
 from meft_runner.methods.prepare import check_kernels, prepare
 from meft_runner.records.schema import Data, Record, Start, Weights
 from meft_runner.run.announcement import show_model, show_origin, show_rows, show_training
@@ -39,12 +40,14 @@ class Opened:
         data: the task.
         plan: what the settings of training come to.
         made_from: what tells the run's rows and weights from others.
+        base: what tells the plain model from others, see `description_of`.
     """
 
     model: nn.Module
     data: TaskData
     plan: Plan
     made_from: dict[str, Any]
+    base: dict[str, Any]
 
 
 def open_run(settings: Settings, device: torch.device, record: Record, screen: Screen) -> Opened:
@@ -70,6 +73,8 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     batch = first_batch(data, planned.batch_size, device)
     as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]
     pretrained = first_outputs(loaded, batch, as_trained)
+    base = description_of(loaded)
+    del base["class"]  # what trained on it says which heads it fits, of several classes that have them
     model = prepare(loaded, family, settings.backbone, settings.method).to(device)
     record.origin = begin_with(settings, model, data, source)
     record.parameters = parameter_counts(model, layers)
@@ -88,7 +93,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
         "weights": record.weights.sha256 or record.weights.revision,
         "inputs": digest_of_inputs(settings),
     }
-    return Opened(model, data, planned, made_from)
+    return Opened(model, data, planned, made_from, base)
 
 
 def _check_device(settings: Settings, device: torch.device) -> None:

@@ -26,7 +26,7 @@ def test_files_of_the_user_beside_the_weights_stay(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     model = prepared(meft_settings())
-    keep_adapter(model, tmp_path, settings(), record())
+    keep_adapter(model, tmp_path, settings(), record(), {})
     found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert '"meft1"' in (tmp_path / "adapter" / "adapter_config.json").read_text()
@@ -38,21 +38,21 @@ def test_files_of_the_user_beside_the_weights_stay(tmp_path):
 
 def test_a_model_card_is_of_the_weights_beside_it_until_a_user_edits_it(tmp_path):
     model, card = prepared(meft_settings()), tmp_path / "adapter" / "README.md"
-    keep_adapter(model, tmp_path, settings(), record())
+    keep_adapter(model, tmp_path, settings(), record(), {})
     first = card.read_text()
-    keep_adapter(model, tmp_path, settings("task.max_length=32"), record())
+    keep_adapter(model, tmp_path, settings("task.max_length=32"), record(), {})
     second = card.read_text()
     assert "task.max_length=32" in second
     assert first != second
     card.write_text(second.replace("demo", "mine"))
-    keep_adapter(model, tmp_path, settings(), record())
+    keep_adapter(model, tmp_path, settings(), record(), {})
     assert card.read_text() == second.replace("demo", "mine")
 
 
 def test_a_file_named_adapter_is_in_the_way(tmp_path):
     (tmp_path / "adapter").write_text("mine")
     with pytest.raises(UserError, match=r"the adapter cannot be written there"):
-        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record())
+        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record(), {})
     assert files(tmp_path) == {"adapter": "mine"}
 
 
@@ -78,5 +78,5 @@ def test_a_link_named_adapter_is_in_the_way(tmp_path):
     (tmp_path / "mine" / "adapter_model.safetensors").write_text("mine")
     (tmp_path / "adapter").symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match=r"adapter: is a link, and files elsewhere would be replaced"):
-        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record())
+        keep_adapter(prepared(meft_settings()), tmp_path, settings(), record(), {})
     assert files(tmp_path / "mine") == {"adapter_model.safetensors": "mine"}

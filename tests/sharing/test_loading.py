@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftConfig
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from meft_runner import load_adapter
 from meft_runner.config import Head, PredictSettings
@@ -74,6 +74,15 @@ def test_a_classifier_has_the_logits_of_its_run(method, trained):
     else:
         assert relative_distance(expected.flatten(), found.flatten()) == pytest.approx(apart.output_distance, rel=0.02)
         assert torch.equal(logits(coupled(folder), folder), expected)
+
+
+@pytest.mark.parametrize("method", ["ia3 reversed", "meft3"])
+def test_another_base_of_the_same_sizes_is_refused(method, trained):
+    folder = trained("rte", method)
+    base = AutoModelForSequenceClassification.from_pretrained(base_of(folder), num_labels=2)
+    torch.nn.init.normal_(base.base_model.encoder.layer[1].output.dense.weight)
+    with pytest.raises(ValueError, match=r"another base model \(its sizes are the same, but output\.dense\.weight"):
+        load_adapter(base, folder / "adapter")
 
 
 def hidden_states(model, head):
