@@ -86,7 +86,7 @@ def load_adapter(base: nn.Module, folder: str | PathLike[str]) -> nn.Module:
     made = noted(inner)
     if isinstance(inner, PreTrainedModel):
         own = description_of(inner) if made is None else made.base
-        if (differing := difference(found.base, own)) is not None:
+        if (differing := difference(found.base, own, found.weights)) is not None:
             raise UserError(
                 f"folder={folder}: made for another base model ({differing}). Load the one it was made for."
             )
@@ -136,7 +136,10 @@ def _with_meft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
 
 def _fill(model: nn.Module, found: AdapterFolder) -> None:
     """Puts the weights of a folder into a model that has a place for each of them."""
-    differing = fill(model, found.weights)
+    try:
+        differing = fill(model, found.weights)
+    except KeyError as error:  # peft saves some wrapped modules under names that it does not load
+        differing = f"peft finds no place for {first_line(error)}"
     if differing is not None:
         raise UserError(
             f"folder={found.path}: its weights do not fit this model ({differing}). Give the base model with the head "
@@ -205,7 +208,7 @@ def _write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".adapter.", suffix=".tmp", dir=folder))
         try:
-            save_trained(model, temporary, description(model))
+            save_trained(model, temporary, {} if noted(inner_model(model)) is None else description(model))
             # peft gives an adapter with a name of its own a folder inside
             for file in sorted(file for file in temporary.rglob("*") if file.is_file()):
                 if file.name == CARD_NAME and (folder / CARD_NAME).exists():

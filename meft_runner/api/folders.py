@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from meft_runner.errors import UserError, first_line
+from meft_runner.methods.base_model import is_description
 from meft_runner.methods.weights import COUPLING_NAME
 from meft_runner.records.record import FILE_NAME, read_record
 
@@ -70,9 +71,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
     method = described.get("method") or _of_run(folder)
     if not isinstance(method, dict) or (not of_peft and "name" not in method):
         raise UserError(f"folder={folder}: its {CONFIG_NAME} names no method. Give a folder as it was saved.")
-    base = described.get("base")
-    if not isinstance(base, dict) or any(not isinstance(base.get(name, {}), dict) for name in ("sizes", "layers")):
-        base = {}
+    base = described.get("base") or {}
+    if base and not is_description(base):
+        raise UserError(f"folder={folder}: what it says of its base model is damaged. Give a folder as it was saved.")
     file = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         weights = load_file(file)
@@ -84,7 +85,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"folder={file.parent}: {file.name} cannot be read ({reason}).") from error
     if not isinstance(content, dict):

@@ -53,14 +53,13 @@ def noted(model: nn.Module) -> Made | None:
 
 
 def description(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
-    """Returns what a folder says of an adapter: the base model, and the settings of a reversal where there is one."""
+    """Returns what a folder says of an adapter of a model that was made reversible: its base model and settings."""
     inner = inner_model(model)
     made = noted(inner)
+    assert made is not None
     return {
-        "base_model_name_or_path": inner.config.name_or_path,
-        "method": {} if made is None else plain_settings(made.method),
-        "base": description_of(inner) if made is None else made.base,
-    }
+        "base_model_name_or_path": inner.config.name_or_path, "method": plain_settings(made.method), "base": made.base,
+    }  # fmt: skip
 
 
 def plain_settings(method: MethodSettings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -42,8 +41,8 @@ class HubGaveUpError(OfflineModeIsEnabled):
 
 def endpoint() -> str:
     """Returns the hub's address, without a name and password that HF_ENDPOINT may hold."""
-    parts = urlsplit(constants.ENDPOINT)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    start, separator, rest = constants.ENDPOINT.rpartition("://")
+    return f"{start}{separator}{rest.rpartition('@')[2]}"
 
 
 @dataclass(frozen=True)

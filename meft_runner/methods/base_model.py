@@ -1,7 +1,7 @@
 """The base model of an adapter: what of it is noted, and how another one differs."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,39 +10,55 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from meft_runner.backbones import FAMILIES
-
 # Of a configuration, by the names that transformers has for them; a model has some of them.
 _SIZES = (
     "model_type", "hidden_size", "num_hidden_layers", "encoder_layers", "decoder_layers", "num_attention_heads",
     "num_key_value_heads", "intermediate_size", "encoder_ffn_dim", "ffn_dim", "vocab_size", "image_size", "patch_size",
+    "hidden_act", "attention_bias", "mlp_bias",
 )  # fmt: skip
-_SAMPLED = 4096  # elements of a matrix of embeddings
-_OF_LAYERS = 256  # elements of a matrix in a layer
+_NUMBERS = 32  # that are noted of each parameter, over all layers
+_PRIME = 7919  # how far apart positions begin in one layer and the next
+# How far numbers may be apart, relative to their size, where they are as this type holds them. A base may have been
+# loaded, or adapters merged into it, in another type.
+_ROUNDED = ((torch.bfloat16, 2**-7), (torch.float16, 2**-10), (torch.float64, 2**-16))
+_WRAPPERS: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+_OWN_START = (True, False, None, "gaussian", "eva")  # how peft starts adapters where the base stays as it is
 
 
 def description_of(model: PreTrainedModel) -> dict[str, Any]:
-    """Returns what tells a base model from others: its class, its sizes, and digests of some of its numbers.
+    """Returns what tells a base model from others: its class, its sizes, and some numbers of each of its parameters.
+
+    Heads are left out, which are trained, and so is what peft has changed or lets train.
 
     Args:
         model: a plain one, or one inside a peft model.
     """
     config = model.config
     sizes = {name: getattr(config, name) for name in _SIZES if isinstance(getattr(config, name, None), int | str)}
-    embeddings: Any = model.get_input_embeddings()
-    embeddings = getattr(embeddings, "base_layer", getattr(embeddings, "original_module", embeddings))  # under peft
-    return {
-        "class": type(model).__name__, "sizes": sizes, "embeddings": _digest(embeddings.parameters(), _SAMPLED),
-        "layers": _of_layers(model),
-    }  # fmt: skip
+    rope = getattr(config, "rope_parameters", None) or {}
+    sizes |= {name: value for name, value in rope.items() if name == "rope_theta"}
+    classes = (kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
+    return {"class": next(classes), "sizes": sizes, "numbers": _numbers(model)}
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def is_description(found: Any) -> bool:
+    """Tells whether something from a file is a description of a base model; an earlier version's has no numbers."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("class", ""), str)
+        and isinstance(found.get("sizes"), dict)
+        and isinstance(numbers := found.get("numbers", {}), dict)
+        and all(isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in numbers.values())
+    )
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any], trained: Collection[str]) -> str | None:
     """Returns how a base model differs from the one that was described, None where it does not.
 
     Args:
         then: the base model of an adapter.
         now: the one that is there.
+        trained: names of the adapter's own weights, which take the place of the base's.
     """
     sizes, own = then.get("sizes", {}), now["sizes"]
     differing = [name for name in sizes if sizes[name] != own.get(name)]
@@ -50,50 +66,74 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         return ", ".join(f"{name} is {sizes[name]} there and {own.get(name)} here" for name in differing[:3])
     if then.get("class", now["class"]) != now["class"]:
         return f"its class is {then['class']} there and {now['class']} here"
-    if None not in (then.get("embeddings"), now["embeddings"]) and then["embeddings"] != now["embeddings"]:
-        return "its sizes are the same, but its embeddings hold other numbers"
-    layers, own_layers = then.get("layers", {}), now["layers"]
-    other = [name for name in layers if layers[name] != own_layers.get(name, layers[name])]
-    return f"its sizes are the same, but {other[0]} of its layers holds other numbers" if other else None
+    replaced = {_general(name.removeprefix("base_model.model.")) for name in trained}
+    for name, numbers in then.get("numbers", {}).items():
+        if name in now["numbers"] and name not in replaced and not _same(numbers, now["numbers"][name]):
+            return f"its sizes are the same, but {name} holds other numbers"
+    return None
 
 
-def _of_layers(model: PreTrainedModel) -> dict[str, str]:
-    """Returns a digest of each parameter by its name in a layer, over all layers, but for those that peft changes."""
-    family = FAMILIES.get(model.config.model_type)
-    layers = [layer for view in family.views for layer in view.layers(model)] if family else []
-    changed = tuple({name for layer in layers for name in _changed(layer)})
+def _numbers(model: PreTrainedModel) -> dict[str, list[float]]:
+    """Returns some numbers of each parameter by its name, that of a layer over all layers."""
     found: dict[str, list[Tensor]] = {}
-    for layer in layers:
-        for name, parameter in layer.named_parameters():
-            if not name.startswith(changed):
-                found.setdefault(name, []).append(parameter)
-    digests = {name: _digest(each, _OF_LAYERS) for name, each in found.items()}
-    return {name: each for name, each in digests.items() if each is not None}
+    for name, parameter in _of_the_base(model):
+        found.setdefault(_general(name), []).append(parameter)
+    return {name: _some(each) for name, each in found.items() if all(map(_has_numbers, each))}
 
 
-def _changed(layer: nn.Module) -> Iterator[str]:
-    """Yields how the names of parameters begin that peft has wrapped in a layer, or lets train beside its own."""
-    wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    wrapped = [f"{name}." for name, module in layer.named_modules() if isinstance(module, wrappers)]
-    yield from wrapped
-    if wrapped:
-        yield from (name for name, parameter in layer.named_parameters() if parameter.requires_grad)
+def _of_the_base(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yields the parameters of a plain model, but for its heads; under peft those that are as they were loaded."""
+    starts = {getattr(each, "init_lora_weights", None) for each in getattr(model, "peft_config", {}).values()}
+    changed, under_peft, rewritten = [], False, not starts <= set(_OWN_START)
+    for name, module in model.named_modules():
+        if isinstance(module, _WRAPPERS):
+            under_peft = True
+            changed += [f"{name}.{part}" for part in _changed(module, rewritten)]
+    body, words = model.base_model, model.get_output_embeddings()
+    inside = {id(parameter) for part in (body, words) if part is not None for parameter in part.parameters()}
+    for name, parameter in model.named_parameters():
+        trains = under_peft and parameter.requires_grad
+        if id(parameter) in inside and not trains and not name.startswith(tuple(changed)):
+            yield name.replace(".base_layer.", ".").replace(".original_module.", "."), parameter
 
 
-def _digest(weights: Iterable[Tensor], sampled: int) -> str | None:
-    """Returns a digest of weights as bfloat16 has them, the same in float32 and bfloat16.
+def _changed(module: nn.Module, rewritten: bool) -> Iterator[str]:
+    """Yields how the names of parameters begin that peft has put into a module, or computed anew."""
+    kept = "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else "base_layer"
+    anew = rewritten or getattr(module, "merged", False)
+    yield from (name for name, _ in module.named_children() if anew or name != kept)
+    yield from (name for name, _ in module.named_parameters(recurse=False))
 
-    None for those that have no values here, for float16, which rounds differently, and for integers.
 
-    Args:
-        weights: in order.
-        sampled: about how many elements of each are looked at.
-    """
-    found = hashlib.sha256()
-    for weight in weights:
-        if weight.is_meta or not weight.numel() or weight.dtype not in (torch.float32, torch.bfloat16):
-            return None
-        flat = weight.detach().flatten()
-        some = flat[:: max(1, len(flat) // sampled)].to(torch.bfloat16)
-        found.update(some.cpu().contiguous().view(torch.int16).numpy().tobytes())
-    return found.hexdigest()[:16]
+def _general(name: str) -> str:
+    """Returns a parameter's name without the numbers of layers."""
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
+def _has_numbers(weight: Tensor) -> bool:
+    """Tells whether a parameter is here, and not packed by bitsandbytes."""
+    packed = getattr(weight, "quant_state", None) is not None
+    return weight.is_floating_point() and not packed and not weight.is_meta and weight.numel() > 0
+
+
+def _some(weights: Sequence[Tensor]) -> list[float]:
+    """Returns numbers of a parameter of all layers, from other places in each; of rows that a longer one has too."""
+    count = max(1, _NUMBERS // len(weights))
+    found = []
+    for i, weight in enumerate(weights):
+        rows = 1 << (len(weight).bit_length() - 1) if weight.dim() else 1  # a vocabulary may have got more of them
+        flat = weight.detach().reshape(-1)[: rows * (weight.numel() // max(1, len(weight)))] if weight.dim() else weight
+        places = [(i * _PRIME + j * (flat.numel() // count | 1)) % flat.numel() for j in range(count)]
+        found += flat.reshape(-1)[places].double().tolist()
+    return found
+
+
+def _rounding(numbers: Tensor) -> float:
+    return next((step for dtype, step in _ROUNDED if torch.equal(numbers, numbers.to(dtype).double())), 0.0)
+
+
+def _same(then: Sequence[float], now: Sequence[float]) -> bool:
+    """Tells whether numbers are the same, but for how they were rounded."""
+    a, b = (torch.tensor(each, dtype=torch.float64) for each in (then, now))
+    apart = max(map(_rounding, (a, b)))
+    return a.shape == b.shape and torch.allclose(a, b, rtol=apart, atol=1e-7)

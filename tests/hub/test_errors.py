@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
+from meft_runner.backbones.hub_errors import endpoint
 from meft_runner.errors import UserError
 from tests.helpers.hub import Fault
 from tests.helpers.hub_reads import read_model, read_split
@@ -127,3 +128,15 @@ def files_up_to(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("https://hub.example/path", "https://hub.example/path"), ("https://u:pa/s#s@hub.example", "https://hub.example"),
+        ("u:secret@hub.example", "hub.example"), ("https://u:p[x@hub.example", "https://hub.example"),
+    ],
+)  # fmt: skip
+def test_an_address_is_shown_without_a_password(given, shown, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", given)
+    assert endpoint() == shown

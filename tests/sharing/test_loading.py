@@ -81,7 +81,7 @@ def test_another_base_of_the_same_sizes_is_refused(method, trained):
     folder = trained("rte", method)
     base = AutoModelForSequenceClassification.from_pretrained(base_of(folder), num_labels=2)
     torch.nn.init.normal_(base.base_model.encoder.layer[1].output.dense.weight)
-    with pytest.raises(ValueError, match=r"another base model \(its sizes are the same, but output\.dense\.weight"):
+    with pytest.raises(ValueError, match=r"another base model \(its sizes are the same, but .*output\.dense\.weight"):
         load_adapter(base, folder / "adapter")
 
 
