@@ -20,8 +20,9 @@ _NUMBERS = 32  # that are noted of each parameter, over all layers
 _PRIME = 7919  # how far apart positions begin in one layer and the next
 # How far numbers may be apart, relative to their size, where they are as this type holds them. A base may have been
 # loaded, or adapters merged into it, in another type.
-_ROUNDED = ((torch.bfloat16, 2**-7), (torch.float16, 2**-10), (torch.float64, 2**-16))
+_ROUNDED = ((torch.bfloat16, 2**-7), (torch.float16, 2**-10))
 _WRAPPERS: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+_CHANGED = torch.empty(0)  # in the place of a parameter that peft has changed in one of the layers
 _OWN_START = (True, False, None, "gaussian", "eva")  # how peft starts adapters where the base stays as it is
 
 
@@ -61,9 +62,9 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any], trained: Collect
         trained: names of the adapter's own weights, which take the place of the base's.
     """
     sizes, own = then.get("sizes", {}), now["sizes"]
-    differing = [name for name in sizes if sizes[name] != own.get(name)]
+    differing = [name for name in own if name in sizes and sizes[name] != own[name]]
     if differing:
-        return ", ".join(f"{name} is {sizes[name]} there and {own.get(name)} here" for name in differing[:3])
+        return ", ".join(f"{name} is {sizes[name]} there and {own[name]} here" for name in differing[:3])
     if then.get("class", now["class"]) != now["class"]:
         return f"its class is {then['class']} there and {now['class']} here"
     replaced = {_general(name.removeprefix("base_model.model.")) for name in trained}
@@ -82,27 +83,34 @@ def _numbers(model: PreTrainedModel) -> dict[str, list[float]]:
 
 
 def _of_the_base(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters of a plain model, but for its heads; under peft those that are as they were loaded."""
-    starts = {getattr(each, "init_lora_weights", None) for each in getattr(model, "peft_config", {}).values()}
-    changed, under_peft, rewritten = [], False, not starts <= set(_OWN_START)
-    for name, module in model.named_modules():
+    """Yields the parameters of a plain model, but for its heads; one without numbers for each that peft has changed."""
+    configs = list(getattr(model, "peft_config", {}).values())
+    starts = {getattr(each, "init_lora_weights", None) for each in configs}
+    rewritten = not starts <= set(_OWN_START) or any(getattr(each, "kasa_config", None) for each in configs)
+    changed: set[int] = set()
+    under_peft = False
+    for module in model.modules():
         if isinstance(module, _WRAPPERS):
             under_peft = True
-            changed += [f"{name}.{part}" for part in _changed(module, rewritten)]
+            changed |= {id(parameter) for parameter in _changed(module, rewritten)}
     body, words = model.base_model, model.get_output_embeddings()
     inside = {id(parameter) for part in (body, words) if part is not None for parameter in part.parameters()}
     for name, parameter in model.named_parameters():
         trains = under_peft and parameter.requires_grad
-        if id(parameter) in inside and not trains and not name.startswith(tuple(changed)):
-            yield name.replace(".base_layer.", ".").replace(".original_module.", "."), parameter
+        drawn_anew = body is model and name.startswith("pooler.")  # where a checkpoint has none, and none is read
+        if id(parameter) in inside and not drawn_anew:
+            kept = not trains and id(parameter) not in changed
+            yield name.replace(".base_layer.", ".").replace(".original_module.", "."), parameter if kept else _CHANGED
 
 
-def _changed(module: nn.Module, rewritten: bool) -> Iterator[str]:
-    """Yields how the names of parameters begin that peft has put into a module, or computed anew."""
+def _changed(module: nn.Module, rewritten: bool) -> Iterator[Tensor]:
+    """Yields the parameters that peft has put into a module, or computed anew."""
     kept = "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else "base_layer"
     anew = rewritten or getattr(module, "merged", False)
-    yield from (name for name, _ in module.named_children() if anew or name != kept)
-    yield from (name for name, _ in module.named_parameters(recurse=False))
+    for name, child in module.named_children():
+        if anew or name != kept:
+            yield from child.parameters()
+    yield from module.parameters(recurse=False)
 
 
 def _general(name: str) -> str:
@@ -121,19 +129,20 @@ def _some(weights: Sequence[Tensor]) -> list[float]:
     count = max(1, _NUMBERS // len(weights))
     found = []
     for i, weight in enumerate(weights):
-        rows = 1 << (len(weight).bit_length() - 1) if weight.dim() else 1  # a vocabulary may have got more of them
-        flat = weight.detach().reshape(-1)[: rows * (weight.numel() // max(1, len(weight)))] if weight.dim() else weight
+        flat = weight.detach().reshape(-1)[: max(1, weight.numel() * 3 // 4)]  # a vocabulary's new rows are its last
         places = [(i * _PRIME + j * (flat.numel() // count | 1)) % flat.numel() for j in range(count)]
-        found += flat.reshape(-1)[places].double().tolist()
+        found += flat[places].double().tolist()
     return found
 
 
 def _rounding(numbers: Tensor) -> float:
-    return next((step for dtype, step in _ROUNDED if torch.equal(numbers, numbers.to(dtype).double())), 0.0)
+    """Returns how far numbers may be from what was rounded to them."""
+    return next((step for dtype, step in _ROUNDED if torch.equal(numbers, numbers.to(dtype).double())), 2**-16)
 
 
 def _same(then: Sequence[float], now: Sequence[float]) -> bool:
     """Tells whether numbers are the same, but for how they were rounded."""
     a, b = (torch.tensor(each, dtype=torch.float64) for each in (then, now))
     apart = max(map(_rounding, (a, b)))
-    return a.shape == b.shape and torch.allclose(a, b, rtol=apart, atol=1e-7)
+    size = float(b.square().mean().sqrt())  # a small number may be what is left of large ones
+    return a.shape == b.shape and torch.allclose(a, b, rtol=apart, atol=1e-7 + apart * size / 2)

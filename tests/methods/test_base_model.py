@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, OFTConfig, get_peft_model
+from peft import KasaConfig, LoraConfig, OFTConfig, get_peft_model
 from transformers import BartConfig, BartForCausalLM
 
 from meft_runner.methods.base_model import description_of, difference, is_description
@@ -30,6 +30,12 @@ def peft(kind="llama", **settings):
     """A trained model of peft around a base."""
     model = get_peft_model(model_of(kind), LoraConfig(**{"target_modules": ["q_proj", "v_proj"], **settings}))
     return move_away(model).get_base_model()
+
+
+def other_pooler():
+    model = model_of("bert").bert
+    torch.nn.init.normal_(model.pooler.dense.weight)
+    return model
 
 
 def rotated():
@@ -58,6 +64,9 @@ SAME = {
     "new words": lambda: (with_more_words(1), with_more_words(2)),
     "one layer": lambda: (peft(layers_to_transform=[1], bias="all"), model_of("llama")),
     "new starts": lambda: (peft(init_lora_weights="olora"), model_of("llama")),
+    "new starts of one layer": lambda: (peft(init_lora_weights="olora", layers_to_transform=[1]), model_of("llama")),
+    "cut weights": lambda: (peft(kasa_config=KasaConfig()), model_of("llama")),
+    "pooler drawn anew": lambda: (model_of("bert").bert, other_pooler()),
     "embeddings": lambda: (peft(modules_to_save=["embed_tokens", "lm_head"]), model_of("llama")),
     "tokens": lambda: (peft(trainable_token_indices=[3, 4]), model_of("llama")),
     "patches": lambda: (peft("vit", target_modules=["q_proj", "projection"]), model_of("vit")),
@@ -82,6 +91,8 @@ def test_what_was_computed_in_another_type_is_the_same_base():
             parameter.mul_(1 + 2**-23)
     assert apart(one, nearly) is None
     assert apart(one, computed(torch.float32).bfloat16()) is None
+    assert apart(one, computed(torch.bfloat16)) is None
+    assert apart(computed(torch.bfloat16), one) is None
 
 
 def changed(kind, part):
