@@ -135,7 +135,10 @@ def _nan_largest(value: float) -> float:
 
 def _require_below(limit: float, value: float, where: str) -> None:
     if not value < limit:
+        advice = "take precision=fp32 or bf16, or a wider grid (fewer method.grid_bits)"
+        if math.isinf(limit):  # no grid: the published arithmetic
+            advice = "or take method.reversal=exact: the published inverse divides rounding errors by lambda a layer"
         raise StreamOverflowError(
             f"the streams of the reversible stack reach {value:.6g} at {where}, but must stay below {limit:.6g}. "
-            "Lower training.learning_rate, take precision=fp32 or bf16, or a wider grid (fewer method.grid_bits)."
+            f"Lower training.learning_rate, {advice}."
         )
