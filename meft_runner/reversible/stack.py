@@ -104,13 +104,13 @@ class ReversibleStack(nn.Module):
             return self._merged(above.streams, streams, hidden.dtype)
 
     def _merged(self, streams: Any, pair: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
-        """Returns w1 * x1 + w2 * x2, (B, S, H)."""
+        """Returns w1 * x1 + w2 * x2, (B, S, H); added in place, since many rows' memory is at its peak here."""
         if self.learned_merge is not None:
             w1, w2 = self.learned_merge.to(dtype)
-            return w1 * streams.value(pair[0], dtype) + w2 * streams.value(pair[1], dtype)
+            return (w1 * streams.value(pair[0], dtype)).add_(w2 * streams.value(pair[1], dtype))
         weighed = zip(self.coupling.merge, pair, strict=True)
         parts = [weight * streams.value(stream, dtype) for weight, stream in weighed if weight]
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
 
 
 def _reversed(plan: Plan, hidden: Tensor, inputs: BlockInputs) -> tuple[tuple[Any, Any], BlockInputs]:
