@@ -89,7 +89,7 @@ class PredictSettings:
         prompt: a text that a language model continues on the terminal.
         output: receives the answers, JSON Lines, CSV or Parquet; without it the scores are printed alone.
         overwrite: an output that is there already is replaced.
-        batch_size: rows in one forward pass; the run's `training.eval_batch_size` unless set.
+        batch_size: rows in one forward pass; as many as the run scored at once unless set.
         max_new_tokens: longest text that is generated; the run's `task.max_new_tokens` unless set.
         precision: fp32, or autocast to bf16 or fp16; the run's unless set.
     """

@@ -16,6 +16,8 @@ from meft_runner.config.sizes import parse_bytes
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
 
+_UNSET = {"training.eval_batch_size": 64}  # its default once, in the identity of all earlier runs
+
 
 def identity(settings: Settings) -> str:
     """Returns a hash of what can change a run's result: of what its settings mean, however they were written."""
@@ -29,7 +31,8 @@ def meaning(settings: Settings) -> dict[str, Any]:
     its default: so a new setting leaves earlier runs their identity.
     """
     content: dict[str, Any] = {}
-    for key, value, notes in settings_of(settings):
+    for key, set_to, notes in settings_of(settings):
+        value = _UNSET.get(key) if set_to is None else set_to
         if value is None or notes.beside or hindrance(settings, notes) is not None:
             continue
         written = _written(value)

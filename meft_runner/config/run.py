@@ -72,7 +72,7 @@ class TrainingSettings:
         epochs: passes over the training rows.
         max_steps: optimizer steps to train, whatever `epochs` says; None for epochs.
         batch_size: rows in one forward pass.
-        eval_batch_size: rows in one forward pass of evaluation.
+        eval_batch_size: rows in one forward pass of evaluation; `batch_size` unless set, so that it fits too.
         learning_rate: peak learning rate; the method's own unless set.
         precision: fp32, or autocast to bf16 or fp16.
         gradient_accumulation: forward passes for one optimizer step.
@@ -87,7 +87,7 @@ class TrainingSettings:
     epochs: int = setting(5, (1, 10**6), only={"training.max_steps": (None,), **_IN_TRAINING})
     max_steps: int | None = setting(None, COUNT, only=_IN_TRAINING)
     batch_size: int = setting(16, (1, 10**6))
-    eval_batch_size: int = setting(64, (1, 10**6), only=_IN_TRAINING)
+    eval_batch_size: int | None = setting(None, COUNT, only=_IN_TRAINING)
     learning_rate: float = setting(MISSING, (1e-12, 1e3), only=_IN_TRAINING)
     precision: Precision = Precision.fp32
     gradient_accumulation: int = setting(1, (1, 10**6), only=_IN_TRAINING)
@@ -97,6 +97,11 @@ class TrainingSettings:
     max_grad_norm: float = setting(1.0, (1e-12, 1e12), only=_IN_TRAINING)
     group_by_length: bool = setting(True, only={**_OF_ANY_LENGTH, **_IN_TRAINING})
     processes: int | None = None
+
+    @property
+    def rows_scored_at_once(self) -> int:
+        """Rows in one forward pass of evaluation."""
+        return self.eval_batch_size or self.batch_size
 
 
 @dataclass

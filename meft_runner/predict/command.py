@@ -90,7 +90,7 @@ def answer(asked: PredictSettings, paths: Mapping[str, str]) -> Answers:
     """
     trained = find_run(asked, paths)
     settings, device = trained.settings, _device()
-    batch_size = asked.batch_size or settings.training.eval_batch_size
+    batch_size = asked.batch_size or settings.training.rows_scored_at_once
     new_tokens = _new_tokens(asked, trained)
     with naming_paths(settings), explaining(lambda: out_of_memory(batch_size)):
         processor = load_processor(settings, trained.source)

@@ -48,8 +48,9 @@ def plan(settings: Settings, data: TaskData) -> Plan:
     notes: list[str] = []
 
     def at_most(name: str, most: int, why: str) -> int:
-        asked: int = getattr(training, name)
-        if asked > most and asked != getattr(TrainingSettings(), name):  # a default is nobody's wish
+        set_to: int | None = getattr(training, name)
+        asked = set_to or training.rows_scored_at_once  # of these, evaluation's alone may be unset
+        if asked > most and set_to != getattr(TrainingSettings(), name):  # a default is nobody's wish
             notes.append(f"training.{name}={asked}: cut to {most}, {why}")
         return min(asked, most)
 

@@ -45,6 +45,11 @@ def out_of_memory(settings: Settings, device: torch.device) -> UserError:
     reversible, question = _with_reversal(settings.method)
     batch = settings.training.batch_size
     smaller = [f"training.batch_size={batch // 2}"] if batch > 1 else []
+    scored = settings.training.rows_scored_at_once
+    sizes = f"training.batch_size={batch}"
+    if scored > batch:
+        sizes += f", training.eval_batch_size={scored}"
+        smaller.append(f"training.eval_batch_size={batch}")
     backbone, method = settings.backbone.name, settings.method.name
     ways = [*reversible, *smaller] if isinstance(settings.method, PeftSettings) else [*smaller, *reversible]
     on_gpu, moves = device.type == "cuda", _moves_to_host(settings.method)
@@ -52,7 +57,7 @@ def out_of_memory(settings: Settings, device: torch.device) -> UserError:
         ways = ["method.offload=true", *ways]
     total = torch.cuda.get_device_properties(device).total_memory if on_gpu else psutil.virtual_memory().total
     return UserError(
-        f"out of memory: {backbone} with method={method} and training.batch_size={batch} does not fit into this "
+        f"out of memory: {backbone} with method={method} and {sizes} does not fit into this "
         f"{'GPU' if on_gpu else 'machine'}{', or what waits on the host not into its memory' if moves else ''}. "
         f"Try {' or '.join(ways) or 'a smaller model'}; "
         f"meft-memory backbone={backbone} {question} fit={total // _GIB}GiB tells what fits."

@@ -43,6 +43,13 @@ def test_what_fits_is_as_it_was_asked_for():
     assert (planned.steps, planned.epochs, planned.warmup_steps, planned.notes) == (9, 3, 1, ())
 
 
+def test_scoring_takes_no_more_rows_at_once_than_training_unless_told_to():
+    """What was predicted is a step of training: 64 rows of 8,192 tokens would not fit where one of them trains."""
+    assert plan(settings("training.batch_size=2"), task(20)).eval_batch_size == 2
+    planned = plan(settings("training.batch_size=2", "training.eval_batch_size=4"), task(20))
+    assert (planned.batch_size, planned.eval_batch_size, planned.notes) == (2, 4, ())
+
+
 def test_a_default_that_is_cut_is_not_worth_a_line():
     assert plan(settings(), task(3, scored=2)).notes == ()
 

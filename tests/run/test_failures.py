@@ -41,6 +41,15 @@ def test_every_kind_of_memory_error_is_one_line(fail):
     assert "\n" not in message
 
 
+def test_rows_scored_at_once_are_named_where_they_are_more_than_those_that_train():
+    chosen = settings("method=full", "training.batch_size=2", "training.eval_batch_size=64")
+    with pytest.raises(UserError) as caught, explained(chosen, CPU):
+        raise MemoryError
+    message = str(caught.value)
+    assert "and training.batch_size=2, training.eval_batch_size=64 does not fit" in message
+    assert "Try training.batch_size=1 or training.eval_batch_size=2 or method=meft1; meft-memory" in message
+
+
 def test_reversal_is_the_first_advice_to_a_method_that_can_have_it():
     with pytest.raises(UserError) as caught, explained(settings("method=ia3"), CPU):
         raise MemoryError
