@@ -69,8 +69,8 @@ def show_budget(budget: Budget, layers: int, screen: Screen) -> None:
     screen.line("budget", f"{how_many}: {peak} at the peak (predicted), of {written_bytes(budget.budget_bytes)}")
 
 
-def show_memory(memory: Memory, screen: Screen) -> None:
-    """Prints the memory that was measured."""
+def show_memory(memory: Memory, budget: Budget | None, screen: Screen) -> None:
+    """Prints the memory that was measured, and whether that is more than there was to be."""
     activations, peak = memory.activations_bytes / MIB, memory.peak_bytes / MIB
     where = f"batch {memory.batch_size} x length {memory.length}"
     screen.line("memory", f"{activations:,.1f} MiB of activations, {peak:,.1f} MiB at the peak (measured, {where})")
@@ -79,6 +79,9 @@ def show_memory(memory: Memory, screen: Screen) -> None:
         there = "page-locked for what waits there" if on_gpu else "wait there"
         saved = "" if on_gpu else "; a CPU computes in the same memory, so method.offload saves nothing here"
         screen.line("host", f"{size} {there} from forward to backward{saved}")
+    if budget is not None and memory.peak_bytes > budget.budget_bytes:
+        more = written_bytes(memory.peak_bytes - budget.budget_bytes)
+        screen.line("note", f"that is {more} more than method.budget: predicted peaks are off by up to 1 %")
 
 
 def _end(settings: Settings, planned: Plan) -> str:

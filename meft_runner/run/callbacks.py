@@ -27,19 +27,13 @@ class StepTimes(TrainerCallback):
     """Seconds of each optimizer step.
 
     Attributes:
-        seconds: one entry a step, evaluation not counted.
-        tokens_before: tokens that an earlier process had trained on, where a run is resumed.
+        seconds: one entry a step of this process, evaluation not counted.
+        before: seconds of the steps of earlier processes, where a run is resumed.
     """
 
     seconds: list[float] = field(default_factory=list)
-    tokens_before: int = 0
+    before: float = 0.0
     _started: float = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Notes what was trained on before."""
-        self.tokens_before = state.num_input_tokens_seen
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock."""
@@ -48,6 +42,11 @@ class StepTimes(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stops the clock."""
         self.seconds.append(time.perf_counter() - self._started)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all steps of the run."""
+        return self.before + sum(self.seconds)
 
     @property
     def median(self) -> float | None:

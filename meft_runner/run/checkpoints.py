@@ -15,6 +15,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from meft_runner.errors import UserError
 from meft_runner.files import digest, write_whole
+from meft_runner.run.so_far import SoFar
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -44,11 +45,21 @@ def begin(directory: Path, step: int) -> None:
     write_whole(folder / MANIFEST, json.dumps({"step": step, "files": None}))
 
 
-def complete(directory: Path, step: int, best_step: int | None, made_from: dict[str, Any]) -> None:
-    """Marks a checkpoint as whole; `best_step` is that of the best score so far, `made_from` as of `Opened`."""
+def complete(
+    directory: Path, step: int, best_step: int | None, made_from: dict[str, Any], so_far: dict[str, Any]
+) -> None:
+    """Marks a checkpoint as whole.
+
+    Args:
+        directory: of the run.
+        step: of the checkpoint.
+        best_step: that of the best score so far.
+        made_from: as of `Opened`.
+        so_far: what the run has spent and found.
+    """
     folder = folder_of(directory, step)
     files = {path.name: _stamp(path) for path in _written(folder)}
-    content = {"step": step, "best_step": best_step, "made_from": made_from, "files": files}
+    content = {"step": step, "best_step": best_step, "made_from": made_from, "so_far": so_far, "files": files}
     write_whole(folder / MANIFEST, json.dumps(content, indent=2))
 
 
@@ -109,6 +120,7 @@ def _step(folder: Path) -> int | None:
         if files is not None and not (isinstance(content["made_from"], dict) and "best_step" in content):
             raise ValueError("it lacks what whole checkpoints say of themselves")
         dict(files or {})  # raises where it is none
+        SoFar.model_validate(content.get("so_far") or {})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{folder}: its {MANIFEST} is damaged. Remove that folder; training goes on from another, or starts anew."

@@ -10,6 +10,7 @@ from meft_runner.config import BESIDE_THE_RESULT, Settings, from_plain
 from meft_runner.config.checks import check
 from meft_runner.errors import UserError
 from meft_runner.records.record import FILE_NAME, read_record
+from meft_runner.records.schema import Data, Record
 
 
 def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
@@ -25,6 +26,37 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
             raise UserError(
                 f"{override}: from_record takes all settings of that run but the seed. Leave out one of them."
             )
+    record = _named(settings)
+    kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
+    try:
+        again = replace(from_plain(record.config.plain()), **kept)
+    except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
+    check(again)
+    return again
+
+
+def check_rows(settings: Settings, data: Data) -> None:
+    """Makes sure that the rows are those of the run that `from_record` names: its paths may lead elsewhere by now.
+
+    Raises:
+        UserError: they are others.
+    """
+    if settings.from_record is None:
+        return
+    earlier = _named(settings).data
+    for name, then in ({} if earlier is None else earlier.splits).items():
+        now = data.splits.get(name)
+        if now is None or now.fingerprint != then.fingerprint:
+            found = "missing" if now is None else now.fingerprint
+            raise UserError(
+                f"from_record={settings.from_record}: {name} rows are others than those of that run (fingerprint "
+                f"{then.fingerprint} then, {found} now). Put them back, or leave out from_record."
+            )
+
+
+def _named(settings: Settings) -> Record:
+    """Returns the record of the run that `from_record` names."""
     folder = Path(settings.output_dir)
     names = (path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}")))
     found = next((path for path in names if path.name.endswith(f"-{settings.from_record}")), None)
@@ -39,10 +71,4 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
             f"from_record={settings.from_record}: {found} holds the record of another run, {record.identity}. "
             "Give that folder its own name back."
         )
-    kept = {name: getattr(settings, name) for name in ("seed", *BESIDE_THE_RESULT)}
-    try:
-        again = replace(from_plain(record.config.plain()), **kept)
-    except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
-    check(again)
-    return again
+    return record

@@ -19,7 +19,7 @@ from meft_runner.run import checkpoints, processes
 from meft_runner.run.announcement import show_budget, show_memory, show_run
 from meft_runner.run.arguments import build_trainer
 from meft_runner.run.budget import plan_budget
-from meft_runner.run.callbacks import LossWatch, StepTimes
+from meft_runner.run.callbacks import LossWatch
 from meft_runner.run.display import Screen
 from meft_runner.run.distances import compare_with_plain
 from meft_runner.run.failures import explained
@@ -88,7 +88,7 @@ def _run(
         _study_gradients(settings, opened, device, record)
         return
     record.memory = measure_memory(settings, opened.model, opened.data, opened.plan.batch_size)
-    show_memory(record.memory, screen)
+    show_memory(record.memory, record.budget, screen)
     _write(record, directory)
     if settings.study is Study.start:
         return
@@ -115,14 +115,14 @@ def _train(
     callbacks: list[TrainerCallback],
 ) -> MeftTrainer:
     """Trains from the last checkpoint there is, and ends with the weights of the best epoch."""
-    model, data, times = opened.model, opened.data, StepTimes()
+    model, data = opened.model, opened.data
     watch = LossWatch(settings.training.learning_rate, settings.training.precision.name)
     with screen.training(list(data.evaluation), opened.plan.epochs, watch) as shown:
-        seen = [times, *callbacks, shown]
+        seen = [*callbacks, shown]
         trainer = build_trainer(settings, model, data, directory, opened.made_from, watch, seen)
         trainer.train_from(checkpoint)
     record.scores = scores_of(trainer.state.log_history, data)
-    record.timing = timing_of(times, trainer.state)
+    record.timing = timing_of(trainer.times, trainer.state)
     record.reversal = reversal_figures(reversible_stacks(model))
     return trainer
 

@@ -25,6 +25,7 @@ from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.beginning import begin_with
 from meft_runner.run.display import Screen
 from meft_runner.run.distances import first_outputs, relative_distance
+from meft_runner.run.earlier import check_rows
 from meft_runner.run.measuring import first_batch
 from meft_runner.run.results import parameter_counts
 from meft_runner.run.reuse import digest_of_inputs, stamps_of_sources
@@ -62,6 +63,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     record.files = stamps_of_sources(settings)
     data = load_task(settings.task, load_processor(settings, source))
     record.data = Data.model_validate(data.description)
+    check_rows(settings, record.data)
     planned = plan(settings, data)
     show_rows(data, record.data, screen)
     if settings.study is None:

@@ -58,9 +58,8 @@ def _epoch_losses(log: list[dict[str, Any]]) -> dict[int, float]:
 
 
 def timing_of(times: StepTimes, state: TrainerState) -> Timing:
-    """Returns the speed of the steps that this process trained; evaluation is left out."""
-    total = sum(times.seconds)
-    tokens = state.num_input_tokens_seen - times.tokens_before
+    """Returns the speed of a run's steps, the median of those of this process; evaluation is left out."""
+    total, tokens = times.total, state.num_input_tokens_seen
     return Timing(
         median_step_seconds=times.median,
         tokens_per_second=tokens / total if tokens and total else None,

@@ -17,8 +17,12 @@ from meft_runner.errors import writing
 from meft_runner.methods.weights import WEIGHT_WRITING_ERRORS, load_trained, save_trained
 from meft_runner.reversible.monitor import StreamOverflowError
 from meft_runner.run import checkpoints, processes
-from meft_runner.run.callbacks import LossWatch, NotFiniteError
+from meft_runner.run.callbacks import LossWatch, NotFiniteError, StepTimes
+from meft_runner.run.so_far import go_on, so_far
 from meft_runner.tasks import EvalSplit
+
+# Learned merge weights, (IA)^3's factors and DoRA's lengths of weights: they start at 1, or where the weights are.
+_FACTORS = ("learned_merge", "ia3_l", "lora_magnitude_vector")
 
 
 class EpochOrder(Sampler[int]):
@@ -57,6 +61,9 @@ class MeftTrainer(Trainer):
         loss_watch: sees every loss of training.
         made_from: what tells the run's rows and weights from others, for its checkpoints.
         **kwargs: the Trainer's own arguments.
+
+    Attributes:
+        times: how long its steps take.
     """
 
     model: nn.Module
@@ -76,6 +83,8 @@ class MeftTrainer(Trainer):
         self.splits = splits
         self.loss_watch = loss_watch
         self.made_from = made_from
+        self.times = StepTimes()
+        self.add_callback(self.times)
 
     @property
     def folder(self) -> Path:
@@ -119,12 +128,14 @@ class MeftTrainer(Trainer):
         return output
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Returns the parameters that weight decay pulls to zero: not learned merge weights, which belong near 1."""
-        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("learned_merge")]
+        """Returns the parameters that weight decay pulls to zero: not those in which zero is far from pre-training."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not any(factor in name for factor in _FACTORS)]
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Trains, from a checkpoint where there is one, and ends with the weights of the best epoch."""
         if checkpoint is not None:
+            go_on(checkpoints.manifest(checkpoint).get("so_far"), self.model, self.times)
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             stopping = state.stateful_callbacks["EarlyStoppingCallback"]
             if stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]:
@@ -151,7 +162,7 @@ class MeftTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if processes.is_main():
-                checkpoints.complete(self.folder, step, best, self.made_from)
+                checkpoints.complete(self.folder, step, best, self.made_from, so_far(self.model, self.times))
                 checkpoints.remove(self.folder, keep=(step, best))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -11,9 +11,11 @@ from meft_runner.config.sizes import written_bytes
 from meft_runner.errors import UserError
 from meft_runner.methods.layers import reversible_stacks
 from meft_runner.methods.stored import reversible_layers, store_layers
+from meft_runner.records.memory import Budget
 from meft_runner.records.record import new_record, read_record
 from meft_runner.reports.labels import method_label
 from meft_runner.run import lifecycle
+from meft_runner.run.announcement import show_memory
 from meft_runner.run.budget import plan_budget
 from meft_runner.run.display import Screen
 from meft_runner.run.folder import run_directory
@@ -22,6 +24,7 @@ from meft_runner.run.opening import open_run
 from tests.helpers.composed import settings, small, tiny
 from tests.helpers.folders import make_model_folder
 from tests.helpers.language import LANGUAGE_ROWS, make_llama_folder
+from tests.helpers.records import record
 
 
 def opened(chosen):
@@ -148,3 +151,11 @@ def test_a_study_of_gradients_looks_at_the_layers_that_are_reversed(rte_folder, 
         record = lifecycle.run(tiny(rte_folder, tmp_path, *typed, f"method.stored_layers={stored}"))
         errors.append(max(layer.error for layer in record.gradients))
     assert errors[0] > errors[1] > errors[2] == 0
+
+
+@pytest.mark.parametrize(("budget", "says"), [(1000, False), (999, True)])
+def test_a_measured_peak_above_the_budget_is_told(budget, says, capsys):
+    measured = record().memory.model_copy(update={"peak_bytes": 1000 * 2**20})
+    planned = Budget(budget_bytes=budget * 2**20, stored_layers=1, predicted_peak_bytes=2**20)
+    show_memory(measured, planned, Screen("run"))
+    assert ("that is 1MiB more than method.budget" in " ".join(capsys.readouterr().out.split())) is says

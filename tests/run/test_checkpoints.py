@@ -19,7 +19,7 @@ def make(directory, step, best=None, whole=True, made_from=None):
     for name in FILES:
         (folder / name).write_text(f"{name} of step {step}" * 10)
     if whole:
-        checkpoints.complete(directory, step, best or step, made_from or {})
+        checkpoints.complete(directory, step, best or step, made_from or {}, {})
     return folder
 
 

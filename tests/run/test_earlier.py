@@ -3,10 +3,11 @@ import pytest
 from meft_runner.config import METHODS, from_plain, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.records.record import new_record, write_record
-from meft_runner.run.earlier import repeated
+from meft_runner.records.schema import Data
+from meft_runner.run.earlier import check_rows, repeated
 from meft_runner.run.folder import run_directory
 from tests.helpers.composed import settings
-from tests.helpers.records import write_run
+from tests.helpers.records import changed, record, write_run
 
 TASKS = {"rte": "minilm", "demo": "minilm", "text": "minilm", "piqa": "opt", "squad": "minilm", "svhn": "vit"}
 
@@ -36,6 +37,23 @@ def test_a_run_is_repeated_with_another_seed(tmp_path):
         7, "tensorboard", earlier.method, earlier.training,
     )  # fmt: skip
     assert identity(found) == identity(settings("method=lora", "training.learning_rate=0.01", "seed=7"))
+
+
+def test_other_rows_than_those_of_the_run_to_repeat_are_refused(tmp_path):
+    """A relative path leads elsewhere from another folder, and rows may have changed."""
+    earlier = settings(f"output_dir={tmp_path}", "method=lora")
+    rows = {name: {"rows": 3, "fingerprint": name * 2} for name in ("train", "validation")}
+    made = changed(record(), identity=identity(earlier), data={"synthetic": False, "splits": rows})
+    write_record(made, run_directory(earlier))
+    again = settings(f"output_dir={tmp_path}", f"from_record={identity(earlier)}", "seed=7")
+    check_rows(again, made.data)
+    others = Data.model_validate({"synthetic": False, "splits": {"train": {"rows": 3, "fingerprint": "other"}}})
+    check_rows(settings(f"output_dir={tmp_path}"), others)
+    with pytest.raises(UserError, match=r"=.*: train rows are others .* traintrain then, other now\)"):
+        check_rows(again, others)
+    others.splits["train"] = made.data.splits["train"]
+    with pytest.raises(UserError, match=r"validation rows are others .* then, missing now"):
+        check_rows(again, others)
 
 
 def test_settings_that_name_no_run_are_their_own():

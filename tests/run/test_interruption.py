@@ -49,6 +49,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(step, number, method, rte
     assert (directory / f"checkpoint-{step + 1}").is_dir()
     found = experiment.run(cut)
     assert weights(cut) == weights(whole)
+    assert found.reversal == expected.reversal
+    assert found.timing.train_seconds > 0
     losses = [[epoch.train_loss for epoch in record.scores.history] for record in (expected, found)]
     for record in (expected, found):
         for epoch in record.scores.history:
@@ -68,6 +70,7 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(rte_folder, tmp_path, mo
         for epoch in record.scores.history:
             epoch.train_loss = None
     assert found.scores == expected.scores
+    assert found.reversal == expected.reversal
     assert [epoch.step for epoch in found.scores.history] == [5, 10]
     assert weights(cut) == weights(whole)
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, default_data_collator
 
 from meft_runner.backbones.answers import IGNORED
-from meft_runner.config import Head, LoraSettings
+from meft_runner.config import Head, Ia3Settings, LoraSettings
 from meft_runner.tasks import EvalSplit, TaskData
 from tests.helpers.composed import settings
 from tests.helpers.models import batch, meft_settings, prepared
@@ -80,11 +80,24 @@ def test_what_a_split_asks_the_model_itself_is_computed_as_predictions_are(tmp_p
     assert not metrics["eval_validation_training"]
 
 
-def test_weight_decay_leaves_the_two_weights_of_a_learned_merge_alone(tmp_path):
-    model = prepared(meft_settings("meft1", merge="learned"))
+@pytest.mark.parametrize(
+    ("method", "factor", "decays"),
+    [
+        (meft_settings("meft1", merge="learned"), "learned_merge", "adapter.up.weight"),
+        (Ia3Settings(name="ia3", learning_rate=1e-3), "ia3_l", "classifier"),
+        (
+            LoraSettings(name="dora", learning_rate=1e-3, decomposed=True),
+            "lora_magnitude_vector",
+            "lora_B.default.weight",
+        ),
+    ],
+)
+def test_weight_decay_does_not_pull_factors_away_from_pre_training(method, factor, decays, tmp_path):
+    model = prepared(method)
     data = Dataset.from_dict({"labels": [0]})
     task = TaskData(Head.classification, (), data, {"validation": EvalSplit(data, None)}, "accuracy", None, {})
     trainer = make_trainer(settings(), model, task, tmp_path, default_data_collator, [], splits={})
     decaying = trainer.get_decay_parameter_names(model)
-    assert any(name.endswith("adapter.up.weight") for name in decaying)
-    assert not any("learned_merge" in name for name in decaying)
+    assert any(factor in name for name, each in model.named_parameters() if each.requires_grad)
+    assert any(decays in name for name in decaying)
+    assert not any(factor in name for name in decaying)
