@@ -51,6 +51,7 @@ def failing_record(folder):
         (["task=rte", "task.metrics=[acuracy]"], "'acuracy' does not score classes, did you mean 'accuracy'"),
     ],
 )
+@pytest.mark.thin(2)
 def test_mistakes_found_in_a_run_leave_a_record(monkeypatch, capsys, tmp_path, arguments, message):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     code, _, error = call(monkeypatch, capsys, cli.meft_run, *arguments, f"output_dir={tmp_path}")

@@ -123,7 +123,7 @@ def test_the_papers_experiments_are_there():
 
 @pytest.mark.parametrize("scale", [[], pytest.param(["scale=smoke"], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 def test_it_composes(name, scale, monkeypatch):
     register()
     own = OWN_WORDS.get(name, ["backbone=opt_125m", "task=arc_easy"])

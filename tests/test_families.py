@@ -43,7 +43,7 @@ def check(record, method, metric):
 @pytest.mark.parametrize(("backbone", "kind"), [("bart", "bart"), ("opt_125m", "opt"), ("opt_125m", "opt-postln"),
                                                 ("deberta_v3_base", "deberta"), ("smollm2_135m", "llama"),
                                                 slow("qwen3_0b6", "qwen3"), slow("mistral_7b", "qwen2")])  # fmt: skip
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 def test_classification(tmp_path, rte_folder, backbone, kind, method):
     task = ("task=rte", f"task.data_dir={rte_folder}", "task.max_length=100", f"method={method}")
     _, record = run(tmp_path, backbone, kind, *task, "training.max_steps=2")
@@ -66,6 +66,7 @@ def test_squad(tmp_path, backbone, kind, method):
 
 @pytest.mark.parametrize("method", mostly_slow(METHODS, "ia3", "meft2"))
 @pytest.mark.parametrize("kind", ["vit", "deit"])
+@pytest.mark.thin(4)
 def test_images(tmp_path, kind, method):
     rows = make_image_rows(tmp_path / "rows")
     _, record = run(tmp_path, "vit", kind, "task=images", f"task.data_dir={rows}", f"method={method}")

@@ -24,6 +24,7 @@ CASES = [("bert", "meft1"), ("llama", "lora"), ("bart", "ia3"), ("vit", "meft3")
 
 
 @pytest.mark.parametrize(("kind", "how"), CASES)
+@pytest.mark.thin(2)
 def test_what_is_saved_is_loaded_and_trains_on(kind, how, tmp_path):
     model = made(kind, how).eval()
     meft_runner.save_adapter(model, tmp_path / "my adapter")
@@ -155,6 +156,7 @@ def with_labels(count):
 
 
 @pytest.mark.parametrize("message", OTHERS)
+@pytest.mark.thin(3)
 def test_a_folder_of_another_model_or_method_is_refused(message, tmp_path):
     meft_runner.save_adapter(made("bert", "meft1"), tmp_path)
     other = OTHERS[message]()

@@ -121,6 +121,7 @@ def test_gradients_are_those_beside_the_dequantised_weights(name):
                                                  ("int8", torch.bfloat16)], ids=str)  # fmt: skip
 @pytest.mark.parametrize("reversal", ["off", "exact"])
 @pytest.mark.parametrize("name", PEFT_METHODS)
+@pytest.mark.thin(2)
 def test_what_trains_is_float32_and_learns(name, reversal, form, precision):
     if (name, form) == ("dora", "int8"):
         pytest.skip("peft cannot, and the settings are refused")

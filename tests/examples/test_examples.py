@@ -31,6 +31,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", WORDS)
+@pytest.mark.thin(2)
 def test_an_example_trains(name, monkeypatch, capsys, tmp_path):
     own = ["--output", str(tmp_path / "adapter")] if name == "trainer" else []
     printed = call(name, monkeypatch, capsys, "--steps", "2", *own)

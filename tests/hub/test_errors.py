@@ -63,7 +63,7 @@ def told(group, **kwargs):
 
 @pytest.mark.parametrize("group", LOADS)
 @pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 def test_what_the_hub_does(hub, cache, name, group):
     fault, expected = FAULTS[name]
     hub.faults.append(Fault(**vars(fault)))

@@ -44,6 +44,7 @@ def outputs(model, kind="bert"):
 
 @EVERY_METHOD
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thin(2)
 def test_the_same_parameters_train_as_without_reversal(name, kind):
     reversed_, plain = trained(name, kind), trained(name, kind, "off")
     reversed_.train()(**batch(kind)).loss.backward()

@@ -120,6 +120,7 @@ def train(model, inputs, steps=3):
 @pytest.mark.parametrize("kind", ["bert", "bart"])
 @pytest.mark.parametrize("merge", [[0, 1], [1, 0], "learned"], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(2)
 def test_every_parameter_learns_with_any_merge(variant, merge, kind, zero_start):
     model = prepared(meft_settings(variant, merge=merge, zero_start=zero_start), kind)
     assert not train(model, batch(kind))

@@ -69,6 +69,7 @@ def pageable(monkeypatch):
 @pytest.mark.usefixtures("pageable")
 @pytest.mark.parametrize("kind", ["bert", "bart", "opt", "vit"])
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.thin(2)
 def test_checkpointing_changes_no_gradient(name, kind):
     device, found = "cuda" if torch.cuda.is_available() else "cpu", []
     for checkpointing in CHECKPOINTING:

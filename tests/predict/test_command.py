@@ -83,6 +83,7 @@ def test_files_of_each_form_say_the_same(rte, predict, tmp_path):
     assert [each["label"] for each in cells] == [each["label"] for each in lines]
 
 
+@pytest.mark.slow
 def test_questions_without_answers_are_answered(trained, predict, tmp_path):
     asked = {
         "squad": ("lora reversed", {"context": "The house has 7 windows.", "question": "How many?"}),

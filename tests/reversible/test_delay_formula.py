@@ -31,7 +31,7 @@ def distance(found, reference):
 @pytest.mark.parametrize("reversal", ["exact", "stored"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["lora", "ia3", "dora"])
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 def test_on_a_fine_grid_it_is_the_formula(name, kind, reversal):
     expected_loss, expected, _ = step(name, kind, by_hand=(1 / 10, 9 / 10))
     loss, found, _ = step(name, kind, scale_1="1/10", grid_bits=24, reversal=reversal)

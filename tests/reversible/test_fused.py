@@ -278,6 +278,7 @@ def test_a_stack_trains_the_same(chosen, tie):
 @pytest.mark.parametrize("chunks", [1, 3])
 @PRECISIONS
 @pytest.mark.parametrize("name", ["meft1", pytest.param("meft3", marks=pytest.mark.slow), "lora"])
+@pytest.mark.thin(2)
 def test_a_model_trains_the_same(chosen, name, precision, chunks):
     found = []
     for kernels in (KernelForm.plain, KernelForm.fused):

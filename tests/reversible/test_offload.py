@@ -164,6 +164,7 @@ def test_what_keeps_nothing_sends_nothing(mode, train):
 
 
 @pytest.mark.parametrize("tie", TIES)
+@pytest.mark.thin(2)
 def test_what_waits_is_counted_on_the_host(tie):
     hidden = hidden_states(32, 16, 64)
     scales = [scale.denominator for scale in TIES[tie].scales if scale != 1]

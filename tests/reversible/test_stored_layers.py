@@ -52,6 +52,7 @@ def frozen_below(module):
     {"tie": coupling(merge=(1.0, 0.0))}, {"tie": DELAY, "alter": no_g}, {"alter": no_last_g}, {"alter": frozen_below},
     {"chunks": 3}, {"tie": coupling(mu_1=0.9), "grid_bits": 12},
 ], ids=lambda settings: "-".join(settings) or "usual")  # fmt: skip
+@pytest.mark.thin(2)
 def test_loss_and_gradients_are_those_of_one_kind(settings, stored, precision):
     found = step_of(stored_layers=stored, precision=precision, **settings)
     assert_same(found, step_of(precision=precision, **settings))

@@ -58,6 +58,7 @@ def test_a_person_finds_what_it_is_and_what_it_was_made_from():
         (("backbone=opt", "backbone.weights=nf4", "training.precision=bf16"), "were held as nf4 while it trained"),
     ],
 )
+@pytest.mark.thin(2)
 def test_how_to_load_it(words, line):
     assert line in str(card_of(rte(*words), "jane/a"))
 

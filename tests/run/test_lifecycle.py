@@ -29,6 +29,7 @@ QUICK = ("full", "lora", "meft1", "meft3_start")
 @pytest.mark.parametrize(
     "method", [pytest.param(method, marks=() if method in QUICK else pytest.mark.slow) for method in METHODS]
 )
+@pytest.mark.thin(2)
 def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
     chosen = (small if method == "meft1" else tiny)(rte_folder, tmp_path, f"method={method}")
     record = experiment.run(chosen)

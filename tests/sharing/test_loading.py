@@ -63,6 +63,7 @@ def logits(model, folder):
 
 
 @pytest.mark.parametrize("method", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.thin(2)
 def test_a_classifier_has_the_logits_of_its_run(method, trained):
     folder = trained("rte", method)
     texts = [file.read_text() for file in (folder / "adapter").iterdir() if file.suffix != ".safetensors"]

@@ -154,6 +154,7 @@ def test_settings_of_a_group_are_part_of_a_sweep(typed, given):
         (["launcher=joblib", "hydra.launcher.pre_dispatch=x"], "('x' is not a valid or supported arithmetic"),
     ],
 )
+@pytest.mark.thin(2)
 def test_a_launcher_that_cannot_start_its_runs(arguments, message, trained, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", "")
     code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", "seed=1", *arguments, f"output_dir={tmp_path}")

@@ -108,6 +108,7 @@ def test_answer_logits_save_the_largest_tensor():
 
 
 @pytest.mark.parametrize("method", ["full", "meft1"])
+@pytest.mark.thin(2)
 def test_a_run(tmp_path, folder, method):
     write(tmp_path, [ARC, ARC | {"question": "Why?", "answerKey": "4"}] * 4)
     record = experiment.run(

@@ -86,6 +86,7 @@ def test_log_likelihoods_do_not_depend_on_batches(tmp_path, model, batch_size, p
 
 
 @pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "meft3"])
+@pytest.mark.thin(2)
 def test_a_run(tmp_path, model, method):
     kind, folder = model
     for split in ("train", "validation"):

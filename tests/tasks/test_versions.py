@@ -95,6 +95,7 @@ def test_model_inputs_change_with_the_version(kind, tmp_path):
         ("chat", "what the assistant says"),
     ],
 )
+@pytest.mark.thin(2)
 def test_the_record_says_what_the_labels_are(kind, labels, tmp_path):
     assert {data.description["labels"] for data in loaded(kind, tmp_path)} == {labels}
 
