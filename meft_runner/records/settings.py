@@ -42,6 +42,7 @@ class TaskConfig(Part):
     eval_file: str | None = None
     data_dir: str | None = None
     hub: str | None = None
+    chat_template: str | None = None
     max_train_rows: Count | None = None
     max_eval_rows: Count | None = None
 

@@ -46,7 +46,8 @@ def task_labels(records: Sequence[CompleteRecord]) -> list[str]:
 
     Where runs of a task were on different rows, or have read them differently, their labels differ.
     """
-    return told_apart(records, _task_label, _data, (_place, _rows, _version, _fingerprint, _data_digest))
+    marks = (_place, _rows, _version, _fingerprint, _scored_tokens, _data_digest)
+    return told_apart(records, _task_label, _data, marks)
 
 
 def backbone_labels(records: Sequence[CompleteRecord], with_depth: bool = True) -> list[str]:
@@ -94,9 +95,13 @@ def _task_label(record: CompleteRecord) -> Label:
 
 
 def _data(record: CompleteRecord) -> str:
-    """Returns what scores must have in common to be compared: the rows, and what was made of them."""
+    """Returns what scores must have in common to be compared: the rows, and what was made of them.
+
+    A loss is a mean over tokens, which are others where rows were cut shorter or written by another chat template.
+    """
     rows = [split.fingerprint for split in record.data.splits.values()]
-    return digest([rows, record.data.version, record.data.labels])
+    of_tokens = [_scored_tokens(record), _template(record)] if task_kind(record) in LANGUAGE_KINDS else []
+    return digest([rows, record.data.version, record.data.labels, *of_tokens])
 
 
 def _place(record: CompleteRecord) -> str:
@@ -115,6 +120,18 @@ def _version(record: CompleteRecord) -> str:
 def _fingerprint(record: CompleteRecord) -> str:
     first = next(iter(record.data.splits.values()), None)
     return f"data {'not recorded' if first is None else first.fingerprint[:8]}"
+
+
+def _scored_tokens(record: CompleteRecord) -> str:
+    last = next(reversed(record.data.splits.values()), None)  # of development; those of training are first
+    tokens = None if last is None else last.learnt_tokens
+    return "scored tokens not recorded" if tokens is None else f"{tokens:,} scored tokens"
+
+
+def _template(record: CompleteRecord) -> str | None:
+    """Returns the digest of a chat template's file, or the setting where there is none."""
+    digests = {name.split("/")[0]: file.sha256 for name, file in (record.files or {}).items()}
+    return digests.get("task.chat_template", record.config.task.chat_template)
 
 
 def _data_digest(record: CompleteRecord) -> str:

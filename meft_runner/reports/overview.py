@@ -82,7 +82,7 @@ TABLES = {
         "Texts, completions and conversations, at the best epoch",
         "Of the development rows' learnt tokens: loss a token in nats, perplexity, and the share that the model holds "
         "for the likeliest; where it was asked to answer, the share of answers that are exactly the expected ones. The "
-        "best epoch is the one with the lowest loss.",
+        "best epoch is the one with the lowest loss. Other tokens of the same rows (task.max_length) are another task.",
         score_tables.language_table,
     ),
     "memory": TablePart(

@@ -148,6 +148,41 @@ def test_made_up_rows_of_other_numbers_are_another_task():
     ]  # fmt: skip
 
 
+def scoring(tokens, *overrides, kind="lm", rows=("a", "b"), **parts):
+    """Returns the record of a language model that was scored on so many tokens; None as of an earlier version."""
+    splits = {
+        name: {"rows": 9, "fingerprint": rows[place], **({} if tokens is None else {"learnt_tokens": count})}
+        for place, (name, count) in enumerate({"train": 5000, "evaluation": tokens}.items())
+    }
+    data = {"synthetic": False, "kind": kind, "splits": splits}
+    return record(0.5, "backbone=opt", f"task={kind}", *overrides, data=data, **parts)
+
+
+def test_other_tokens_of_the_same_rows_are_another_task():
+    assert task_labels([scoring(140), scoring(2400), scoring(140)]) == [
+        "lm (140 scored tokens)", "lm (2,400 scored tokens)", "lm (140 scored tokens)",
+    ]  # fmt: skip
+    assert task_labels([scoring(None), scoring(140)]) == ["lm (scored tokens not recorded)", "lm (140 scored tokens)"]
+    assert task_labels([scoring(None), scoring(None)]) == ["lm", "lm"]
+    assert task_labels([scoring(140, kind="rte"), scoring(2400, kind="rte")]) == ["rte", "rte"]  # a share of rows
+
+
+def test_other_chat_templates_are_another_task():
+    def by(*overrides, sha256=None):
+        stamp = {"bytes": 1, "modified_ns": 1, "sha256": sha256}
+        files = {} if sha256 is None else {"task.chat_template/one.jinja": stamp}
+        return scoring(9, *overrides, kind="chat", files=files)
+
+    own, plain = by(), by("task.chat_template=plain")
+    here, there, other = (
+        by(f"task.chat_template={at}/one.jinja", sha256=digest)
+        for at, digest in (("a", "1f"), ("b", "1f"), ("a", "2e"))
+    )
+    labels = task_labels([own, plain, here, there, other])
+    assert len(set(labels)) == 4
+    assert labels[2] == labels[3]
+
+
 @pytest.mark.parametrize(
     ("data", "overrides", "kind"),
     [

@@ -44,6 +44,15 @@ def test_other_rows_have_a_best_setting_of_their_own():
     assert one_of_each(apart) == apart
 
 
+def test_a_setting_that_leaves_few_tokens_to_score_does_not_win():
+    apart = [record(best, "backbone=opt", "task=lm", f"task.max_length={length}", metric="inverse_perplexity")
+             for best, length in ((0.9, 8), (0.5, 128))]  # fmt: skip
+    for made, tokens in zip(apart, (140, 2400), strict=True):
+        splits = {name: Split(rows=9, fingerprint=name, learnt_tokens=tokens) for name in ("train", "evaluation")}
+        made.data = Data(synthetic=False, kind="lm", splits=splits)
+    assert one_of_each(apart) == apart
+
+
 def test_studies_have_no_score():
     assert chosen([study([0.1])]) == []
     assert list(scored_runs([])) == list(scored_runs([run(0.6, 0.1, 1)]))
