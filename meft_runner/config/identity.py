@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from meft_runner.config.coupling import LEARNED
 from meft_runner.config.fields import hindrance, settings_of
 from meft_runner.config.methods import METHODS, MeftSettings
-from meft_runner.config.run import BackboneSettings, Settings, TrainingSettings
+from meft_runner.config.run import BESIDE_THE_RESULT, BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.sizes import parse_bytes
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
@@ -64,12 +64,12 @@ def _coupling(method: Any) -> dict[str, Any]:
 
 
 def result_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the meaning of plain settings; of those that this program cannot read, what they say."""
+    """Returns the meaning of plain settings; of those that this program cannot read, what they say for the result."""
     try:
         groups = {group: schema(**content[group]) for group, schema in _schemas(content).items()}
         return meaning(Settings(**(content | groups)))  # values as they are: to check them takes long for many records
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
-        return content
+        return {key: value for key, value in content.items() if key not in BESIDE_THE_RESULT}
 
 
 def plain(settings: Settings) -> dict[str, Any]:

@@ -14,10 +14,13 @@ from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import LANGUAGE_KINDS, backbone_labels, method_label, task_kind, task_labels
 
 CELL = ["backbone", "method", "task"]  # of a score table
+_PLACES_OF_ROWS = {
+    "task.data_dir", "task.train_file", "task.eval_file", "task.hub", "task.hub_config", "task.revision"
+}  # fmt: skip
 
 
 def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
-    """Returns the runs that ended with a score, a row each; studies have none.
+    """Returns the runs that ended with a score, a row each; studies have none, and a seed of a setting counts once.
 
     Returns:
         Columns `backbone`, `method`, `task` (with its metric; other rows are another task), `settings` (all but the
@@ -35,7 +38,9 @@ def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
         for record, backbone, task in zip(records, backbone_labels(records), task_labels(records), strict=True)
         if record.scores is not None
     ]
-    return pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"]).astype({"score": float})
+    runs = pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"]).astype({"score": float})
+    seeds = runs["record"].map(lambda record: record.config.seed)
+    return runs[~runs[[*CELL, "settings"]].assign(seed=seeds).duplicated()]
 
 
 def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -81,4 +86,14 @@ def one_of_each(records: Sequence[CompleteRecord]) -> list[CompleteRecord]:
 
 
 def _settings_without_seed(record: CompleteRecord) -> str:
-    return json.dumps({**result_settings(record.config.plain()), "seed": None}, sort_keys=True)
+    """Returns all settings but the seed, and but the places of rows and weights whose digests are in the record.
+
+    Labels tell those digests apart; where the record has none, a path is all that does.
+    """
+    left_out = {"seed"}
+    if record.data.splits and all(split.fingerprint for split in record.data.splits.values()):
+        left_out |= _PLACES_OF_ROWS
+    if record.weights is not None and record.weights.sha256:
+        left_out.add("backbone.path")
+    meant = result_settings(record.config.plain())
+    return json.dumps({key: value for key, value in meant.items() if key not in left_out}, sort_keys=True)

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,48 @@ def test_settings_of_an_earlier_version_are_the_same_settings():
     del content["study"]  # None in the new one
     old = changed(old, config=content)
     assert chosen([old, new]) == [old, new]
+
+
+def placed(seed, place, key, **parts):
+    return record(0.5, f"{key}={place}", f"seed={seed}", "task=rte", **parts)
+
+
+ROWS = {"synthetic": False, "splits": {name: {"rows": 5, "fingerprint": name} for name in ("train", "validation")}}
+
+
+@pytest.mark.parametrize(
+    ("key", "parts", "same"),
+    [
+        ("task.data_dir", {"data": ROWS}, True),
+        ("task.data_dir", {"data": {"synthetic": False}}, False),  # of an earlier version, which has no fingerprints
+        ("backbone.path", {"weights": {"source": "m", "sha256": "ff"}}, True),
+        ("backbone.path", {"weights": {"source": "m"}}, False),
+        ("backbone.path", {}, False),
+    ],
+)
+def test_a_setting_is_one_wherever_the_same_rows_and_weights_are_read_from(key, parts, same):
+    two = [placed(1, "/home/a", key, **parts), placed(2, "/scratch", key, **parts)]
+    assert (chosen(two) == two) is same
+
+
+def test_a_seed_is_one_wherever_it_was_trained():
+    two = [placed(1, place, "task.data_dir", data=ROWS) for place in ("/home/a", "/scratch")]
+    assert chosen(two) == two[:1]
+
+
+def test_rows_of_the_hub_and_a_copy_of_them_are_one_setting():
+    two = [record(0.5, "seed=1", data=ROWS), placed(2, "/scratch", "task.data_dir", data=ROWS)]
+    assert chosen(two) == two
+
+
+def test_what_is_beside_the_result_does_not_split_settings_of_another_program():
+    def by(seed, **beside):
+        content = record(0.5, f"seed={seed}").config.plain() | beside
+        content["training"]["of_another_program"] = 1
+        return changed(record(0.5), config=content)
+
+    several = [by(1), by(2, from_record="abc", output_dir="elsewhere", logger="wandb", seeds=[1, 2])]
+    assert chosen(several) == several
 
 
 def test_a_score_that_is_not_defined_stands_for_nothing_else():
