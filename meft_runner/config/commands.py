@@ -29,11 +29,13 @@ class TablesSettings:
         output_dir: the folder of the runs.
         tables_dir: receives tables and figures as files; None to print tables only.
         report: write all of them as one page too; `tables_dir` is then `tables` unless set.
+        overwrite: files of `tables_dir` that no earlier call has made, or that were changed since, are replaced too.
     """
 
     output_dir: str = setting("runs", path=True)
     tables_dir: str | None = setting(None, path=True)
     report: bool = False
+    overwrite: bool = False
 
 
 @dataclass
@@ -126,11 +128,13 @@ def parse_tables(overrides: Sequence[str]) -> TablesSettings:
     """Reads the arguments of `meft-tables`, written as key=value.
 
     Raises:
-        UserError: an argument has another form, is not known or is given twice.
+        UserError: an argument has another form, is not known, is given twice or has no effect.
     """
     asked, _ = read_literally(TablesSettings, overrides)
     if asked.report and asked.tables_dir is None:
         asked.tables_dir = "tables"
+    if asked.overwrite and asked.tables_dir is None:
+        raise UserError("overwrite=true: has no effect without tables_dir=DIR. Leave it out.")
     return asked
 
 

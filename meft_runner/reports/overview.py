@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from meft_runner.config import TablesSettings
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, printable
 from meft_runner.records.record import read_folder
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.records.search import read_searches
@@ -26,6 +26,7 @@ from meft_runner.reports import (
 )
 from meft_runner.reports.figures import FORMATS, save_figure
 from meft_runner.reports.published import read_published
+from meft_runner.reports.replacing import replacing
 from meft_runner.reports.report import ReportFigure, ReportTable, write_report
 from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
@@ -180,7 +181,7 @@ def make_overview(asked: TablesSettings) -> None:
     """Prints the tables of a folder of runs and, where asked to, writes all tables, figures and the report.
 
     Raises:
-        UserError: there are no complete runs, or something cannot be written.
+        UserError: there are no complete runs, or something cannot be written or is another's.
     """
     records = read_folder(Path(asked.output_dir))
     searches = read_searches(Path(asked.output_dir))
@@ -193,15 +194,15 @@ def make_overview(asked: TablesSettings) -> None:
         return
     folder = Path(asked.tables_dir)
     try:
-        written = _write(asked, folder, records, tables, make_figures(records, searches))
-        earlier = [name for name in _file_names() if name not in written and (folder / name).exists()]
+        earlier = _write(asked, folder, records, tables, make_figures(records, searches))
     except OSError as error:
         file = error.filename2 or error.filename or "a file"  # the second one is what a temporary name was to become
         raise UserError(
             f"tables_dir={folder}: {file} cannot be written ({error.strerror}). Choose another folder, or mend that."
         ) from error
     if earlier:
-        print(f"tables_dir={folder}: of an earlier call and not of these runs: {', '.join(earlier)}.", file=sys.stderr)
+        names = printable(", ".join(earlier))
+        print(f"tables_dir={folder}: of an earlier call and not of these runs: {names}.", file=sys.stderr)
 
 
 def make_tables(records: Sequence[CompleteRecord], searches: search.Searches | None = None) -> dict[str, pd.DataFrame]:
@@ -224,23 +225,20 @@ def _write(
     records: list[CompleteRecord],
     tables: dict[str, pd.DataFrame],
     figures: dict[str, Figure],
-) -> set[str]:
-    """Writes tables and figures and, where asked to, the report; returns the names of the files."""
-    written = write_tables(tables, folder)
-    pictures = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
-    if asked.report:
-        write_report(
-            folder / _REPORT,
-            asked.output_dir,
-            records,
-            [ReportTable(_TABLES[name].title, _TABLES[name].note, table) for name, table in tables.items()],
-            [ReportFigure(_FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
-        )
-    names = {path.name for path in [*written, *(file for files in pictures.values() for file in files)]}
-    return names | ({_REPORT} if asked.report else set())
-
-
-def _file_names() -> list[str]:
-    """Returns the names of all files that there can be."""
-    tables = [f"{name}.{form}" for name in _TABLES for form in FORMS]
-    return [*tables, *(f"{name}.{form}" for name in _FIGURES for form in FORMATS), _REPORT]
+) -> list[str]:
+    """Writes tables and figures and, where asked to, the report; returns names of what only earlier calls have made."""
+    names = [f"{name}.{form}" for name in tables for form in FORMS]
+    names += [f"{name}.{form}" for name in figures for form in FORMATS]
+    names += [_REPORT] if asked.report else []
+    with replacing(folder, names, asked.overwrite) as earlier:
+        write_tables(tables, folder)
+        pictures = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
+        if asked.report:
+            write_report(
+                folder / _REPORT,
+                asked.output_dir,
+                records,
+                [ReportTable(_TABLES[name].title, _TABLES[name].note, table) for name, table in tables.items()],
+                [ReportFigure(_FIGURES[name].caption, svg) for name, (_, svg) in pictures.items()],
+            )
+    return earlier

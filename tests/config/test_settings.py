@@ -188,6 +188,7 @@ def test_arguments_of_the_tables():
         (["output_dir= "], "expected key=value"),
         (["--report"], "--report: expected key=value"),
         (["repotr=true"], "repotr: no such setting, did you mean 'report'?"),
+        (["overwrite=true"], "overwrite=true: has no effect without tables_dir=DIR"),
         (["report=1"], "report=1: expected true or false"),
         (["output_dir=a", "output_dir=b"], "output_dir=b: output_dir is given twice"),
     ]:

@@ -58,7 +58,7 @@ def test_files_of_a_folder(tmp_path, capsys):
     make_overview(TablesSettings(output_dir=str(tmp_path / "runs"), tables_dir=str(folder), report=True))
     expected = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
     expected |= {f"{name}.{form}" for name in FIGURES for form in ("png", "svg")}
-    assert {path.name for path in folder.iterdir()} == expected | {"report.html"}
+    assert {path.name for path in folder.iterdir()} == expected | {"report.html", ".meft-tables.json"}
     printed = capsys.readouterr().out
     titles = [printed.index(TABLES[name].title) for name in ("scores", "qa", "memory", "reversal")]
     assert titles == sorted(titles)
@@ -77,15 +77,31 @@ def call(tmp_path, *records, **asked):
 
 def test_files_of_an_earlier_call_stay_and_are_named(tmp_path, capsys):
     folder = tmp_path / "tables"
-    folder.mkdir()
-    (folder / "qa.md").write_text("earlier")
-    (folder / "scores.md").write_text("earlier")
+    call(tmp_path, record(0.6, "backbone=opt", "task=piqa", metric="acc"), tables_dir=str(folder))
     (folder / "notes.md").write_text("mine")
+    capsys.readouterr()
     call(tmp_path, record(), tables_dir=str(folder))
-    assert (folder / "qa.md").read_text() == "earlier"
     assert (folder / "notes.md").read_text() == "mine"
-    assert "earlier" not in (folder / "scores.md").read_text()
-    assert capsys.readouterr().err == f"tables_dir={folder}: of an earlier call and not of these runs: qa.md.\n"
+    assert "minilm" in (folder / "memory.md").read_text()
+    expected = f"tables_dir={folder}: of an earlier call and not of these runs: qa.md, qa.csv, qa.tex.\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_files_of_the_user_are_not_replaced_unasked(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("memory.md", "report.html"):
+        (folder / name).write_text("mine")
+    with pytest.raises(UserError) as raised:
+        call(tmp_path, record(), tables_dir=str(folder), report=True)
+    assert str(raised.value) == (
+        f"tables_dir={folder}: would replace memory.md, report.html, which no earlier call has made, or which changed "
+        "since. Choose another folder, or add overwrite=true to replace what is named."
+    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"memory.md": "mine", "report.html": "mine"}
+    call(tmp_path, tables_dir=str(folder), report=True, overwrite=True)
+    assert "mine" not in (folder / "memory.md").read_text() + (folder / "report.html").read_text()
+    call(tmp_path, tables_dir=str(folder), report=True)  # they are its own now
 
 
 def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch):
@@ -109,7 +125,7 @@ def test_folders_that_cannot_be_written(report, tmp_path):
     (tmp_path / "tables" / "scores.md").mkdir(parents=True)
     for folder, reason in (("file", "File exists"), ("file/inside", "Not a directory"), ("tables", "Is a directory")):
         with pytest.raises(UserError, match=rf"tables_dir=.*[a-z] cannot be written \({reason}\)") as raised:
-            call(tmp_path, record(), tables_dir=str(tmp_path / folder), report=report)
+            call(tmp_path, record(), tables_dir=str(tmp_path / folder), report=report, overwrite=True)
         assert "\n" not in str(raised.value)
 
 
