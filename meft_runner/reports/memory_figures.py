@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.figures import legend_below, method_styles, panel_grid, plot_methods
-from meft_runner.reports.memory_tables import memory_runs
+from meft_runner.reports.memory_tables import SELDOM_APART, memory_runs
 
 
 def memory_over_depth(records: Sequence[CompleteRecord]) -> Figure | None:
@@ -24,13 +24,19 @@ def _memory_over(records: Sequence[CompleteRecord], over: str, fixed: str) -> Fi
     runs = memory_runs(records)
     if runs.empty:
         return None
-    same = ["name", "batch", fixed, "precision", "attention", "source"]
+    same = ["name", "batch", fixed, "precision", "attention", "source", *SELDOM_APART]
     several = runs.groupby([*same, "method"], dropna=False)[over].transform("nunique") > 1
     panels = list(runs[several].groupby(same, dropna=False))
     if not panels:
         return None
+    apart = [column for column in SELDOM_APART if runs.loc[several, column].nunique() > 1]
     units = "length {:g}" if fixed == "length" else "{:g} layers"
-    figure, axes = panel_grid([f"{key[0]}: batch {key[1]}, {key[3]}, {units.format(key[2])}" for key, _ in panels])
+    titles = [
+        f"{key[0]}: batch {key[1]}, {key[3]}, {units.format(key[2])}"
+        + "".join(f", {column} {value}" for column, value in zip(same, key, strict=True) if column in apart)
+        for key, _ in panels
+    ]
+    figure, axes = panel_grid(titles)
     styles = method_styles(runs.loc[several, "method"])
     for ax, (_, part) in zip(axes, panels, strict=True):
         plot_methods(ax, part, over, "activations (MiB)", styles)

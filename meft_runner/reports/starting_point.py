@@ -18,13 +18,13 @@ from meft_runner.reports.labels import (
     task_kind,
     task_labels,
 )
-from meft_runner.reports.memory_tables import activations_mib
+from meft_runner.reports.memory_tables import activations_mib, without_equal
 from meft_runner.reports.score_tables import score_texts
 from meft_runner.reports.selection import CELL, chosen_runs, scored_runs
 from meft_runner.run.console import MIB
 
 _COUPLING = ("scale_1", "scale_2", "mu")  # have columns of their own
-_BESIDE = ["precision", "batch", "length"]
+_BESIDE = ["precision", "batch", "length", "accumulation"]
 _CASE = [*CELL, *_BESIDE]
 _DISTANCES = ["hidden distance", "output distance"]
 _SIZES = ["activations (MiB)", "retained (MiB)"]
@@ -80,12 +80,12 @@ def starting_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     table = table.sort_values(["size", "mu"], ascending=[False, True], na_position="first").reset_index()
     table = in_method_order(table.assign(method=table["label"]))
     table = table.sort_values(["backbone", "task"], kind="stable", ignore_index=True)
-    return _shown(table)
+    return without_equal(_shown(table))
 
 
 def brief(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns of a starting table that a terminal has room for."""
-    return table.drop(columns=_BESIDE)
+    return table.drop(columns=_BESIDE, errors="ignore")
 
 
 def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -158,6 +158,7 @@ def _row(record: CompleteRecord) -> dict[str, Any]:
         "precision": record.config.training.precision,
         "batch": memory and memory.batch_size,
         "length": memory and memory.length,
+        "accumulation": record.config.training.gradient_accumulation,
     }
 
 

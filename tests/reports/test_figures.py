@@ -131,6 +131,17 @@ def test_memory_over_depth():
     assert memory_over_length(deep) is None
 
 
+def test_memory_of_several_passes_has_a_panel_of_its_own():
+    deep = [
+        record(0.5, f"backbone.repeat={times}", f"training.gradient_accumulation={passes}", activations=passes * MIB)
+        for times in (1, 2) for passes in (1, 4)
+    ]  # fmt: skip
+    panels = memory_over_depth(deep).axes
+    titles = [f"minilm: batch 16, fp32, length 128, accumulation {passes}" for passes in (1, 4)]
+    assert [axes.title.get_text() for axes in panels] == titles
+    assert [lines(axes)["meft1"] for axes in panels] == [[(6.0, 1.0), (12.0, 1.0)], [(6.0, 4.0), (12.0, 4.0)]]
+
+
 def test_memory_over_length():
     made = [record(activations=length * MIB) for length in (64, 128)]
     for one, length in zip(made, (64, 128), strict=True):

@@ -100,6 +100,13 @@ def test_seeds_and_learning_rates_are_one_row_with_the_score_that_stands_for_the
     assert starting_table([*rates, other])["score (%)"].fillna("-").tolist() == ["65.0 ± 7.1 (n=2)", "-"]
 
 
+def test_a_step_of_several_passes_has_a_row_of_its_own():
+    several = "training.gradient_accumulation=4"
+    table = starting_table([started(0.1, 0.1, activations=MIB), started(0.1, 0.1, several, activations=3 * MIB)])
+    assert table[["accumulation", "activations (MiB)"]].to_numpy().tolist() == [[1, 1], [4, 3]]
+    assert "accumulation" not in brief(table)
+
+
 def test_what_has_no_starting_point():
     assert starting_table([record(), study([0.1])]).empty
     (row,) = starting_table([record(), started(0.1, 0.1, "method=lora")]).astype(object).fillna("-").to_dict("records")
