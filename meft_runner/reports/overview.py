@@ -71,7 +71,7 @@ TABLES = {
         "Best epoch; mean ± standard deviation over n seeds. Of several settings of a method, the one with the most "
         "seeds is shown, and of several such the one with the best mean. The average is over all tasks of a backbone "
         "whose rows are not made up, with the deviation of the seeds' averages; a method that lacks one of them has "
-        "none.",
+        "none. A published score stands only beside runs of all rows of a task and a model of the size that is named.",
         score_tables.glue_table,
     ),
     "qa": TablePart(

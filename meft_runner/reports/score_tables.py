@@ -67,7 +67,7 @@ def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     Runs that differ in nothing but the seed are averaged ("mean +- standard deviation (n)"). The average is
     over all tasks that the backbone was trained on, made-up ones left out, and is there where a method has
     all of them; its deviation is that of the seeds' averages.
-    Below the methods of a backbone stand published figures of its full fine-tuning.
+    Below the methods of a backbone stand published figures of its full fine-tuning, where runs are of all rows.
     """
     runs = chosen_runs(scored_runs(records))
     if runs.empty:
@@ -138,7 +138,7 @@ def _block(backbone: str, runs: pd.DataFrame) -> pd.DataFrame:
     cells = _mean_and_deviation(runs).droplevel("backbone")
     methods = in_method_order(runs[["backbone", "method"]].drop_duplicates())["method"]
     means = cells["mean"].unstack("task").reindex(methods)
-    means = pd.concat([means, published_scores(backbone, list(map(str, means)))])
+    means = pd.concat([means, published_scores(runs)])
     texts = cells.apply(score_text, axis=1).unstack("task").reindex(means.index).fillna(_formatted(means, "{:.1f}"))
     return texts.join(_summary(means, runs)).rename_axis("method").reset_index().assign(backbone=backbone)
 
