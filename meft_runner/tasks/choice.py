@@ -18,8 +18,10 @@ from meft_runner.backbones.answers import IGNORED
 from meft_runner.config import ChoiceSettings, Head
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
-from meft_runner.tasks.description import describe
+from meft_runner.tasks.description import describe, with_cut
 from meft_runner.tasks.rows import check_columns, check_filled, check_text, load_splits, place
+
+_LOSE = ": their prompts lose their beginning. Rows that are scored are not cut"
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,18 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     splits = load_splits(task, form)
     questions = {split: [form(row, split) for row in part] for split, part in splits.rows.items()}
     evaluation = {split: _eval_split(task, split, questions[split], tokenizer) for split in task.eval_splits}
+    train, cut = _train_rows(task, questions[task.train_split], tokenizer)
+    description = describe(task, splits.source, splits.rows, revision=splits.revision)
     return TaskData(
         head=Head.lm,
         classes=(),
-        train=_train_rows(task, questions[task.train_split], tokenizer),
+        train=train,
         evaluation=evaluation,
         metric="acc",
         collate=partial(collate_choices, tokenizer, task.max_length),
-        description=describe(task, splits.source, splits.rows, revision=splits.revision),
+        description=with_cut(
+            description, dict.fromkeys(task.eval_splits, 0) | {task.train_split: cut}, task.max_length, _LOSE
+        ),
     )
 
 
@@ -120,9 +126,14 @@ def score_choices(questions: Sequence[Question], log_likelihoods: np.ndarray) ->
     return scores
 
 
-def _train_rows(task: ChoiceSettings, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Returns each question with its right answer; long prompts lose their beginning, as training is for the answer."""
-    encoded = []
+def _train_rows(
+    task: ChoiceSettings, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Dataset, int]:
+    """Returns each question with its right answer, and how many are cut.
+
+    Long prompts lose their beginning, as training is for the answer.
+    """
+    encoded, all_cut = [], 0
     for number, question in enumerate(questions, start=1):
         assert question.right is not None  # FORMS refuse such rows in training
         tokens, prompt = encode(tokenizer, question.prompt, question.choices[question.right])
@@ -132,7 +143,8 @@ def _train_rows(task: ChoiceSettings, questions: Sequence[Question], tokenizer: 
         if cut >= prompt:
             raise UserError(f"task.max_length={task.max_length}: {where}: its answer alone is as long. Raise it.")
         encoded.append(_model_inputs(tokens[cut:], prompt - cut))
-    return Dataset.from_list(encoded)
+        all_cut += cut > 0
+    return Dataset.from_list(encoded), all_cut
 
 
 def _eval_split(

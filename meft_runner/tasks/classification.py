@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.config import Head
 from meft_runner.tasks.data import EvalSplit, Row, TaskData, by_length, padding_collator
+from meft_runner.tasks.description import with_cut
 from meft_runner.tasks.metrics import compute_metrics
 
 
@@ -32,8 +33,7 @@ class Classification:
 
     def tokenised(self, tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> Dataset:
         """Returns rows as model inputs with `length`, and with `labels` where the rows have a `label`."""
-        texts = [[row[column] for row in rows] for column in self.text_columns]
-        encoded = dict(tokenizer(*texts, truncation=True, max_length=self.max_length))
+        encoded = dict(tokenizer(*self._texts(rows), truncation=True, max_length=self.max_length))
         for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True):
             if not ids:  # a tokenizer that marks nothing makes nothing of an empty text: it is the end of one
                 ids.append(tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
@@ -42,6 +42,15 @@ class Classification:
         if "label" in rows[0]:
             encoded["labels"] = [row["label"] if self.classes else float(row["label"]) for row in rows]
         return Dataset.from_dict(encoded)
+
+    def count_cut(self, tokenizer: PreTrainedTokenizerBase, rows: list[Row], inputs: Dataset) -> int:
+        """Returns how many rows `tokenised` has cut to these inputs, texts of a pair together."""
+        full = [row for row, length in zip(rows, inputs["length"], strict=True) if length >= self.max_length]
+        whole = tokenizer(*self._texts(full), verbose=False)["input_ids"] if full else []
+        return sum(len(ids) > self.max_length for ids in whole)
+
+    def _texts(self, rows: list[Row]) -> list[list[str]]:
+        return [[row[column] for row in rows] for column in self.text_columns]
 
     def answers(self, logits: Any) -> np.ndarray:
         """Returns (N,) class numbers or grades of (N, classes or 1) logits."""
@@ -66,17 +75,17 @@ class Classification:
             **more: further fields of `TaskData`.
         """
         score = partial(_score, self)
+        splits = dict(zip(description["splits"], (train, *evaluation.values()), strict=True))  # those of training first
+        inputs = {split: self.tokenised(tokenizer, rows) for split, rows in splits.items()}
+        cut = {split: self.count_cut(tokenizer, rows, inputs[split]) for split, rows in splits.items()}
         return TaskData(
             head=Head.classification,
             classes=self.classes,
-            train=self.tokenised(tokenizer, train),
-            evaluation={
-                split: EvalSplit(by_length(self.tokenised(tokenizer, rows)), score)
-                for split, rows in evaluation.items()
-            },
+            train=next(iter(inputs.values())),
+            evaluation={split: EvalSplit(by_length(inputs[split]), score) for split in evaluation},
             metric=self.metrics[0],
             collate=padding_collator(tokenizer, self.max_length),
-            description=description,
+            description=with_cut(description, cut, self.max_length),
             **more,
         )
 

@@ -58,6 +58,25 @@ def describe_labelled(
     return describe(task, source, splits, labels=labels_text(classes, splits[train]), **more)
 
 
+def with_cut(description: dict[str, Any], cut: Mapping[str, int], max_length: int, how: str = "") -> dict[str, Any]:
+    """Returns a description that counts the rows that are cut, and tells where there are some.
+
+    Args:
+        description: what `describe` returns.
+        cut: how many rows of each split were longer than the longest allowed.
+        max_length: in tokens.
+        how: what the notes have to say besides.
+    """
+    counts = {name: part | {"cut": cut[name]} for name, part in description["splits"].items()}
+    notes = [cut_note(name, cut[name], part["rows"], max_length) + how for name, part in counts.items() if cut[name]]
+    return description | {"splits": counts, "notes": [*description.get("notes", []), *notes]}
+
+
+def cut_note(split: str, cut: int, rows: int, max_length: int) -> str:
+    """Returns how many of a split's rows are cut, in words."""
+    return f"{cut:,} of {rows:,} rows of {split} cut to task.max_length={max_length} tokens"
+
+
 def fingerprint(rows: Iterable[Row]) -> str:
     """Returns a digest of the rows' content and order."""
     return _digest(map(_line, rows))

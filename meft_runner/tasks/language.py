@@ -20,7 +20,7 @@ from meft_runner.config import (
 from meft_runner.errors import UserError
 from meft_runner.tasks.conversations import Conversations
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
-from meft_runner.tasks.description import describe
+from meft_runner.tasks.description import cut_note, describe
 from meft_runner.tasks.language_forms import AnswerForm, Completions, Form, Texts
 from meft_runner.tasks.language_rows import EVALUATION, TRAIN, Placed, find_rows
 from meft_runner.tasks.language_scores import METRIC, exact_match, token_scores
@@ -148,7 +148,7 @@ def _check_cut(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, where
 def _notes(task: LanguageSettings, split: str, part: Prepared) -> list[str]:
     rows, notes = len(part.kept) + part.left_out, []
     if part.cut:
-        notes.append(f"{part.cut:,} of {rows:,} rows of {split} cut to task.max_length={task.max_length} tokens")
+        notes.append(cut_note(split, part.cut, rows, task.max_length))
     if part.left_out:
         notes.append(f"{part.left_out:,} of {rows:,} rows of {split} left out: nothing to learn is left of them")
     if len(part.rows) > len(part.kept):

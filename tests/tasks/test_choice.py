@@ -76,6 +76,19 @@ def test_long_training_prompts_lose_their_beginning(tmp_path, tokenizer):
     assert cut["labels"] == full["labels"][5:]
 
 
+def test_training_prompts_that_are_cut_are_counted_and_told(tmp_path, tokenizer):
+    write(tmp_path, [ARC, ARC | {"question": "Why?"}])
+    full = load_task(task("arc_easy", tmp_path), tokenizer)
+    assert ([part["cut"] for part in full.description["splits"].values()], full.description["notes"]) == ([0, 0], [])
+    longest = max(map(len, full.train["input_ids"]))
+    cut = load_task(task("arc_easy", tmp_path, f"task.max_length={longest - 1}"), tokenizer)
+    assert [part["cut"] for part in cut.description["splits"].values()] == [1, 0]
+    assert cut.description["notes"] == [
+        f"1 of 2 rows of train cut to task.max_length={longest - 1} tokens: their prompts lose their beginning. Rows "
+        "that are scored are not cut"
+    ]
+
+
 def test_scores_by_hand():
     questions = [Question("", ["aa", "bbbb"], 1), Question("", ["a", "b", "cccccc"], 0)]
     scores = score_choices(questions, np.array([-3.0, -4.0, -1.0, -2.0, -3.0]))

@@ -26,6 +26,24 @@ def test_pairs_are_tokenised_and_cut(folder, tokenizer):
     assert data.description["splits"]["train"]["rows"] == 2
 
 
+def test_rows_that_are_cut_are_counted_and_told(folder, tokenizer):
+    data = load_task(task(folder, max_length=20, eval_splits=["validation_matched"]), tokenizer)
+    splits = data.description["splits"]
+    assert {name: (part["rows"], part["cut"]) for name, part in splits.items()} == {
+        "train": (2, 1), "validation_matched": (2, 1)
+    }  # fmt: skip
+    assert data.description["notes"] == [
+        f"1 of 2 rows of {split} cut to task.max_length=20 tokens" for split in ("train", "validation_matched")
+    ]
+
+
+def test_rows_that_just_fit_are_not_cut(folder, tokenizer):
+    """[CLS], 50 words, [SEP], b, [SEP]."""
+    description = load_task(task(folder, max_length=54), tokenizer).description
+    assert ([part["cut"] for part in description["splits"].values()], description["notes"]) == ([0, 0], [])
+    assert load_task(task(folder, max_length=53), tokenizer).description["splits"]["train"]["cut"] == 1
+
+
 def test_an_empty_text_is_the_end_of_one_where_a_tokenizer_marks_nothing():
     form = Classification(["text"], ["no", "yes"], ["accuracy"], 20)
     rows = form.tokenised(plain_tokenizer(eos_token="</s>", pad_token="<s>"), [{"text": ""}, {"text": "ab"}])
