@@ -19,6 +19,7 @@ from meft_runner.config import ChoiceSettings, Head
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
 from meft_runner.tasks.description import describe, with_cut
+from meft_runner.tasks.language_forms import text_tokens
 from meft_runner.tasks.rows import check_columns, check_filled, check_text, load_splits, place
 
 _LOSE = ": their prompts lose their beginning. Rows that are scored are not cut"
@@ -68,10 +69,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tupl
     """Tokenises a prompt, a space and an answer as lm-evaluation-harness does.
 
     Returns:
-        All tokens, and how many of them are the prompt's: as many as it has by itself, without blanks at its end.
+        All tokens, and how many of them are the prompt's: as many as it has by itself, without blanks at its end. The
+        end that some tokenizers append is in neither: it would count as the answer's first token.
     """
-    bare = prompt.rstrip()
-    whole, alone = tokenizer([f"{prompt} {answer}", bare], verbose=False)["input_ids"]
+    whole, alone = (text_tokens(tokenizer, text) for text in (f"{prompt} {answer}", prompt.rstrip()))
     return whole, len(alone)
 
 

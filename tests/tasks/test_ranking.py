@@ -15,7 +15,8 @@ from meft_runner.run import lifecycle
 from meft_runner.tasks import load_task
 from meft_runner.tasks.choice import FORMS, encode, score_choices
 from tests.helpers.composed import settings
-from tests.helpers.folders import make_llama_folder, make_opt_folder, write_lines
+from tests.helpers.folders import make_llama_folder, make_opt_folder, plain_tokenizer, write_lines
+from tests.helpers.language import make_llama_folder as make_ending_folder
 from tests.helpers.question_rows import ARC, ROWS
 
 FOLDERS = {"opt": make_opt_folder, "llama": make_llama_folder}
@@ -83,6 +84,38 @@ def test_log_likelihoods_do_not_depend_on_batches(tmp_path, model, batch_size, p
     found = likelihoods_in_batches(FAMILIES[kind].heads[Head.lm], folder, data, batch_size)
     expected = likelihoods_one_by_one(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer, questions)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_end_that_a_tokenizer_appends_is_neither_learnt_nor_scored(tmp_path):
+    """By hand: the logits of <s> and the bytes of prompt and answer, the answer's own ones alone."""
+    folder = make_ending_folder(tmp_path / "model")
+    tokenizer = tokenizer_of(folder, 128)
+    bytes_of = plain_tokenizer()
+    shift = len(tokenizer) - len(bytes_of)  # special tokens stand before the bytes
+    (question,), data = load("arc_easy", [ARC], tmp_path, tokenizer)
+    model, expected = AutoModelForCausalLM.from_pretrained(folder).eval(), []
+    for choice in question.choices:
+        prompt, answer = ([i + shift for i in bytes_of(text)["input_ids"]] for text in (question.prompt, f" {choice}"))
+        with torch.no_grad():
+            logits = model(torch.tensor([[0, *prompt, *answer]]), use_cache=False).logits[0].log_softmax(-1)
+        expected.append(sum(logits[len(prompt) + i, token].item() for i, token in enumerate(answer)))
+        if choice == ARC["choices"]["text"][question.right]:
+            (row,) = data.train
+            assert row["input_ids"] == [0, *prompt, *answer]
+            assert row["labels"] == [-100] * (1 + len(prompt)) + answer
+    found = likelihoods_in_batches(FAMILIES["llama"].heads[Head.lm], folder, data, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_tokens_of_other_tokenizers_are_the_harnesses(model, name):
+    tokenizer, question = tokenizer_of(model[1]), FORMS[name](ROWS[name], "")
+    for each in (tokenizer, plain_tokenizer(eos_token="</s>")):
+        for choice in question.choices:
+            whole, alone = (
+                each(text)["input_ids"] for text in (f"{question.prompt} {choice}", question.prompt.rstrip())
+            )
+            assert encode(each, question.prompt, choice) == (whole, len(alone))
 
 
 @pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "meft3"])

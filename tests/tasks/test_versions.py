@@ -24,7 +24,9 @@ INPUTS = {
     "glue": (1, "583a91cb409d2c44"),
     "demo": (1, "45e285cf6411547c"),
     "text": (1, "98610e4bf37e9425"),
-    "choice": (1, "7bf322778c7935a9"),
+    # The tokenizer here appends an end, which was scored in place of an answer's first token until it was mended. All
+    # other tokenizers' inputs have stayed (test_ranking.py holds that), and their runs with them.
+    "choice": (1, "8e903eb25ca394a4"),
     "squad": (1, "5f54c30586092739"),
     "image": (1, "e23399f3963e3345"),
     "lm": (1, "a5da74b9a0f29485"),
