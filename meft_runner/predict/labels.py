@@ -14,11 +14,12 @@ def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool =
     """Returns the number of a class, or a grade where there are no classes; None where a row has none.
 
     Args:
-        label: as the row has it: a class by its name or number, or a grade. -1 hides a label, as in the hub's test
-            sets, where it names no class.
+        label: as the row has it: a class by its name or number, or a grade. -1 hides a class, as in the hub's test
+            sets, where it names none.
         classes: class names in label order.
         where: the row's place.
-        numbered: whether numbers that name no class count classes from 0.
+        numbered: whether labels may be as the hub has them: numbers that count classes from 0, unless some class has a
+            whole number for its name, and -1 where a grade is hidden.
 
     Raises:
         UserError: it is none of these.
@@ -26,13 +27,15 @@ def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool =
     if label is None or label == "":
         return None
     if not classes:
-        return _grade(label, where)
-    if not isinstance(label, bool) and str(label) in classes:
+        grade = _grade(label, where)
+        return None if numbered and grade == -1 else grade
+    if str(label) in classes:
         return list(classes).index(str(label))
     whole = type(label) is int or (isinstance(label, str) and _WHOLE.fullmatch(label) is not None)
     number = int(label) if whole else -2
     if number == -1:
         return None
+    numbered = numbered and not any(map(_WHOLE.fullmatch, classes))  # names and counting would mix
     if numbered and 0 <= number < len(classes):
         return number
     numbers = f", or their numbers 0 to {len(classes) - 1}" if numbered else ""

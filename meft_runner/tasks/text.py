@@ -1,6 +1,7 @@
 """The user's own files: rows of one or two texts with a class or a grade."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -137,7 +138,8 @@ def _text(row: Row, column: str, where: str) -> str:
 
 
 def _label(label: object, column: str, where: str) -> Label:
-    if not isinstance(label, Label) or (isinstance(label, str) and not label.strip()):
+    missing = isinstance(label, float) and not math.isfinite(label)  # as JSON and Parquet write what is not there
+    if missing or not isinstance(label, Label) or (isinstance(label, str) and not label.strip()):
         raise UserError(
             f"{where}: column '{column}' is {label!r:.40}, expected a class or a grade. Fill it in, or remove that row."
         )

@@ -180,7 +180,12 @@ def lines(*rows):
             "text,label\na,1\na,1\n",
             r"task.train_file=.*t.csv: all 2 rows have the label '1'. Add rows of another one",
         ),
-        ("t.parquet", [GOOD, GOOD | {"label": float("inf")}], r"row 2: label inf, expected a plain finite number"),
+        ("t.parquet", [GOOD, GOOD | {"label": float("inf")}], r"row 2: column 'label' is inf, expected a class"),
+        (
+            "t.jsonl",
+            lines(GOOD | {"label": "a"}, GOOD | {"label": "b"}, GOOD | {"label": float("nan")}),
+            r"line 3: column 'label' is nan, expected a class or a grade. Fill it in, or remove that row",
+        ),
     ],
 )
 def test_files_that_do_not_fit(name, content, message, load):
