@@ -118,7 +118,7 @@ def _ask(asked: PredictSettings, trained: Trained, processor: Any) -> tuple[list
         return [], ask_split(task, processor, classes, asked.split)
     form = form_of(task, processor) if isinstance(task, LanguageSettings) else None
     of_split = asked.split is not None
-    rows = rows_of_split(task, str(asked.split), form) if of_split else rows_of_file(Path(str(asked.input)))
+    rows = rows_of_split(task, str(asked.split), form) if of_split else rows_of_file(Path(str(asked.input)), task)
     if isinstance(task, ImageSettings):
         return rows, ask_images(task, processor, classes, rows, Path(str(asked.input)).parent)
     if isinstance(task, LanguageSettings):

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from meft_runner.config import DemoSettings, LanguageSettings, SplitSettings, TaskSettings, TextSettings
+from meft_runner.config import DemoSettings, LanguageSettings, SplitSettings, TaskSettings, TextSettings, kind_of
 from meft_runner.errors import UserError, first_line
 from meft_runner.files import write_whole
 from meft_runner.tasks import demo
@@ -23,13 +23,13 @@ from meft_runner.tasks.language_rows import EVALUATION, TRAIN, Placed, find_rows
 from meft_runner.tasks.rows import load_rows, origin
 
 NAMES = ("id", "idx")  # columns that tell rows apart; answers have them too
-_NESTED = ("choices", "answers", "messages")  # columns that CSV has as JSON in a cell
+_NESTED = {"choice": "choices", "squad": "answers", "chat": "messages"}  # what CSV has as JSON in a cell, by kind of task
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WRITING_ERRORS = (OSError, pyarrow.ArrowException)
 
 
-def rows_of_file(path: Path) -> list[Placed]:
-    """Returns the rows of a file.
+def rows_of_file(path: Path, task: TaskSettings) -> list[Placed]:
+    """Returns the rows of a file, as a task has them.
 
     Raises:
         UserError: it is missing, cannot be read, is of no known kind or has no rows.
@@ -37,7 +37,7 @@ def rows_of_file(path: Path) -> list[Placed]:
     where = f"input={path}"
     typed = path.suffix.lower() not in SEPARATORS
     rows = [
-        Placed(row if typed else _cells(row, f"{where}, {position}"), f"{where}, {position}")
+        Placed(row if typed else _cells(row, kind_of(task), f"{where}, {position}"), f"{where}, {position}")
         for position, row in read_file(path, where)
     ]
     if not rows:
@@ -45,13 +45,15 @@ def rows_of_file(path: Path) -> list[Placed]:
     return rows
 
 
-def _cells(row: Row, where: str) -> Row:
-    """Returns a row of text cells with what only a type can tell: lists and objects, and a label's number."""
-    found = {name: _parsed(name, cell, where) if name in _NESTED and cell else cell for name, cell in row.items()}
-    label = found.get("label")
-    if isinstance(label, str) and _NUMBER.fullmatch(label):
+def _cells(row: Row, kind: str, where: str) -> Row:
+    """Returns a row of text cells with what only a type can tell: lists and objects, and the number of an answer."""
+    name, label = _NESTED.get(kind), row.get("label")
+    found: Row = {}
+    if name is not None and row.get(name):
+        found[name] = _parsed(name, row[name], where)
+    if kind == "choice" and label is not None and _NUMBER.fullmatch(label):  # other kinds know labels as text
         found["label"] = int(label)
-    return found
+    return row | found
 
 
 def _parsed(name: str, cell: str, where: str) -> Any:

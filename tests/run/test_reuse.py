@@ -92,6 +92,20 @@ def test_copies_and_other_files_are_no_change(made, rte_folder, tmp_path):
     check_complete(*made)
 
 
+def test_a_changed_test_file_is_seen_where_it_is_predicted(rte_folder, tmp_path):
+    append(rte_folder / "test.jsonl", '{"sentence1": "a", "sentence2": "b"}\n')
+    chosen = tiny(rte_folder, tmp_path, "task.predict_test=true")
+    files = {name: stamp.plain() for name, stamp in stamps_of_sources(chosen).items()}
+    assert "task.data_dir/test.jsonl" in files
+    earlier = changed(record(), files=files)
+    check_complete(chosen, tmp_path, earlier)
+    append(rte_folder / "test.jsonl", '{"sentence1": "c", "sentence2": "d"}\n')
+    with pytest.raises(UserError, match=r"made from other rows \(task.data_dir/test.jsonl: sha256 .* then, .* now\)"):
+        check_complete(chosen, tmp_path, earlier)
+    del files["task.data_dir/test.jsonl"]  # as earlier versions, which have not looked at it
+    check_complete(chosen, tmp_path, changed(record(), files=files))
+
+
 def test_new_files_of_the_model_are_a_change(made):
     append(f"{model_folder(made[0])}/added_tokens.json", "{}")
     with pytest.raises(UserError, match=r"backbone.path/added_tokens.json is new"):

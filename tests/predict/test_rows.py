@@ -1,0 +1,38 @@
+"""Rows that are to be answered, as files and splits have them."""
+
+import pytest
+
+from meft_runner.errors import UserError
+from meft_runner.predict.rows import rows_of_file
+from tests.helpers.composed import settings
+
+CELLS = 'choices,answers,messages,label\n"{""a"": 1}","[""b""]","""yes""",1\n'
+RAW = {"choices": '{"a": 1}', "answers": '["b"]', "messages": '"yes"', "label": "1"}
+READ = {
+    "arc_easy": {"choices": {"a": 1}, "label": 1},
+    "squad": {"answers": ["b"]},
+    "chat": {"messages": "yes"},
+    "text": {},
+    "rte": {},
+    "instruct": {},
+}
+
+
+def task(kind):
+    writes = kind in ("arc_easy", "chat", "instruct")
+    return settings(f"backbone={'opt' if writes else 'roberta'}", f"task={kind}").task
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize("kind", READ)
+def test_cells_are_json_only_where_the_task_has_lists_or_objects_there(kind, suffix, tmp_path):
+    file = tmp_path / f"new.{suffix}"
+    file.write_text(CELLS.replace(",", "\t") if suffix == "tsv" else CELLS)
+    (placed,) = rows_of_file(file, task(kind))
+    assert placed.row == RAW | READ[kind]
+
+
+def test_a_cell_that_is_no_json_is_told_where_json_is_expected(tmp_path):
+    (tmp_path / "new.csv").write_text("question,choices\na,hello\n")
+    with pytest.raises(UserError, match=r"new.csv, line 2: column 'choices' is 'hello', expected JSON"):
+        rows_of_file(tmp_path / "new.csv", task("arc_easy"))
