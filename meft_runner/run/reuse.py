@@ -12,7 +12,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from meft_runner.config import Settings
+from meft_runner.config import Settings, TaskSettings
 from meft_runner.errors import UserError
 from meft_runner.files import digest
 from meft_runner.records.schema import CompleteRecord, File
@@ -24,6 +24,7 @@ _MODEL_FILES = re.compile(
     r"|(added_|special_)?token.*\.(json|model)|vocab\.\w+|merges\.txt|sp(iece|m)\.model|chat_template\.jinja"
 )
 _BASE = ("backbone.path/", "task.chat_template/")
+_ROWS = "task.data_dir/"
 _WEIGHTS = (".safetensors", ".bin", ".index.json")
 _INPUT_FILES = re.compile(r"backbone\.path/(?!config\.json|.*(\.safetensors|\.bin|index\.json)$)|task\.chat_template/")
 
@@ -65,6 +66,8 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
     for name, path in _sources(settings):
         what = "weights" if name.startswith("backbone.") else "rows"
         if name not in stamps:
+            if _split_of(name) in _test_splits(settings.task):  # which earlier versions have not looked at
+                continue
             raise _other_sources(directory, what, f"{name} is new", "to use them")
         if _differs(path, stamps[name]):
             change = f"{name}: sha256 {stamps[name].sha256[:8]} then, {digest(path)[:8]} now"
@@ -163,11 +166,22 @@ def _sources(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield f"task.{setting}/{path.name}", path
     folder = getattr(task, "data_dir", None)
     if folder is not None:
-        splits = [getattr(task, "train_split", ""), *getattr(task, "eval_splits", ())]
+        splits = [getattr(task, "train_split", ""), *getattr(task, "eval_splits", ()), *_test_splits(task)]
         for path in (Path(folder) / name for name in glob("**", root_dir=folder, recursive=True)):
-            name = path.relative_to(folder)
-            if path.is_file() and (name.stem if len(name.parts) == 1 else name.parts[0]) in splits:
-                yield f"task.data_dir/{name.as_posix()}", path
+            name = f"{_ROWS}{path.relative_to(folder).as_posix()}"
+            if path.is_file() and _split_of(name) in splits:
+                yield name, path
+
+
+def _test_splits(task: TaskSettings) -> list[str]:
+    """Returns the splits that are predicted for a leaderboard."""
+    return list(getattr(task, "test_files", {}).values()) if getattr(task, "predict_test", False) else []
+
+
+def _split_of(name: str) -> str:
+    """Returns the split that a file of task.data_dir is of, a file itself or in a folder."""
+    path = Path(name.removeprefix(_ROWS))
+    return path.stem if len(path.parts) == 1 else path.parts[0]
 
 
 def _files_in(folder: str) -> list[Path]:
