@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from meft_runner.config import ChoiceSettings
 from meft_runner.errors import UserError
 from meft_runner.predict.answering import Answering, Found
-from meft_runner.tasks.choice import FORMS, Question, by_question, choice_rows, collate_choices, score_choices
+from meft_runner.tasks.choice import by_question, choice_rows, collate_choices, score_choices
+from meft_runner.tasks.choice_forms import FORMS, Question
 from meft_runner.tasks.data import Row
 from meft_runner.tasks.language_rows import Placed
 

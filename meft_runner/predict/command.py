@@ -26,6 +26,7 @@ from meft_runner.config.mistakes import naming_paths
 from meft_runner.errors import UserError
 from meft_runner.memory import AUTOCAST
 from meft_runner.predict.answering import Answering, Found
+from meft_runner.predict.changes import changed_rows
 from meft_runner.predict.choices import ask_choices
 from meft_runner.predict.classes import ask_texts
 from meft_runner.predict.forward import out_of_memory, progress, run_rows
@@ -51,11 +52,13 @@ class Answers:
         rows: an answer for each row, in their order.
         scores: metrics as fractions, of the rows whose labels are known; empty where none is.
         scored: how many those are.
+        note: how the rows of a split differ from those of the run; None where they do not.
     """
 
     rows: list[Row]
     scores: dict[str, float]
     scored: int
+    note: str | None
 
 
 def predict(asked: PredictSettings, paths: Mapping[str, str]) -> int:
@@ -99,23 +102,23 @@ def answer(asked: PredictSettings, paths: Mapping[str, str]) -> Answers:
             raise UserError("output: not given, and no row has a label to score. Add output=FILE for the answers.")
         if asked.max_new_tokens is not None and not answering.prompts:
             raise UserError(f"max_new_tokens={asked.max_new_tokens}: no text is generated here. Leave it out.")
-        _announce(trained, len(rows) or len(answering.inputs or ()), answering)
+        note = None if asked.split is None else changed_rows(trained, asked.split, rows)
+        _announce(trained, len(rows), answering)
         model = trained.load(len(trained.classes), device)
         autocast = AUTOCAST[settings.training.precision.name]
         with progress("answering", len(answering.inputs or ())) as advance:
             outputs = run_rows(model, answering, batch_size, autocast, advance)
         generated = _generated(model, processor, answering, new_tokens, autocast)
     found = Found(outputs, generated)
-    answers = answering.answers(found)
     scores = answering.scores(found) if answering.scored else {}
-    return Answers(named(rows, answers) if rows else answers, scores, answering.scored)
+    return Answers(named(rows, answering.answers(found)), scores, answering.scored, note)
 
 
 def _ask(asked: PredictSettings, trained: Trained, processor: Any) -> tuple[list[Placed], Answering]:
-    """Returns the rows, none of a split of images, and what the task makes of them."""
+    """Returns the rows and what the task makes of them."""
     task, classes = trained.settings.task, trained.classes
     if isinstance(task, ImageSettings) and asked.split is not None:
-        return [], ask_split(task, processor, classes, asked.split)
+        return ask_split(task, processor, classes, asked.split)
     form = form_of(task, processor) if isinstance(task, LanguageSettings) else None
     of_split = asked.split is not None
     rows = rows_of_split(task, str(asked.split), form) if of_split else rows_of_file(Path(str(asked.input)), task)
@@ -190,6 +193,8 @@ def _show(asked: PredictSettings, answers: Answers) -> None:
         values = [_written(name, value) for name, value in answers.scores.items()]
         table = pd.DataFrame({"score": list(map(_titled, answers.scores)), "value": values})
         print_table(table, title=f"{answers.scored:,} rows with labels")
+    if answers.note is not None:
+        print(f"note: {answers.note}")
     if asked.output is not None:
         print(f"{len(answers.rows):,} answers: {asked.output}")
 

@@ -38,11 +38,14 @@ def ask_images(
         check_columns(each.row, [task.image_column], each.where)
     images = [_image(each.row[task.image_column], folder, each.where) for each in rows]
     labels = [known_label(each.row.get(task.label_column), classes, each.where) for each in rows]
-    return _answering(images, [each.where for each in rows], processor, classes, labels)
+    _digests(images, [each.where for each in rows])
+    return _answering(images, processor, classes, labels)
 
 
-def ask_split(task: ImageSettings, processor: BaseImageProcessor, classes: Sequence[str], split: str) -> Answering:
-    """Returns the images of a split of the task.
+def ask_split(
+    task: ImageSettings, processor: BaseImageProcessor, classes: Sequence[str], split: str
+) -> tuple[list[Placed], Answering]:
+    """Returns the images of a split of the task, as records know them and as model inputs.
 
     Raises:
         UserError: it is missing or unreachable, or an image cannot be read.
@@ -52,18 +55,21 @@ def ask_split(task: ImageSettings, processor: BaseImageProcessor, classes: Seque
     places = [f"{found.where}, row {number}" for number in range(1, len(rows) + 1)]
     numbers = [str(number) for number in range(len(classes))]  # which is what the labels of a split are
     labels = [known_label(row["labels"], numbers, where) for row, where in zip(rows, places, strict=True)]
-    return _answering([row["pixel_values"] for row in rows], places, processor, classes, labels)
+    images = [row["pixel_values"] for row in rows]
+    known = zip(_digests(images, places), rows, places, strict=True)
+    placed = [Placed({"image": digest, "label": row["labels"]}, where) for digest, row, where in known]
+    return placed, _answering(images, processor, classes, labels)
+
+
+def _digests(images: Sequence[Row], places: Sequence[str]) -> list[str]:
+    """Returns a digest of each image, which is decoded once for it, so that broken ones are told before any is run."""
+    pairs = zip(images, places, strict=True)
+    return [image_digest(image, image["path"] if image["bytes"] is None else where) for image, where in pairs]
 
 
 def _answering(
-    images: Sequence[Row],
-    places: Sequence[str],
-    processor: BaseImageProcessor,
-    classes: Sequence[str],
-    labels: Sequence[Label],
+    images: Sequence[Row], processor: BaseImageProcessor, classes: Sequence[str], labels: Sequence[Label]
 ) -> Answering:
-    for image, where in zip(images, places, strict=True):
-        image_digest(image, image["path"] if image["bytes"] is None else where)
     features = datasets.Features({"pixel_values": DECODED})
     inputs = datasets.Dataset.from_dict({"pixel_values": images}, features)
     return of_logits(inputs, image_collator(processor), np.arange(len(images)), classes, [METRIC], labels)

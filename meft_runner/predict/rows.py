@@ -23,11 +23,8 @@ from meft_runner.tasks.language_rows import EVALUATION, TRAIN, Placed, find_rows
 from meft_runner.tasks.rows import load_rows, origin
 
 NAMES = ("id", "idx")  # columns that tell rows apart; answers have them too
-_NESTED = {
-    "choice": "choices",
-    "squad": "answers",
-    "chat": "messages",
-}  # what CSV has as JSON in a cell, by kind of task
+# The column that CSV has as JSON in a cell, by the kind of task that has one.
+_NESTED = {"choice": "choices", "squad": "answers", "chat": "messages"}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WRITING_ERRORS = (OSError, pyarrow.ArrowException)
 

@@ -35,7 +35,7 @@ def ask_spans(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: Seq
     inputs, order = longest_first(cut, drop=["start_positions", "end_positions"])
     windows = [found_windows[window] for window in order]
     contexts = [row["context"] for row in asked]
-    known = [number for number, each in enumerate(rows) if _is_known(task, each.row)]
+    known = [number for number, each in enumerate(rows) if is_known(task, each.row)]
 
     def chosen(found: Found) -> list[str]:
         return choose_answers(task, contexts, windows, found.outputs["start_logits"], found.outputs["end_logits"])
@@ -67,7 +67,7 @@ def _question(placed: Placed, number: int) -> Row:
     return {**row, "id": row.get("id") or str(number), "answers": answers or _NONE}
 
 
-def _is_known(task: SquadSettings, row: Row) -> bool:
+def is_known(task: SquadSettings, row: Row) -> bool:
     """Tells whether a row's answers are known; in version 1, where each question has some, none hides them."""
     answers = row.get("answers")
     if answers is None or not (answers["text"] or task.unanswerable):

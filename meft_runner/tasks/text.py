@@ -20,7 +20,7 @@ from meft_runner.tasks.metrics import check_metrics
 from meft_runner.tasks.quotes import check_swallowed, goes_over_lines
 from meft_runner.tasks.rows import check_filled
 
-_TEXTS = ("first", "second")  # the texts' names in our rows, where a column of the user's cannot clash with `label`
+TEXTS = ("first", "second")  # the texts' names in our rows, where a column of the user's cannot clash with `label`
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +71,7 @@ def load(task: TextSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     _log.info("task=text: %s (%d rows)", said, len(rows["train"]))
     source = f"{task.train_file}, {task.eval_file}"
     description = describe(task, source, rows, labels=said, classes=list(classes))
-    form = Classification(_TEXTS[: len(task.text_columns)], classes, [metric], task.max_length)
+    form = Classification(TEXTS[: len(task.text_columns)], classes, [metric], task.max_length)
     return form.task_data(tokenizer, rows.pop("train"), rows, description)
 
 
@@ -108,7 +108,7 @@ def _read(task: TextSettings, file: _File) -> tuple[list[Row], list[Given]]:
             columns = list(row)
             _check_found(task, columns, file)
         where = f"{file}, {position}"
-        texts.append({name: _text(row, column, where) for name, column in zip(_TEXTS, task.text_columns, strict=False)})
+        texts.append({name: _text(row, column, where) for name, column in zip(TEXTS, task.text_columns, strict=False)})
         labels.append(Given(_label(row.get(task.label_column), task.label_column, where), where))
         if not file.typed and goes_over_lines(row):
             long.append((where, row))

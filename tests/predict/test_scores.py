@@ -52,6 +52,7 @@ def test_scores_of_development_rows_are_the_records(kind, method, tmp_path):
     assert by_split.scores == {name: best(record)[name] for name in by_split.scores}
     of_tokens = "perplexity" in by_split.scores  # otherwise the loss is no score
     assert by_split.scores.keys() | (set() if of_tokens else {"loss"}) == best(record).keys()
+    assert by_split.note is None
     assert by_split.scored == len(by_split.rows) == rows
 
     file = file_of(chosen, kind, tmp_path)

@@ -11,7 +11,8 @@ from meft_runner.errors import UserError
 from meft_runner.memory import TrackedMeter, measure_step
 from meft_runner.run import lifecycle as experiment
 from meft_runner.tasks import load_task
-from meft_runner.tasks.choice import FORMS, Question, encode, score_choices
+from meft_runner.tasks.choice import encode, score_choices
+from meft_runner.tasks.choice_forms import FORMS, Question
 from tests.helpers.composed import settings
 from tests.helpers.folders import make_opt_folder, write_lines
 from tests.helpers.models import tiny_config

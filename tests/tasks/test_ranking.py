@@ -13,7 +13,8 @@ from meft_runner.backbones import FAMILIES
 from meft_runner.config import Head
 from meft_runner.run import lifecycle
 from meft_runner.tasks import load_task
-from meft_runner.tasks.choice import FORMS, encode, score_choices
+from meft_runner.tasks.choice import encode, score_choices
+from meft_runner.tasks.choice_forms import FORMS
 from tests.helpers.composed import settings
 from tests.helpers.folders import make_llama_folder, make_opt_folder, plain_tokenizer, write_lines
 from tests.helpers.language import make_llama_folder as make_ending_folder

@@ -11,7 +11,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from meft_runner.config import TASKS
 from meft_runner.config.directory import read_group
 from meft_runner.tasks import load_task
-from meft_runner.tasks.choice import FORMS
+from meft_runner.tasks.choice_forms import FORMS
 from tests.helpers.composed import settings
 from tests.helpers.folders import make_image_rows, make_squad_rows, write_lines
 from tests.helpers.language import LANGUAGE_ROWS, chat_tokenizer
