@@ -105,6 +105,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.thin(2)
 def test_the_folder_of_a_run_is_loaded(name, tmp_path):
     method = RUNS[name]
     model = move_away(prepared(method)).eval()

@@ -60,6 +60,7 @@ METHODS = {
 @pytest.mark.parametrize(
     "kind", ["opt-answers", *(pytest.param(f"{kind}-answers", marks=pytest.mark.slow) for kind in ("llama", "qwen3"))]
 )
+@pytest.mark.thin(2)
 def test_the_tokens_are_those_of_a_loop_without_kept_keys(kind, method, tokenizer):
     model, asked = trained(METHODS[method], kind), prompts()
     found = generate(model, tokenizer, asked, NEW, batch_size=4)

@@ -139,6 +139,7 @@ def test_what_the_name_stands_for_is_not_read_where_a_folder_is_given(name, same
 
 
 @pytest.mark.parametrize("setting", ["task.data_dir", "backbone.path"])
+@pytest.mark.thin(2)
 def test_a_folder_is_one_however_it_is_reached(setting, tmp_path, monkeypatch):
     (tmp_path / "data" / "rte").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "data")

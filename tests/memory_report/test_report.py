@@ -80,6 +80,7 @@ def test_forms_of_weights_and_heads_are_combined(monkeypatch, capsys):
     assert json.loads(out)[0]["head"] == "lm"
 
 
+@pytest.mark.slow
 def test_figures_name_a_reversed_method(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cases, "SWEPT_DEPTHS", (1, 2))
     asked = (*REVERSED[:3], "method=[lora,meft1]", f"output_dir={tmp_path}")

@@ -40,6 +40,7 @@ def test_studies_alone_have_no_scores():
 
 
 @pytest.mark.parametrize("beside", [[], [record(0.5, history=[(0.5, 0.5)]), study([0.1])]])
+@pytest.mark.thin(2)
 def test_records_of_starting_points_alone_and_beside_others(beside, tmp_path, capsys):
     starts = [
         started(0.1, 0.2, "method=lora", "method.reversal=exact"), started(None, None), started(0.1, 0.1, memory=None)

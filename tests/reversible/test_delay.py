@@ -20,7 +20,7 @@ def test_at_any_depth(name, layers, precision, monkeypatch):
 @PRECISIONS
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PEFT_METHODS)
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 def test_every_family(name, kind, precision, monkeypatch):
     check_exactness(name, 2, precision, monkeypatch, kind=kind)
 

@@ -57,6 +57,7 @@ def test_floating_point_streams_are_the_formula(kind):
 
 @pytest.mark.parametrize("kind", ["bert", "bart", "opt", "vit"])
 @pytest.mark.parametrize("name", ["lora", "ia3"])
+@pytest.mark.thin(2)
 def test_gradients_come_near_those_without_reversal_as_lambda_shrinks(name, kind):
     """Both distances shrink with lambda about linearly; that of the gradients stays below six times the outputs'."""
     _, plain, plain_outputs = step(name, kind, layers=6)

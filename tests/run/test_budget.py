@@ -113,7 +113,8 @@ def test_the_same_weights_are_trained_however_many_layers_are_stored(rte_folder,
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("method", ["meft1", pytest.param("lora method.reversal=exact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["meft1", "lora method.reversal=exact"])
+@pytest.mark.slow
 def test_a_budget_that_holds_no_step_is_refused_with_what_would_do(method, rte_folder, tmp_path):
     typed = ["study=start", *f"method={method}".split()]
     with pytest.raises(UserError) as error:
@@ -127,6 +128,7 @@ def test_a_budget_that_holds_no_step_is_refused_with_what_would_do(method, rte_f
 
 
 @pytest.mark.parametrize(("budget", "stored"), [("105KiB", 1), ("120KiB", 1), ("130KiB", 2)])
+@pytest.mark.thin(3)
 def test_a_peak_may_fall_where_a_layer_is_kept(budget, stored, rte_folder, tmp_path, monkeypatch):
     def predicted(step, accumulating):
         kept = sum(stack.stored_layers for stack in reversible_stacks(step.model))

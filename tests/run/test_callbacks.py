@@ -51,6 +51,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_value_and_advice(loss, precis
         ("meft1", r"step \d+: the streams .* Lower training.learning_rate"),
     ],
 )
+@pytest.mark.thin(2)
 def test_a_run_that_diverges_is_recorded_as_failed(method, message, rte_folder, tmp_path):
     wild = ("training.learning_rate=1000", "training.warmup=0", "training.max_steps=60", f"method={method}")
     chosen = tiny(rte_folder, tmp_path, *wild)

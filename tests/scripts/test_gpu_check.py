@@ -73,6 +73,7 @@ def test_every_part_on_cpu(script, tmp_path, no_gpu):
     assert {row["note"] for row in parts["capacity"]["rows"]} == {"left out, needs a GPU"}
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_there_and_one_that_is_not(no_gpu):
     found = {kernel: exact.exactness(shapes.decoder(), "bf16", kernel, True) for kernel in ("default", "cuDNN")}
     check_exactness({"rows": [{"precision": precision, **found["default"][0]} for precision in ("fp32", "bf16")]})

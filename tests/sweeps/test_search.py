@@ -276,7 +276,7 @@ def test_a_search_whose_runs_begin_with_an_earlier_one(runs, search, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[1]"])
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 def test_a_damaged_file_of_a_search(content, runs, search, tmp_path):
     search(trials=1)
     (file,) = (tmp_path / "runs" / ".searches").glob("*/search.json")
