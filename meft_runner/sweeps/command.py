@@ -19,7 +19,7 @@ from meft_runner.errors import UserError, first_line
 from meft_runner.run.command import guarded, run_one, settings_of
 from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, read_arguments, whole, with_space
 from meft_runner.sweeps.cell import run_cell
-from meft_runner.sweeps.outcomes import Outcome, SweepFolder
+from meft_runner.sweeps.outcomes import Outcome, SweepFolder, by_folder
 from meft_runner.sweeps.search import run_searches
 from meft_runner.sweeps.seeds import seed_arguments
 from meft_runner.sweeps.signals import stopping_together
@@ -66,13 +66,22 @@ def _sweep_and_seeds(line: CommandLine, config: DictConfig) -> int:
     else:
         code, ended = _sweep(for_the_sweeper(line.overrides), output_dir)
         code = max(code, _tell(ended))
-    if not config.seeds or rank() != 0 or not ended:
+    if not config.seeds or rank() != 0:
         return code
-    further = seed_arguments(ended, config.seeds, output_dir, line.overrides)
-    if not further:
-        return code
-    of_seeds, ended = _sweep(further, output_dir)
-    return max(code, of_seeds, _tell(ended))
+    return max(code, _seeds(ended, config.seeds, line))
+
+
+def _seeds(ended: Sequence[Outcome], seeds: Sequence[int], line: CommandLine) -> int:
+    """Runs the best settings in each folder of a sweep over seeds; returns the exit code."""
+    code = 0
+    for output_dir, outcomes in by_folder(ended).items():
+        further = seed_arguments(outcomes, seeds, output_dir, line.overrides)
+        if further:
+            stopped, of_seeds = _sweep(further, output_dir)
+            code = max(code, stopped, _tell(of_seeds))
+            if stopped:
+                break
+    return code
 
 
 def _sweep(overrides: Sequence[str], output_dir: Path) -> tuple[int, list[Outcome]]:

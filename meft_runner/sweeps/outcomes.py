@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -94,6 +95,15 @@ class SweepFolder:
             if record is not None and record.status == "failed":
                 outcome.error, outcome.code = record.error, 1
         return found
+
+
+def by_folder(outcomes: Iterable[Outcome]) -> dict[Path, list[Outcome]]:
+    """Returns outcomes by their output_dir, which a sweep may have several of; those that made no run are left out."""
+    found: dict[Path, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.folder is not None:
+            found.setdefault(Path(outcome.folder).parent, []).append(outcome)
+    return found
 
 
 def note(outcome: Outcome, sweep_dir: Path, number: int) -> None:

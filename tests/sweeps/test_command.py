@@ -50,6 +50,13 @@ def test_a_sweep_ends_with_the_best_of_its_own_settings_over_seeds(trained, monk
     assert not list(tmp_path.glob(".sweeps*"))
 
 
+def test_each_folder_of_a_sweep_has_seeds_of_its_best(trained, monkeypatch, capsys, tmp_path):
+    folders = f"output_dir={tmp_path / 'a'},{tmp_path / 'b'}"
+    code, _, error = call(monkeypatch, capsys, cli.meft_run, "-m", folders, "method=lora", "seeds=[1,2]")
+    assert (code, error, len(trained)) == (0, "", 4)
+    assert [len(list((tmp_path / name).glob("*/record.json"))) for name in "ab"] == [2, 2]
+
+
 @pytest.mark.slow
 def test_a_sweep_tells_of_its_own_failures_alone(trained, monkeypatch, capsys, tmp_path):
     broken = ["-m", "training.learning_rate=0.1,2", "method=lora", f"output_dir={tmp_path}"]
