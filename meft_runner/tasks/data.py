@@ -95,4 +95,8 @@ def by_length(rows: Dataset) -> Dataset:
 
 def metric_suffix(splits: Sequence[str], split: str) -> str:
     """Returns what a development split adds to its metrics' names: nothing for the first, "_test" for a second."""
-    return "" if split == next(iter(splits)) else f"_{split.removeprefix('validation_')}"
+    first, *others = splits
+    if split == first:
+        return ""
+    short = split.removeprefix("validation_")
+    return f"_{split if short in others else short}"  # another split may have the short name as its own

@@ -72,6 +72,21 @@ def test_several_development_splits(folder, tokenizer):
     assert [metric_suffix(["test", "validation"], split) for split in ("test", "validation")] == ["", "_validation"]
 
 
+@pytest.mark.parametrize(
+    ("splits", "suffixes"),
+    [
+        (["a", "validation_b", "b"], ["", "_validation_b", "_b"]),
+        (["b", "validation_b", "c"], ["", "_b", "_c"]),
+        (
+            ["a", "b", "validation_b", "validation_validation_b"],
+            ["", "_b", "_validation_b", "_validation_validation_b"],
+        ),
+    ],
+)
+def test_no_two_development_splits_name_their_metrics_alike(splits, suffixes):
+    assert [metric_suffix(splits, split) for split in splits] == suffixes
+
+
 def test_classes_are_scored_by_the_largest_logit(folder, tokenizer):
     data = load_task(task(folder, metrics=["accuracy", "f1"]), tokenizer)
     prediction = EvalPrediction(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([1, 1]))
