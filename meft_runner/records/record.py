@@ -3,10 +3,11 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from meft_runner.config import Settings
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.environment import environment, now
@@ -52,6 +53,11 @@ def completed(record: Record) -> CompleteRecord:
     return CompleteRecord.model_validate(record.plain())
 
 
+def folder_name(config: Settings | Config, end: str) -> str:
+    """Returns the name of the folder of a run, which ends with its identity, or of a search."""
+    return f"{config.backbone.name}-{config.task.name}-{config.method.name}-s{config.seed}-{end}"
+
+
 def write_record(record: Record, directory: Path) -> None:
     """Writes a record whole, or leaves what was there.
 
@@ -79,8 +85,9 @@ def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
     """Returns the records of complete runs among folders, in their order.
 
     What is no record is left out with a line on standard error, and so is a copy, which would count as one seed more.
+    Of several folders with one run, the one that has its name counts: others may have been renamed to make it anew.
     """
-    complete: dict[str, CompleteRecord] = {}
+    found: list[tuple[Path, CompleteRecord]] = []
     for path in (directory / FILE_NAME for directory in directories):
         try:
             record = _read(path, largest=_LARGEST)
@@ -88,13 +95,24 @@ def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
                 continue
             if record.scores is not None and len(record.scores.history) > _MOST_EPOCHS:
                 raise UserError(f"{path}: scores.history has more than {_MOST_EPOCHS} epochs.")
-            if record.identity in complete:
-                raise UserError(f"{path}: a copy of another folder's run {record.identity}.")
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
         else:
-            complete[record.identity] = record
-    return list(complete.values())
+            found.append((path, record))
+    return _without_copies(found)
+
+
+def _without_copies(found: Sequence[tuple[Path, CompleteRecord]]) -> list[CompleteRecord]:
+    """Returns the record of each run once, the one in the folder of its name or else the first; tells the others."""
+    kept: dict[str, Path] = {}
+    for path, record in found:
+        if record.identity not in kept or path.parent.name == folder_name(record.config, record.identity):
+            kept[record.identity] = path
+    for path, record in found:
+        if path != kept[record.identity]:
+            folder = kept[record.identity].parent.name
+            sys.stderr.write(f"skipped: {path}: a copy of run {record.identity} in {folder}.\n")
+    return [record for path, record in found if path == kept[record.identity]]
 
 
 def read_folder(output_dir: Path) -> list[CompleteRecord]:

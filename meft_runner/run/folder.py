@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from meft_runner.config import Settings, identity
 from meft_runner.errors import UserError
-from meft_runner.records.record import read_record
+from meft_runner.records.record import folder_name, read_record
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.reuse import check_complete
 
@@ -23,8 +23,7 @@ class BusyError(UserError):
 
 def run_directory(settings: Settings) -> Path:
     """Returns the folder of a run; equal settings share it."""
-    name = f"{settings.backbone.name}-{settings.task.name}-{settings.method.name}-s{settings.seed}-{identity(settings)}"
-    return Path(settings.output_dir) / name
+    return Path(settings.output_dir) / folder_name(settings, identity(settings))
 
 
 def record_of(settings: Settings) -> Record | None:

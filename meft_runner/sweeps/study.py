@@ -18,7 +18,7 @@ from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.space import Dimension, space_of, value_of
 from meft_runner.errors import UserError
-from meft_runner.records.record import read_record
+from meft_runner.records.record import folder_name, read_record
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
 from meft_runner.run.folder import run_directory
@@ -88,8 +88,7 @@ class Study:
             "search": [asked.sampler_seed, asked.pruner, asked.startup_trials, asked.warmup_epochs],
         }
         digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:10]
-        name = f"{settings.backbone.name}-{settings.task.name}-{settings.method.name}-s{settings.seed}-{digest}"
-        return Path(settings.output_dir) / SEARCHES / name
+        return Path(settings.output_dir) / SEARCHES / folder_name(settings, digest)
 
     @property
     def keys(self) -> list[str]:

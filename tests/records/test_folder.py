@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.records.record import read_folder, write_record
+from meft_runner.records.record import folder_name, read_folder, write_record
 from tests.helpers import records as made
 
 
@@ -155,4 +155,15 @@ def test_a_copy_of_a_run_is_told_and_left_out(tmp_path, capsys):
     for name in ("run", "run (copy)"):
         write_record(record, tmp_path / name)
     assert len(read_folder(tmp_path)) == 1
-    assert "run (copy)/record.json: a copy of another folder's run x" in capsys.readouterr().err
+    assert "run (copy)/record.json: a copy of run x" in capsys.readouterr().err
+
+
+def test_a_run_in_the_folder_of_its_name_counts_and_not_one_beside_it(tmp_path, capsys):
+    new = made.record(0.75)
+    name = folder_name(new.config, new.identity)
+    for folder, best in (("1st try", 0.25), (f"an-old-{name}", 0.5), (name, 0.75), ("z", 0.5)):
+        write_record(made.changed(new, scores=made.record(best).scores.plain()), tmp_path / folder)
+    (found,) = read_folder(tmp_path)
+    assert found.scores.best == 0.75
+    told = capsys.readouterr().err.splitlines()
+    assert [line.endswith(f"a copy of run {new.identity} in {name}.") for line in told] == [True] * 3
