@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from meft_runner.config import TaskSettings, kind_of
 from meft_runner.errors import UserError, listed
@@ -141,7 +142,7 @@ def _check_names(classes: Sequence[str]) -> None:
     """Makes sure that each class is there once; says which names differ in their spelling alone."""
     seen: dict[str, str] = {}
     for name in classes:
-        spelling = " ".join(name.split()).casefold()
+        spelling = normalize("NFC", " ".join(name.split()).casefold())  # an accent may be a part of its letter or not
         if classes.count(name) > 1:
             raise UserError(f"task.classes: '{name}' is given twice. Give each class once, in the order of the labels.")
         if spelling in seen:

@@ -82,7 +82,9 @@ def test_classes_without_rows_to_score_are_told(classes, labels, said, caplog):
     assert all(line.startswith(start) for line, start in zip(told, said, strict=True))
 
 
-@pytest.mark.parametrize("names", [["good", "Good"], ["good", "good "], ["very  good", "very good"]])
+@pytest.mark.parametrize(
+    "names", [["good", "Good"], ["good", "good "], ["very  good", "very good"], ["caf\u00e9", "cafe\u0301"]]
+)
 def test_two_spellings_of_a_class_are_told(names, caplog):
     check_training_labels(TASK, names, rows(0, 1), "file")
     assert f"classes '{names[0]}' and '{names[1]}' differ only in spelling, and count as two" in caplog.text
