@@ -11,7 +11,7 @@ from meft_runner.config import Settings, identity
 from meft_runner.errors import UserError
 from meft_runner.records.record import folder_name, read_record
 from meft_runner.records.schema import CompleteRecord, Record
-from meft_runner.run.reuse import check_complete
+from meft_runner.run.reuse import check_ended
 
 LOCKS = ".locks"  # the folder of them, beside the runs
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:
     if record is None:
         return None
     if isinstance(record, CompleteRecord):
-        check_complete(settings, run_directory(settings), record)
+        check_ended(settings, run_directory(settings), record)
         return "is complete already; remove its folder to run it again."
     if record.status == "failed" and in_sweep and not settings.retry_failed:
         return f"failed before ({record.error}); retry_failed=true runs it again."

@@ -32,7 +32,7 @@ from meft_runner.run.opening import Opened, open_run
 from meft_runner.run.pruning import Pruning
 from meft_runner.run.quiet import quiet
 from meft_runner.run.results import reversal_figures, scores_of, timing_of
-from meft_runner.run.reuse import check_complete, check_interrupted, check_unrecorded, stamps_of_adapter
+from meft_runner.run.reuse import check_ended, check_interrupted, check_unrecorded, stamps_of_adapter
 from meft_runner.run.trackers import Tracker, tracking
 from meft_runner.run.trainer import MeftTrainer
 
@@ -159,7 +159,7 @@ def _complete(settings: Settings, directory: Path) -> CompleteRecord | None:
         check_unrecorded(directory)
     if not isinstance(earlier, CompleteRecord):
         return None
-    check_complete(settings, directory, earlier)
+    check_ended(settings, directory, earlier)
     return earlier
 
 

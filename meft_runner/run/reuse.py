@@ -15,7 +15,7 @@ from typing import Any
 from meft_runner.config import Settings, TaskSettings
 from meft_runner.errors import UserError
 from meft_runner.files import digest
-from meft_runner.records.schema import CompleteRecord, File
+from meft_runner.records.schema import CompleteRecord, File, Record
 
 ADAPTER = "adapter"  # the folder of trained weights, in that of the run
 WEIGHTS = "adapter_model.safetensors"  # peft's name for their file, which takes seconds to import
@@ -45,15 +45,15 @@ def digest_of_inputs(settings: Settings) -> str | None:
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
 
 
-def check_complete(settings: Settings, directory: Path, record: CompleteRecord) -> None:
-    """Makes sure that a complete run may stand for what is asked now.
+def check_ended(settings: Settings, directory: Path, record: Record) -> None:
+    """Makes sure that a run, complete or pruned, may stand for what is asked now.
 
     Files that are gone cannot be compared, and are no reason to train again; older records name none.
 
     Raises:
         UserError: it was made from other files, or its weights are gone or damaged.
     """
-    version = record.data.version
+    version = record.data.version if record.data is not None else None
     if version is not None and version != settings.task.version:
         what, change = "prompts or preprocessing", f"version {version} then, {settings.task.version} now"
         raise _other_sources(directory, what, change, "to train with the present ones")
@@ -74,7 +74,7 @@ def check_complete(settings: Settings, directory: Path, record: CompleteRecord) 
             raise _other_sources(directory, what, change, "to use them")
 
 
-def damaged_weights(directory: Path, record: CompleteRecord) -> str | None:
+def damaged_weights(directory: Path, record: Record) -> str | None:
     """Returns what is wrong with a run's trained weights, None where they are those that it has left."""
     adapter = dict(_adapter_files(directory))
     for name, then in (record.files or {}).items():

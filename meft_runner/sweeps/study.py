@@ -19,11 +19,11 @@ from meft_runner.config.overrides import typed_keys
 from meft_runner.config.space import Dimension, space_of, value_of
 from meft_runner.errors import UserError
 from meft_runner.records.record import folder_name, read_record
-from meft_runner.records.schema import CompleteRecord, Record
+from meft_runner.records.schema import Record
 from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
 from meft_runner.run.folder import run_directory
 from meft_runner.run.origin import KEY, with_origin
-from meft_runner.run.reuse import check_complete
+from meft_runner.run.reuse import check_ended
 from meft_runner.sweeps.outcomes import Outcome
 from meft_runner.sweeps.tried import Tried, tried
 
@@ -150,15 +150,18 @@ class Study:
         return status not in _ENDED or (status == "pruned" and not self.asked.pruner)
 
     def check(self, first: int = 0) -> None:
-        """Makes sure that complete trials, from the one of this number on, may stand beside those that come.
+        """Makes sure that trials that have come to an end, from this number on, may stand beside those that come.
+
+        A trial that failed is of no account, and one that is open is trained on what is there now.
 
         Raises:
             UserError: one was made from other rows or weights than are there now.
         """
         for number, trial in list(enumerate(self.search.trials))[first:]:
-            record = self.record_of(number)
-            if isinstance(record, CompleteRecord) and trial.run is not None:
-                check_complete(self.settings_of(trial), Path(self.settings.output_dir) / trial.run, record)
+            folder, record = self.folder_of(number), self.record_of(number)
+            if folder is None or record is None or record.status not in ("complete", "pruned") or self.is_open(number):
+                continue
+            check_ended(self.settings_of(trial), folder, record)
 
 
 def studies_of(overrides: Sequence[Override]) -> Iterator[Study]:

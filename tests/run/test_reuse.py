@@ -10,7 +10,7 @@ from meft_runner.errors import UserError
 from meft_runner.run import arguments, lifecycle
 from meft_runner.run.folder import run_directory, why_not_to_run
 from meft_runner.run.reuse import (
-    check_complete,
+    check_ended,
     check_interrupted,
     digest_of_inputs,
     stamps_of_adapter,
@@ -51,7 +51,7 @@ def test_the_files_of_a_run_are_known_by_their_settings(made):
         "backbone.path/config.json", "backbone.path/model.safetensors", "task.data_dir/train.jsonl",
         "task.data_dir/validation.jsonl", "adapter/adapter_config.json", f"adapter/{WEIGHTS}",
     }  # fmt: skip
-    check_complete(*made)
+    check_ended(*made)
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl"])
@@ -60,7 +60,7 @@ def test_changed_rows_are_refused_in_one_line(name, made, rte_folder):
     with pytest.raises(
         UserError, match=rf"made from other rows \(task.data_dir/{name}: sha256 .* then, .* now\)"
     ) as it:
-        check_complete(*made)
+        check_ended(*made)
     assert str(made[1]) in str(it.value)
     assert "output_dir" in str(it.value)
     assert "\n" not in str(it.value)
@@ -70,7 +70,7 @@ def test_changed_rows_are_refused_in_one_line(name, made, rte_folder):
 def test_changed_models_are_refused(name, made):
     append(f"{model_folder(made[0])}/{name}", " ")
     with pytest.raises(UserError, match=rf"made from other weights \(backbone.path/{name}: sha256"):
-        check_complete(*made)
+        check_ended(*made)
 
 
 def test_a_change_that_keeps_size_and_name_is_seen(made, rte_folder):
@@ -78,7 +78,7 @@ def test_a_change_that_keeps_size_and_name_is_seen(made, rte_folder):
     file.write_text(file.read_text().replace("dog", "cat"))
     os.utime(file, ns=(1, 1))
     with pytest.raises(UserError, match=r"other rows"):
-        check_complete(*made)
+        check_ended(*made)
 
 
 def test_copies_and_other_files_are_no_change(made, rte_folder, tmp_path):
@@ -89,7 +89,7 @@ def test_copies_and_other_files_are_no_change(made, rte_folder, tmp_path):
     append(rte_folder / "test.jsonl", "{}")
     append(f"{model_folder(made[0])}/README.md", "mine")
     append(made[1] / "adapter" / "notes.txt", "mine")
-    check_complete(*made)
+    check_ended(*made)
 
 
 def test_a_changed_test_file_is_seen_where_it_is_predicted(rte_folder, tmp_path):
@@ -98,18 +98,18 @@ def test_a_changed_test_file_is_seen_where_it_is_predicted(rte_folder, tmp_path)
     files = {name: stamp.plain() for name, stamp in stamps_of_sources(chosen).items()}
     assert "task.data_dir/test.jsonl" in files
     earlier = changed(record(), files=files)
-    check_complete(chosen, tmp_path, earlier)
+    check_ended(chosen, tmp_path, earlier)
     append(rte_folder / "test.jsonl", '{"sentence1": "c", "sentence2": "d"}\n')
     with pytest.raises(UserError, match=r"made from other rows \(task.data_dir/test.jsonl: sha256 .* then, .* now\)"):
-        check_complete(chosen, tmp_path, earlier)
+        check_ended(chosen, tmp_path, earlier)
     del files["task.data_dir/test.jsonl"]  # as earlier versions, which have not looked at it
-    check_complete(chosen, tmp_path, changed(record(), files=files))
+    check_ended(chosen, tmp_path, changed(record(), files=files))
 
 
 def test_new_files_of_the_model_are_a_change(made):
     append(f"{model_folder(made[0])}/added_tokens.json", "{}")
     with pytest.raises(UserError, match=r"backbone.path/added_tokens.json is new"):
-        check_complete(*made)
+        check_ended(*made)
 
 
 def test_a_folder_of_images_is_compared_file_by_file(tmp_path):
@@ -119,10 +119,10 @@ def test_a_folder_of_images_is_compared_file_by_file(tmp_path):
     files = {name: stamp.plain() for name, stamp in stamps_of_sources(chosen).items()}
     assert len([name for name in files if name.startswith("task.data_dir/")]) == 18
     earlier = changed(record(), files=files)
-    check_complete(chosen, tmp_path, earlier)
+    check_ended(chosen, tmp_path, earlier)
     shutil.copy(rows / "train" / "dark" / "0.png", rows / "train" / "dark" / "9.png")
     with pytest.raises(UserError, match=r"task.data_dir/train/dark/9.png is new"):
-        check_complete(chosen, tmp_path, earlier)
+        check_ended(chosen, tmp_path, earlier)
 
 
 def test_the_users_own_files_are_compared(tmp_path):
@@ -131,10 +131,10 @@ def test_the_users_own_files_are_compared(tmp_path):
     own = (f"task.train_file={tmp_path / 'a.csv'}", f"task.eval_file={tmp_path / 'b.csv'}")
     chosen = settings("task=text", *own, "task.text_columns=[text]", "task.label_column=label")
     earlier = changed(record(), files={name: stamp.plain() for name, stamp in stamps_of_sources(chosen).items()})
-    check_complete(chosen, tmp_path, earlier)
+    check_ended(chosen, tmp_path, earlier)
     append(tmp_path / "b.csv", "y,2\n")
     with pytest.raises(UserError, match=r"other rows \(task.eval_file/b.csv"):
-        check_complete(chosen, tmp_path, earlier)
+        check_ended(chosen, tmp_path, earlier)
 
 
 def test_the_users_own_files_have_their_names_and_are_files(tmp_path):
@@ -151,15 +151,15 @@ def test_the_users_own_files_have_their_names_and_are_files(tmp_path):
 def test_rows_that_become_other_inputs_now_are_refused(made, monkeypatch):
     data = made[2].data.plain() | {"version": made[0].task.version}
     earlier = changed(made[2], data=data)
-    check_complete(made[0], made[1], earlier)
+    check_ended(made[0], made[1], earlier)
     monkeypatch.setattr(type(made[0].task), "version", 99)
     with pytest.raises(UserError, match=r"made from other prompts or preprocessing \(version 1 then, 99 now\)"):
-        check_complete(made[0], made[1], earlier)
+        check_ended(made[0], made[1], earlier)
 
 
 def test_rows_that_are_gone_are_no_reason_to_train_again(made, rte_folder):
     shutil.rmtree(rte_folder)
-    check_complete(*made)
+    check_ended(*made)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "adapter_config.json"])
@@ -174,7 +174,7 @@ def test_weights_that_are_gone_or_damaged_are_told(damage, name, made):
     with pytest.raises(
         UserError, match=rf"adapter/{name} is gone or damaged\. Remove that folder, .* to train again\."
     ):
-        check_complete(*made)
+        check_ended(*made)
 
 
 def test_weights_without_a_record_are_not_trained_over(made):
@@ -187,7 +187,7 @@ def test_weights_without_a_record_are_not_trained_over(made):
 
 def test_records_that_do_not_know_their_files_are_believed(made):
     shutil.rmtree(made[1] / "adapter")
-    check_complete(made[0], made[1], changed(made[2], files=None))
+    check_ended(made[0], made[1], changed(made[2], files=None))
 
 
 NOW = {"identity": "d4", "rows": {"train": "a1", "validation": "b2"}, "version": 1, "weights": "c3", "inputs": "e5"}

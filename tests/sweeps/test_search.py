@@ -307,10 +307,11 @@ def test_a_trial_that_another_process_leaves_unfinished_is_begun_once_more(runs,
 
 
 @pytest.mark.slow
-def test_trials_of_other_rows_do_not_stand_beside_new_ones(runs, search, tmp_path):
+@pytest.mark.parametrize("status", ["complete", "pruned"])
+def test_trials_of_other_rows_do_not_stand_beside_new_ones(status, runs, search, tmp_path):
     search(trials=1)
     (path,) = (tmp_path / "runs").glob("*/record.json")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text()) | {"status": status}
     content["data"]["version"] = 99
     path.write_text(json.dumps(content))
     code, _, error = search(trials=2)
@@ -320,6 +321,10 @@ def test_trials_of_other_rows_do_not_stand_beside_new_ones(runs, search, tmp_pat
     code, _, error = search(trials=2)
     assert (code, len(runs.seen)) == (2, 1)
     assert "record.json: not a run record of this program" in error
+    if status == "pruned":  # a search that does not prune trains it anew, on the present rows
+        path.write_text(json.dumps(content))
+        assert search("hpo.pruner=false", trials=1)[0] == 0
+        assert len(runs.seen) == 2
 
 
 def test_a_search_is_not_for_torchrun(runs, search, monkeypatch):
