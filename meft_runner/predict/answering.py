@@ -37,6 +37,7 @@ class Answering:
         scored: how many those are.
         prompts: tokens that are to be continued.
         ends: tokens that end a continuation, besides the model's own.
+        notes: what is to be said of the rows, such as how many are cut.
     """
 
     inputs: Dataset | None
@@ -46,6 +47,7 @@ class Answering:
     scored: int
     prompts: Sequence[list[int]] = ()
     ends: Sequence[int] = ()
+    notes: Sequence[str] = ()
 
 
 def longest_first(inputs: Dataset, drop: Sequence[str] = ()) -> tuple[Dataset, np.ndarray]:

@@ -31,11 +31,12 @@ def changed_rows(trained: Trained, split: str, rows: Sequence[Placed]) -> str | 
     now = fingerprint_of(trained.settings.task, trained.classes, rows)
     if now == then.fingerprint:
         return None
-    where, _, _ = rows[0].where.rpartition(", ")
     paths = [Path(path) for name in _PATHS if (path := getattr(trained.settings.task, name, None)) is not None]
     hint = "" if all(path.is_absolute() for path in paths) else f" (a relative path starts at {Path.cwd()})"
     change = f"fingerprint {then.fingerprint} then, {now} now"
-    return f"{where} holds other rows than the run was made from ({change}), so scores are not its record's{hint}"
+    return (
+        f"{rows[0].source} holds other rows than the run was made from ({change}), so scores are not its record's{hint}"
+    )
 
 
 def fingerprint_of(task: TaskSettings, classes: Sequence[str], rows: Sequence[Placed]) -> str:

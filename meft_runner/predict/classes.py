@@ -1,6 +1,7 @@
 """Rows that get a class or a grade: one or two texts, or an image."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from meft_runner.predict.labels import known_label
 from meft_runner.tasks import demo, glue
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import Batch, Row, padding_collator
+from meft_runner.tasks.description import cut_note
 from meft_runner.tasks.language_rows import Placed
 from meft_runner.tasks.metrics import compute_metrics
 from meft_runner.tasks.rows import check_columns, check_text
@@ -42,9 +44,12 @@ def ask_texts(
     numbered = not isinstance(task, TextSettings)
     labels = [known_label(each.row.get(column), form.classes, each.where, numbered) for each in rows]
     texts: list[Row] = [{name: each.row[name] for name in form.text_columns} for each in rows]
-    inputs, order = longest_first(form.tokenised(tokenizer, texts))
+    tokenised = form.tokenised(tokenizer, texts)
+    cut = form.count_cut(tokenizer, texts, tokenised)
+    notes = [cut_note(rows[0].source, cut, len(rows), form.max_length)] if cut else []
+    inputs, order = longest_first(tokenised)
     collate = padding_collator(tokenizer, form.max_length)
-    return of_logits(inputs, collate, order, form.classes, form.metrics, labels)
+    return replace(of_logits(inputs, collate, order, form.classes, form.metrics, labels), notes=notes)
 
 
 def of_logits(

@@ -181,8 +181,9 @@ def _device() -> torch.device:
 
 def _announce(trained: Trained, rows: int, answering: Answering) -> None:
     print(f"{trained.directory.name}: {rows:,} rows to answer, of which {answering.scored:,} have a label")
-    if trained.note is not None:
-        print(f"note: {trained.note}")
+    for note in (trained.note, *answering.notes):
+        if note is not None:
+            print(f"note: {note}")
 
 
 def _show(asked: PredictSettings, answers: Answers) -> None:

@@ -13,7 +13,7 @@ from meft_runner.config import AnswerSettings, ChatSettings, ChoiceSettings, Ins
 from meft_runner.errors import UserError
 from meft_runner.predict.answering import Answering, Found, in_their_order, longest_first
 from meft_runner.tasks.data import Row
-from meft_runner.tasks.language import Prepared, collate_tokens, form_of, prepared
+from meft_runner.tasks.language import Prepared, collate_tokens, form_of, notes_of, prepared
 from meft_runner.tasks.language_forms import Form, filled, text_tokens
 from meft_runner.tasks.language_rows import Placed
 from meft_runner.tasks.language_scores import matches, token_scores
@@ -86,7 +86,8 @@ def ask_language(
     prompts = [each.prompt for each in asked if each.prompt is not None]
     ends = next((each.ends for each in asked if each.prompt is not None), ())
     collate = partial(collate_tokens, tokenizer, task.max_length)
-    return Answering(inputs, collate, answers, scores, 0 if part is None else len(part.kept), prompts, ends)
+    scored, notes = (0, []) if part is None else (len(part.kept), notes_of(task, rows[0].source, part))
+    return Answering(inputs, collate, answers, scores, scored, prompts, ends, notes)
 
 
 def prompt_tokens(

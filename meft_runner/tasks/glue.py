@@ -11,7 +11,7 @@ from meft_runner.config import GlueSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import AnswerFile, Row, TaskData
-from meft_runner.tasks.description import describe_labelled
+from meft_runner.tasks.description import cut_note, describe_labelled
 from meft_runner.tasks.metrics import check_metrics
 from meft_runner.tasks.rows import check_columns, check_text, load_rows, load_splits, origin
 
@@ -29,9 +29,9 @@ def load(task: GlueSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     splits = load_splits(task, partial(check_row, task))
     rows, classes = splits.rows, task.classes
     places = {split: origin(task, split) for split in rows}
-    description = describe_labelled(task, splits.source, classes, rows, places, revision=splits.revision)
     form = form_of(task)
-    files = _leaderboard_files(task, form, tokenizer) if task.predict_test else []
+    files, notes = _leaderboard_files(task, form, tokenizer) if task.predict_test else ([], [])
+    description = describe_labelled(task, splits.source, classes, rows, places, revision=splits.revision, notes=notes)
     return form.task_data(tokenizer, rows.pop(task.train_split), rows, description, answer_files=files)
 
 
@@ -72,14 +72,20 @@ def _check_label(task: str, classes: list[str], label: Any, where: str) -> None:
 
 def _leaderboard_files(
     task: GlueSettings, form: Classification, tokenizer: PreTrainedTokenizerBase
-) -> list[AnswerFile]:
+) -> tuple[list[AnswerFile], list[str]]:
+    """Returns a file for each test set, and how many rows of each are cut, in words."""
+
     def text(predictions: Any) -> str:
         return _submission(task, form.answers(predictions))
 
-    return [
-        AnswerFile(f"{name}.tsv", form.tokenised(tokenizer, _test_rows(task, split)), text)
-        for name, split in task.test_files.items()
-    ]
+    files, notes = [], []
+    for name, split in task.test_files.items():
+        rows = _test_rows(task, split)
+        inputs = form.tokenised(tokenizer, rows)
+        if cut := form.count_cut(tokenizer, rows, inputs):
+            notes.append(cut_note(split, cut, len(rows), form.max_length))
+        files.append(AnswerFile(f"{name}.tsv", inputs, text))
+    return files, notes
 
 
 def _test_rows(task: GlueSettings, split: str) -> list[Row]:

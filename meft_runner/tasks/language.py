@@ -68,7 +68,7 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
     notes = [
         *([found.note] if found.note else []),
         *form.notes,
-        *(note for split, part in splits.items() for note in _notes(task, split, part)),
+        *(note for split, part in splits.items() for note in notes_of(task, split, part)),
         *([f"{len(train.rows):,} rows of {TRAIN} are packed into {len(packed):,}"] if packed else []),
         *([] if _ends(train.rows, tokenizer) else [_ENDLESS]),
     ]
@@ -133,6 +133,19 @@ def prepared(
     return Prepared(inputs, kept, cut, len(rows) - len(kept))
 
 
+def notes_of(task: LanguageSettings, split: str, part: Prepared) -> list[str]:
+    """Returns what is to be said of the rows of a split that are cut, left out, or have become several."""
+    rows, notes = len(part.kept) + part.left_out, []
+    if part.cut:
+        notes.append(cut_note(split, part.cut, rows, task.max_length))
+    if part.left_out:
+        notes.append(f"{part.left_out:,} of {rows:,} rows of {split} left out: nothing to learn is left of them")
+    if len(part.rows) > len(part.kept):
+        what = "the chat template writes earlier answers differently"
+        notes.append(f"{len(part.kept):,} rows of {split} have become {len(part.rows):,}: {what}")
+    return notes
+
+
 def _check_cut(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, where: str, length: int) -> None:
     """Makes sure that a row that is too long may be cut."""
     if task.too_long is TooLong.cut:
@@ -143,18 +156,6 @@ def _check_cut(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, where
         fix = f"The model reads at most {positions}. Shorten or remove that row"
     what = f"{where}: has {length} tokens, too many with task.too_long=refuse"
     raise UserError(f"{what}. {fix}, or set task.too_long=cut.")
-
-
-def _notes(task: LanguageSettings, split: str, part: Prepared) -> list[str]:
-    rows, notes = len(part.kept) + part.left_out, []
-    if part.cut:
-        notes.append(cut_note(split, part.cut, rows, task.max_length))
-    if part.left_out:
-        notes.append(f"{part.left_out:,} of {rows:,} rows of {split} left out: nothing to learn is left of them")
-    if len(part.rows) > len(part.kept):
-        what = "the chat template writes earlier answers differently"
-        notes.append(f"{len(part.kept):,} rows of {split} have become {len(part.rows):,}: {what}")
-    return notes
 
 
 def _ends(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -27,6 +27,11 @@ class Placed:
     row: Row
     where: str
 
+    @property
+    def source(self) -> str:
+        """How errors call what the row is of."""
+        return self.where.rpartition(", ")[0]
+
 
 @dataclass(frozen=True)
 class Source:

@@ -63,6 +63,20 @@ def test_new_rows_get_labels_in_their_order(rte, predict, tmp_path):
         assert answer["label"] == ["entailment", "not_entailment"][logits.argmax()]
 
 
+def test_rows_that_are_cut_are_told(trained, predict, tmp_path):
+    long = "The dog was found. " * 20
+    kinds = {
+        "rte": ("full", {"sentence1": long, "sentence2": long}),
+        "lm": ("meft1", {"text": long}),
+    }
+    for kind, (method, row) in kinds.items():
+        run = trained(kind, method)
+        write_lines(tmp_path / "new.jsonl", [row, {name: text[:9] for name, text in row.items()}])
+        code, printed, error = predict(f"run={run}", f"input={tmp_path}/new.jsonl", f"output={tmp_path}/{kind}.jsonl")
+        assert (code, error) == (0, "")
+        assert f"note: 1 of 2 rows of input={tmp_path}/new.jsonl cut to task.max_length=" in printed
+
+
 def test_files_of_each_form_say_the_same(rte, predict, tmp_path):
     labels = ["entailment", "0", None, "-1", "1"]
     rows = [row | {"label": label} for row, label in zip(NEW, labels, strict=True)]

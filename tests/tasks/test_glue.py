@@ -65,6 +65,14 @@ def test_all_test_rows_keep_their_order_and_lose_their_labels(tmp_path, tokenize
         assert file.rows["length"] == [5, 9, 7]
 
 
+def test_cut_test_rows_are_told(tmp_path, tokenizer):
+    chosen = task("mnli", tmp_path, "task.max_length=8")
+    write(chosen, tmp_path)
+    notes = load_task(chosen, tokenizer).description["notes"]
+    for split in chosen.test_files.values():
+        assert f"1 of 3 rows of {split} cut to task.max_length=8 tokens" in notes
+
+
 def test_no_files_unless_they_are_asked_for(tmp_path, tokenizer):
     chosen = task("rte", tmp_path, "task.predict_test=false")
     write(chosen, tmp_path)
