@@ -3,6 +3,7 @@
 import json
 import math
 from copy import deepcopy
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,29 +15,6 @@ from meft_runner.reports.report import origin
 from meft_runner.reports.tables import latex, markdown
 from tests.helpers.records import record, started, study
 
-WHOLE = [
-    record(
-        0.5, "backbone.repeat=2", "method.frozen_layers=2", "seed=2", history=[(0.5, 0.5), (None, None)],
-        start={"output_distance": 0.5}, weights={"source": "/models/a", "revision": None, "sha256": "1f"},
-        data={
-            "source": "/rows", "revision": None, "synthetic": False, "kind": "glue", "version": 1,
-            "labels": "classes a, b",
-            "splits": {"train": {"rows": 9, "fingerprint": "3c"}, "validation": {"rows": 9, "fingerprint": "4d"}},
-        },
-    ).plain(),
-    record(0.5, "method=ia3", "method.init_noise=0.1", start={"output_distance": 0.5}).plain(),
-    study([0.1, None], cosines=[1.0, None]).plain(),
-    started(0.1, None, "method=meft1_start", "method.mu=0.9").plain(),
-    record(
-        0.5, "method=lora", "method.reversal=exact", start={"output_distance": 0.5, "hidden_distance": 0.1},
-        plain_model={"output_distance": 0.1, "score": 0.5, "coupled_score": None},
-    ).plain(),
-]  # fmt: skip
-BESIDE = [
-    record(0.7, history=[(0.5, 0.5)], start={"output_distance": 0.1, "hidden_distance": 0.1}),
-    record(0.4, "method=lora"), record(0.4, "task=cola", start={"output_distance": 0.1, "hidden_distance": 0.2}),
-    study([0.2]), started(0.1, 0.1),
-]  # fmt: skip
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.sampled_from([10**30, -(10**400), 2**63, 0, -1, 2**63 - 1])
     | st.floats() | st.sampled_from([1e308, -1e308, 5e-324, 1e100, math.inf])
@@ -47,6 +25,39 @@ VALUES = st.recursive(
 )
 
 
+@cache
+def whole():
+    """Returns complete records of every kind, in plain form."""
+    return [
+        record(
+            0.5, "backbone.repeat=2", "method.frozen_layers=2", "seed=2", history=[(0.5, 0.5), (None, None)],
+            start={"output_distance": 0.5}, weights={"source": "/models/a", "revision": None, "sha256": "1f"},
+            data={
+                "source": "/rows", "revision": None, "synthetic": False, "kind": "glue", "version": 1,
+                "labels": "classes a, b",
+                "splits": {"train": {"rows": 9, "fingerprint": "3c"}, "validation": {"rows": 9, "fingerprint": "4d"}},
+            },
+        ).plain(),
+        record(0.5, "method=ia3", "method.init_noise=0.1", start={"output_distance": 0.5}).plain(),
+        study([0.1, None], cosines=[1.0, None]).plain(),
+        started(0.1, None, "method=meft1_start", "method.mu=0.9").plain(),
+        record(
+            0.5, "method=lora", "method.reversal=exact", start={"output_distance": 0.5, "hidden_distance": 0.1},
+            plain_model={"output_distance": 0.1, "score": 0.5, "coupled_score": None},
+        ).plain(),
+    ]  # fmt: skip
+
+
+@cache
+def beside():
+    """Returns records that stand in tables beside a changed one."""
+    return [
+        record(0.7, history=[(0.5, 0.5)], start={"output_distance": 0.1, "hidden_distance": 0.1}),
+        record(0.4, "method=lora"), record(0.4, "task=cola", start={"output_distance": 0.1, "hidden_distance": 0.2}),
+        study([0.2]), started(0.1, 0.1),
+    ]  # fmt: skip
+
+
 def places(content, before=()):
     """Returns the keys that lead to every part of a record."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
@@ -55,7 +66,7 @@ def places(content, before=()):
 
 @st.composite
 def damaged(draw):
-    content = deepcopy(draw(st.sampled_from(WHOLE)))
+    content = deepcopy(draw(st.sampled_from(whole())))
     *parents, last = draw(st.sampled_from(places(content)))
     owner = content
     for key in parents:
@@ -87,9 +98,9 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
     found = read(content, tmp_path, capsys)
     if found:
-        for table in make_tables([*found, *BESIDE]).values():
+        for table in make_tables([*found, *beside()]).values():
             assert len(markdown(table).splitlines()) == len(table) + 2
-        make_figures([*found, *BESIDE])
+        make_figures([*found, *beside()])
         origin(found, "runs")
 
 
@@ -100,7 +111,7 @@ def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
 def test_a_record_that_was_changed_anywhere_is_drawn(content, tmp_path, capsys):
     found = read(content, tmp_path, capsys)
     if found:
-        for table in make_tables([*found, *BESIDE]).values():
+        for table in make_tables([*found, *beside()]).values():
             latex(table)
-        for figure in make_figures([*found, *BESIDE]).values():
+        for figure in make_figures([*found, *beside()]).values():
             figure.draw_without_rendering()
