@@ -16,19 +16,21 @@ from meft_runner.config.sizes import parse_bytes
 from meft_runner.config.tasks import TASKS, kind_with
 from meft_runner.errors import UserError
 
+_VERSION = "method.version"
 _UNSET = {"training.eval_batch_size": 64}  # its default once, in the identity of all earlier runs
 
 
 def identity(settings: Settings) -> str:
     """Returns a hash of what can change a run's result: of what its settings mean, however they were written."""
-    return hashlib.sha256(json.dumps(meaning(settings), sort_keys=True).encode()).hexdigest()[:10]
+    return _hash(meaning(settings))
 
 
 def meaning(settings: Settings) -> dict[str, Any]:
     """Returns what can change a run's result, key by key, each value in one form.
 
     Left out is what does not change it, has no effect beside the other settings, is None, or came later and stands at
-    its default: so a new setting leaves earlier runs their identity.
+    its default: so a new setting leaves earlier runs their identity. It leaves them theirs too that a batch of scoring
+    which is not set stands there as the 64 that it was, though it is as large as a batch of training.
     """
     content: dict[str, Any] = {}
     for key, set_to, notes in settings_of(settings):
@@ -46,7 +48,13 @@ def meaning(settings: Settings) -> dict[str, Any]:
         content["method.budget"] = parse_bytes("method.budget", content["method.budget"])
     if settings.training.processes == 1:
         del content["training.processes"]
+    if settings.method.version > 1:
+        content[_VERSION] = settings.method.version
     return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _written(value: Any) -> Any:
@@ -63,13 +71,20 @@ def _coupling(method: Any) -> dict[str, Any]:
     return content | ({} if isinstance(method, MeftSettings) and set(mus) == {1.0} else {"method.mu": list(mus)})
 
 
-def result_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the meaning of plain settings; of those that this program cannot read, what they say for the result."""
+def result_settings(content: dict[str, Any], made_as: str) -> dict[str, Any]:
+    """Returns the meaning of plain settings; of those that this program cannot read, what they say for the result.
+
+    Args:
+        content: settings of a run.
+        made_as: its identity, which tells whether it was made when the same settings trained otherwise.
+    """
     try:
         groups = {group: schema(**content[group]) for group, schema in _schemas(content).items()}
-        return meaning(Settings(**(content | groups)))  # values as they are: to check them takes long for many records
+        meant = meaning(Settings(**(content | groups)))  # values as they are: to check them takes long for many records
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
         return {key: value for key, value in content.items() if key not in BESIDE_THE_RESULT}
+    earlier = {key: value for key, value in meant.items() if key != _VERSION}
+    return earlier if made_as == _hash(earlier) else meant
 
 
 def plain(settings: Settings) -> dict[str, Any]:

@@ -25,6 +25,11 @@ class MethodSettings:
     started_from: str | None = setting(None, fixed="Set method.start_from=runs/NAME.")
 
     @property
+    def version(self) -> int:
+        """Of how these settings are trained; raised when the same ones train otherwise."""
+        return 1
+
+    @property
     def reverses(self) -> bool:
         """Whether layers are reversible, so that their activations need not be kept."""
         return False

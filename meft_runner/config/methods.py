@@ -123,6 +123,11 @@ class LoraSettings(PeftSettings):
     init_constant: float | None = setting(None, (-1e6, 1e6))
     init_noise: float | None = setting(None, (0, 1e6))
 
+    @property
+    def version(self) -> int:
+        """Of DoRA 2: weight decay leaves its magnitudes alone."""
+        return 2 if self.decomposed else 1
+
 
 @dataclass
 class Ia3Settings(PeftSettings):
@@ -135,6 +140,11 @@ class Ia3Settings(PeftSettings):
 
     init_constant: float | None = setting(None, (-1e6, 1e6))
     init_noise: float | None = setting(None, (0, 1e6))
+
+    @property
+    def version(self) -> int:
+        """2: weight decay leaves the factors alone."""
+        return 2
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 from meft_runner.errors import UserError, listed
 
-_WHOLE = re.compile(r"-?[0-9]+")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")  # longer ones are no number of a class
 
 
 def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool = True) -> int | float | None:

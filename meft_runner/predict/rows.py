@@ -25,7 +25,7 @@ from meft_runner.tasks.rows import load_rows, origin
 NAMES = ("id", "idx")  # columns that tell rows apart; answers have them too
 # The column that CSV has as JSON in a cell, by the kind of task that has one.
 _NESTED = {"choice": "choices", "squad": "answers", "chat": "messages"}
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _WRITING_ERRORS = (OSError, pyarrow.ArrowException)
 
 

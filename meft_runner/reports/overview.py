@@ -28,6 +28,7 @@ from meft_runner.reports.figures import FORMATS, save_figure
 from meft_runner.reports.published import read_published
 from meft_runner.reports.replacing import replacing
 from meft_runner.reports.report import ReportFigure, ReportTable, write_report
+from meft_runner.reports.selection import trained_twice
 from meft_runner.reports.tables import FORMS, write_tables
 from meft_runner.run.console import print_table
 
@@ -185,6 +186,8 @@ def make_overview(asked: TablesSettings) -> None:
     """
     records = read_folder(Path(asked.output_dir))
     searches = read_searches(Path(asked.output_dir))
+    for line in trained_twice(records):
+        print(f"skipped: {line}", file=sys.stderr)
     tables = make_tables(records, searches)
     for name in _PRINTED:
         if name in tables:

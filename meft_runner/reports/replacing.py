@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from meft_runner.errors import UserError
+from meft_runner.errors import UserError, listed
 from meft_runner.files import digest, write_whole
 
 MANIFEST = ".meft-tables.json"  # what was made in its folder: digests by name
@@ -33,14 +33,14 @@ def replacing(folder: Path, names: Sequence[str], overwrite: bool) -> Iterator[l
     others = [name for name in present if name not in noted or _digest(folder / name) != noted[name]]
     if others and not overwrite:
         raise UserError(
-            f"tables_dir={folder}: would replace {', '.join(others)}, which no earlier call has made, or which changed "
-            "since. Choose another folder, or add overwrite=true to replace what is named."
+            f"tables_dir={folder}: would replace {listed(others)} ({len(others)} in all), which no call of this "
+            "version has made, or which changed since. Choose another folder, or add overwrite=true to replace them."
         )
     made = [name for name in names if name not in others]
     try:
-        yield [name for name in noted if name not in names and (folder / name).exists()]
+        yield [name for name in noted if name not in names and os.path.exists(folder / name)]
         made = [*names]
-    finally:  # what was written before an error is this program's too
+    finally:  # what was written before an error is this program's too, but for what it was to replace
         _note(folder, noted, {name: found for name in made if (found := _digest(folder / name)) is not None})
 
 
@@ -48,7 +48,7 @@ def _noted(folder: Path) -> dict[str, str]:
     """Returns what is noted in a folder; nothing where that cannot be read, so that nothing is replaced unasked."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

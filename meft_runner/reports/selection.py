@@ -6,14 +6,17 @@ not another that was lucky once.
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from meft_runner.config import result_settings
+from meft_runner.records.record import folder_name
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import LANGUAGE_KINDS, backbone_labels, method_label, task_kind, task_labels
 
 CELL = ["backbone", "method", "task"]  # of a score table
+_RUN = [*CELL, "settings", "seed"]
 _PLACES_OF_ROWS = {
     "task.data_dir", "task.train_file", "task.eval_file", "task.hub", "task.hub_config", "task.revision"
 }  # fmt: skip
@@ -24,23 +27,41 @@ def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
 
     Returns:
         Columns `backbone`, `method`, `task` (with its metric; other rows are another task), `settings` (all but the
-        seed), `score` in percent, nan where it is not defined, and the `record` itself.
+        seed), `seed`, `score` in percent, nan where it is not defined, and the `record` itself.
     """
+    runs = _all_runs(records)
+    return runs[~runs.duplicated(_RUN)]
+
+
+def trained_twice(records: Sequence[CompleteRecord]) -> list[str]:
+    """Returns which runs do not count, as another of their settings and seed does, though its score is another."""
+    counted: dict[tuple[Any, ...], CompleteRecord] = {}
+    lines = []
+    for *run, record in _all_runs(records)[[*_RUN, "record"]].itertuples(index=False):
+        first = counted.setdefault(tuple(run), record)
+        assert first.scores is not None
+        assert record.scores is not None
+        if first.scores.best != record.scores.best:
+            name, other = (folder_name(each.config, each.identity) for each in (record, first))
+            lines.append(f"{name}: of the settings and the seed of {other}, which counts, with another score.")
+    return lines
+
+
+def _all_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     rows = [
         {
             "backbone": backbone,
             "method": method_label(record),
             "task": f"{task} {record.scores.metric}",
             "settings": _settings_without_seed(record),
+            "seed": record.config.seed,
             "score": None if record.scores.best is None else 100 * record.scores.best,
             "record": record,
         }
         for record, backbone, task in zip(records, backbone_labels(records), task_labels(records), strict=True)
         if record.scores is not None
     ]
-    runs = pd.DataFrame(rows, columns=[*CELL, "settings", "score", "record"]).astype({"score": float})
-    seeds = runs["record"].map(lambda record: record.config.seed)
-    return runs[~runs[[*CELL, "settings"]].assign(seed=seeds).duplicated()]
+    return pd.DataFrame(rows, columns=[*_RUN, "score", "record"]).astype({"score": float})
 
 
 def chosen_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -72,8 +93,7 @@ def averages(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for backbone, tasks in real.groupby("backbone"):
         for method, part in tasks.groupby("method"):
-            seeds = part["record"].map(lambda record: record.config.seed)
-            scores = part["score"].groupby([seeds, part["task"]]).mean().unstack()
+            scores = part.groupby(["seed", "task"])["score"].mean().unstack()
             scores = scores.reindex(columns=tasks["task"].unique())
             means = [scores.mean().mean(skipna=False)] if scores.isna().any(axis=None) else scores.mean(axis=1)
             rows += [{"backbone": backbone, "method": method, "score": score} for score in means]
@@ -88,12 +108,15 @@ def one_of_each(records: Sequence[CompleteRecord]) -> list[CompleteRecord]:
 def _settings_without_seed(record: CompleteRecord) -> str:
     """Returns all settings but the seed, and but the places of rows and weights whose digests are in the record.
 
-    Labels tell those digests apart; where the record has none, a path is all that does.
+    Labels tell those digests apart; where the record has none, a path is all that does. The files of a model's folder
+    stand for it, as two of the same weights may have other tokenizers.
     """
     left_out = {"seed"}
     if record.data.splits and all(split.fingerprint for split in record.data.splits.values()):
         left_out |= _PLACES_OF_ROWS
     if record.weights is not None and record.weights.sha256:
         left_out.add("backbone.path")
-    meant = result_settings(record.config.plain())
-    return json.dumps({key: value for key, value in meant.items() if key not in left_out}, sort_keys=True)
+    meant = result_settings(record.config.plain(), record.identity)
+    model = {name: stamp.sha256 for name, stamp in (record.files or {}).items() if name.startswith("backbone.path/")}
+    kept = {key: value for key, value in (meant | model).items() if key not in left_out}
+    return json.dumps(kept, sort_keys=True)

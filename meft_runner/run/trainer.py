@@ -77,14 +77,14 @@ class MeftTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         rows = {name: split.rows for name, split in splits.items()}
-        super().__init__(eval_dataset=rows, **kwargs)
+        self.times = StepTimes()
+        callbacks = [self.times, *kwargs.pop("callbacks")]  # first, so that no time of the others counts
+        super().__init__(eval_dataset=rows, callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)  # prints dictionaries; the run's console shows the same
         self.description = description
         self.splits = splits
         self.loss_watch = loss_watch
         self.made_from = made_from
-        self.times = StepTimes()
-        self.add_callback(self.times)
 
     @property
     def folder(self) -> Path:

@@ -55,8 +55,6 @@ EARLIER = {
     "method=lora method.checkpointing=false": "2dddb8940c",
     "method=lora method.rank=4 method.alpha=8 method.dropout=0.1": "e8fcceedab",
     "method=lora method.init_noise=0.02": "b39cb01f0c",
-    "method=ia3": "09baa604c0",
-    "method=ia3 method.init_noise=0.1 method.init_constant=2": "4e588e7e71",
     "method=meft1 method.merge=[0,1]": "aff07fec27",
     "method=meft1 method.scale_1=0.05 method.reversal=stored": "4aaac3dadd",
     "method=meft2": "67c14dca8e",
@@ -65,8 +63,13 @@ EARLIER = {
     "method=meft3 method.scale_1=1/100 method.scale_2=1/100 method.merge=[0,1]": "42075fed50",
     "backbone=opt task=piqa method=meft2": "917898ab03",
     "backbone=vit task=svhn method=lora": "eb3d9e173c",
-    "backbone=bart task=squad method=ia3": "669b928581",
     "study=gradients method=meft3 method.reversal=float": "3d71c7235f",
+}
+# Of runs whose factors weight decay pulled to zero.
+TRAINED_OTHERWISE = {
+    "method=ia3": "09baa604c0",
+    "method=ia3 method.init_noise=0.1 method.init_constant=2": "4e588e7e71",
+    "backbone=bart task=squad method=ia3": "669b928581",
 }
 LATER_OF_ALL = ("mu", "offload", "kernels", "stored_layers", "budget")
 LATER = (*LATER_OF_ALL, "reversal", "scale_1", "grid_bits", "chunks", "strict", "decomposed")  # of peft's methods
@@ -82,7 +85,20 @@ def test_earlier_runs_keep_their_identity(typed, name):
     for key in LATER_OF_MEFT if chosen.method.name.startswith("meft") else LATER:
         content["method"].pop(key, None)
     assert identity(from_plain(content)) == name
-    assert result_settings(content) == result_settings(plain(chosen))
+    assert result_settings(content, name) == result_settings(plain(chosen), name)
+
+
+@pytest.mark.parametrize(("typed", "name"), TRAINED_OTHERWISE.items())
+@pytest.mark.thin(1)
+def test_runs_that_train_otherwise_now_have_another_identity(typed, name):
+    chosen = settings(*typed.split())
+    now, then = (result_settings(plain(chosen), made_as) for made_as in (identity(chosen), name))
+    assert identity(chosen) != name
+    assert now == then | {"method.version": 2}
+
+
+def test_of_low_rank_updates_those_with_magnitudes_train_otherwise():
+    assert [settings(f"method={name}").method.version for name in ("lora", "dora", "ia3", "meft1")] == [1, 2, 2, 1]
 
 
 SAME = [
@@ -240,7 +256,7 @@ def assert_survives(content):
     again = from_plain(plain(chosen))
     assert again == chosen
     assert identity(again) == identity(chosen)
-    assert result_settings(content) == result_settings(plain(again))
+    assert result_settings(content, "") == result_settings(plain(again), "")
 
 
 @cache
@@ -265,7 +281,7 @@ def test_a_new_setting_that_says_nothing_leaves_earlier_runs_their_identity(valu
 
 
 def test_settings_of_another_program_are_compared_as_they_are():
-    assert result_settings({"task": {"other": 1}}) == {"task": {"other": 1}}
+    assert result_settings({"task": {"other": 1}}, "") == {"task": {"other": 1}}
 
 
 def test_it_does_not_depend_on_the_folder_where_the_command_is_typed(tmp_path, monkeypatch):

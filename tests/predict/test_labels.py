@@ -38,6 +38,7 @@ def test_labels_that_are_known(label, classes, number):
         (True, ["no", "yes"], "label True is none"),
         (0, ["1", "2", "3"], r"label 0 is none of the run's classes, expected 1, 2, 3\. Mend it"),
         (1.0, ["no", "yes"], "label 1.0 is none"),
+        ("9" * 5000, ["no", "yes"], "label '9+.* is none of the run's classes"),
         ("maybe", [], "row 1: label 'maybe', expected a number as its grade"),
         (float("nan"), [], "label nan, expected a number"),
     ],

@@ -32,6 +32,11 @@ def test_cells_are_json_only_where_the_task_has_lists_or_objects_there(kind, suf
     assert placed.row == RAW | READ[kind]
 
 
+def test_a_label_of_thousands_of_digits_stays_a_text(tmp_path):
+    (tmp_path / "new.csv").write_text(f"label\n{'9' * 5000}\n")
+    assert rows_of_file(tmp_path / "new.csv", task("arc_easy"))[0].row == {"label": "9" * 5000}
+
+
 def test_a_cell_that_is_no_json_is_told_where_json_is_expected(tmp_path):
     (tmp_path / "new.csv").write_text("question,choices\na,hello\n")
     with pytest.raises(UserError, match=r"new.csv, line 2: column 'choices' is 'hello', expected JSON"):

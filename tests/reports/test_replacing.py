@@ -37,7 +37,7 @@ def test_own_files_are_replaced(tmp_path):
 def test_a_file_that_was_edited_since_is_the_users(tmp_path):
     write(tmp_path, "1")
     (tmp_path / "a.md").write_text("1, and what I think of it")
-    assert "would replace a.md, which" in refused(tmp_path)
+    assert "would replace a.md (1 in all), which" in refused(tmp_path)
     write(tmp_path, "2", overwrite=True)
     write(tmp_path, "3")
 
@@ -45,10 +45,10 @@ def test_a_file_that_was_edited_since_is_the_users(tmp_path):
 def test_what_is_no_file_is_never_its_own(tmp_path):
     (tmp_path / "a.md").mkdir()
     (tmp_path / "b.svg").symlink_to(tmp_path / "gone")
-    assert "would replace a.md, b.svg, which" in refused(tmp_path)
+    assert "would replace a.md, b.svg (2 in all), which" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"a.md": 1}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "[1]", '{"a.md": 1}', "\udcff", "[" * 100_000])
 def test_a_damaged_list_lets_nothing_be_replaced(content, tmp_path):
     write(tmp_path, "1")
     (tmp_path / MANIFEST).write_bytes(content.encode(errors="surrogateescape"))
@@ -65,4 +65,4 @@ def test_an_error_makes_no_file_of_the_user_its_own(tmp_path):
     (tmp_path / "b.svg").write_text("mine")
     with pytest.raises(KeyboardInterrupt):
         interrupted(tmp_path, overwrite=True)
-    assert "would replace b.svg, which" in refused(tmp_path)
+    assert "would replace b.svg (1 in all), which" in refused(tmp_path)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meft_runner.records.schema import Data, Split
-from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs
+from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs, trained_twice
 from tests.helpers.records import changed, record, study
 
 
@@ -57,11 +57,42 @@ def test_a_setting_is_one_wherever_the_same_rows_and_weights_are_read_from(key, 
 def test_a_seed_is_one_wherever_it_was_trained():
     two = [placed(1, place, "task.data_dir", data=ROWS) for place in ("/home/a", "/scratch")]
     assert chosen(two) == two[:1]
+    assert trained_twice(two) == []
+
+
+def test_a_seed_that_was_trained_twice_to_another_score_is_told():
+    two = [placed(1, place, "task.data_dir", data=ROWS) for place in ("/home/a", "/scratch")]
+    two[1].scores.best = 0.9
+    first, second = (f"minilm-rte-meft1-s1-{made.identity}" for made in two)
+    assert trained_twice(two) == [
+        f"{second}: of the settings and the seed of {first}, which counts, with another score."
+    ]
 
 
 def test_rows_of_the_hub_and_a_copy_of_them_are_one_setting():
     two = [record(0.5, "seed=1", data=ROWS), placed(2, "/scratch", "task.data_dir", data=ROWS)]
     assert chosen(two) == two
+
+
+FOLDER = {name: {"bytes": 1, "modified_ns": 1, "sha256": name} for name in ("backbone.path/a", "task.data_dir/b")}
+
+
+@pytest.mark.parametrize(("name", "same"), [("backbone.path/a", False), ("task.data_dir/b", True)])
+def test_weights_with_another_tokenizer_are_another_setting(name, same):
+    weights = {"source": "m", "sha256": "ff"}
+    other = FOLDER | {name: FOLDER[name] | {"sha256": "else"}}
+    two = [placed(seed, f"/{seed}", "backbone.path", weights=weights, files=files)
+           for seed, files in ((1, FOLDER), (2, other))]  # fmt: skip
+    assert (chosen(two) == two) is same
+
+
+TRAINED_OTHERWISE = "3f9af9b3c3"  # (IA)^3's first seed, when weight decay pulled at the factors
+
+
+def test_a_run_that_was_trained_otherwise_does_not_count_as_a_seed():
+    made = [record(0.5, "method=ia3", f"seed={seed}") for seed in (1, 2, 3)]
+    made[0].identity = TRAINED_OTHERWISE
+    assert chosen(made) == made[1:]
 
 
 def test_what_is_beside_the_result_does_not_split_settings_of_another_program():
