@@ -108,6 +108,7 @@ def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
 @settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore:Glyph .* missing:UserWarning")  # as `save_figure` does
 def test_a_record_that_was_changed_anywhere_is_drawn(content, tmp_path, capsys):
     found = read(content, tmp_path, capsys)
     if found:
