@@ -107,8 +107,8 @@ def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
 @given(content=damaged())
+@pytest.mark.filterwarnings("ignore:Glyph .* missing:UserWarning")  # as `save_figure` does; the upper filter goes first
 @pytest.mark.filterwarnings("error")
-@pytest.mark.filterwarnings("ignore:Glyph .* missing:UserWarning")  # as `save_figure` does
 def test_a_record_that_was_changed_anywhere_is_drawn(content, tmp_path, capsys):
     found = read(content, tmp_path, capsys)
     if found:
