@@ -29,8 +29,8 @@ def meaning(settings: Settings) -> dict[str, Any]:
     """Returns what can change a run's result, key by key, each value in one form.
 
     Left out is what does not change it, has no effect beside the other settings, is None, or came later and stands at
-    its default: so a new setting leaves earlier runs their identity. For their sake `training.eval_batch_size` counts as
-    64 where it is not set, its default once, though it is that of training now.
+    its default: so a new setting leaves earlier runs their identity. For their sake `training.eval_batch_size` counts
+    as 64 where it is not set, its default once, though it is that of training now.
     """
     content: dict[str, Any] = {}
     for key, set_to, notes in settings_of(settings):
