@@ -58,7 +58,8 @@ def test_a_run_leaves_the_record_of_the_contract(method, rte_folder, tmp_path):
     assert sorted(path.name for path in directory.iterdir()) == ["adapter", "record.json"]
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "meft2"])
+@pytest.mark.parametrize("method", ["lora", "full", "meft2"])
+@pytest.mark.thin(2)
 def test_saved_weights_give_the_same_logits_in_a_fresh_model(method, rte_folder, tmp_path, monkeypatch):
     models = []
     monkeypatch.setattr(opening, "prepare", lambda *args: models.append(prepare(*args)) or models[-1])

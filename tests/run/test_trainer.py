@@ -44,6 +44,7 @@ def step_gradients(method, tmp_path, batch_size, accumulation, kind="bert"):
     "method", [meft_settings("meft1"), meft_settings("meft3"), LoraSettings(name="lora", learning_rate=1e-3)]
 )
 @pytest.mark.parametrize("kind", ["bert", "opt-answers"])
+@pytest.mark.thin(4)
 def test_two_batches_of_eight_equal_one_of_sixteen(method, kind, tmp_path):
     parts = step_gradients(method, tmp_path / "a", 8, 2, kind)
     whole = step_gradients(method, tmp_path / "b", 16, 1, kind)
