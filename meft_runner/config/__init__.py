@@ -15,7 +15,7 @@ from meft_runner.config.commands import (
     TablesSettings,
 )
 from meft_runner.config.coupling import LEARNED
-from meft_runner.config.identity import from_plain, identity, meaning, plain, result_settings
+from meft_runner.config.identity import from_plain, identity, meaning, method_version, plain, result_settings
 from meft_runner.config.language_tasks import (
     AnswerSettings,
     ChatSettings,
@@ -73,5 +73,6 @@ __all__ = [
     "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "SearchSettings", "Settings",
     "ShareSettings", "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings",
     "TextSettings", "TooLong", "TrainingSettings", "TrialSettings", "VeraSettings", "WeightForm", "from_plain",
-    "identity", "kind_of", "kind_with", "meaning", "plain", "register", "resolvers", "result_settings", "with_values",
+    "identity", "kind_of", "kind_with", "meaning", "method_version", "plain", "register", "resolvers", "result_settings",
+    "with_values",
 ]  # fmt: skip

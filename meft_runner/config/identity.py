@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from enum import Enum
 from typing import Any
 
@@ -22,7 +24,8 @@ _UNSET = {"training.eval_batch_size": 64}  # its default once, in the identity o
 
 def identity(settings: Settings) -> str:
     """Returns a hash of what can change a run's result: of what its settings mean, however they were written."""
-    return _hash(meaning(settings))
+    content = json.dumps(meaning(settings), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:10]
 
 
 def meaning(settings: Settings) -> dict[str, Any]:
@@ -53,10 +56,6 @@ def meaning(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-
-
 def _written(value: Any) -> Any:
     return value.name if isinstance(value, Enum) else value
 
@@ -71,20 +70,26 @@ def _coupling(method: Any) -> dict[str, Any]:
     return content | ({} if isinstance(method, MeftSettings) and set(mus) == {1.0} else {"method.mu": list(mus)})
 
 
-def result_settings(content: dict[str, Any], made_as: str) -> dict[str, Any]:
+def result_settings(content: dict[str, Any], version: int) -> dict[str, Any]:
     """Returns the meaning of plain settings; of those that this program cannot read, what they say for the result.
 
     Args:
         content: settings of a run.
-        made_as: its identity, which tells whether it was made when the same settings trained otherwise.
+        version: of its method, in which it was trained.
     """
     try:
         groups = {group: schema(**content[group]) for group, schema in _schemas(content).items()}
         meant = meaning(Settings(**(content | groups)))  # values as they are: to check them takes long for many records
     except (KeyError, TypeError, ValueError, AttributeError, UserError):
         return {key: value for key, value in content.items() if key not in BESIDE_THE_RESULT}
-    earlier = {key: value for key, value in meant.items() if key != _VERSION}
-    return earlier if made_as == _hash(earlier) else meant
+    return meant | {_VERSION: version}
+
+
+def method_version(method: Mapping[str, Any]) -> int:
+    """Returns the version in which this program trains a method of plain settings."""
+    schema = METHODS[method["name"]]
+    known = {field.name for field in fields(schema)}
+    return schema(**{key: value for key, value in method.items() if key in known}).version
 
 
 def plain(settings: Settings) -> dict[str, Any]:

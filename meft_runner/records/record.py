@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from meft_runner.config import Settings
+from meft_runner.config import Settings, method_version
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.environment import environment, now
@@ -30,6 +30,7 @@ def new_record(identity: str, config: dict[str, Any], device: str) -> Record:
         started=now(),
         finished=None,
         config=Config.model_validate(config),
+        method_version=method_version(config["method"]),
         environment=environment(device),
         data=None,
         scores=None,

@@ -204,6 +204,7 @@ class Record(Part):
     """A run, in whatever state.
 
     Attributes:
+        method_version: of its method, in which it was trained; records of before versions have the first one.
         files: local files that it was made from by the settings that name them, and its trained weights.
     """
 
@@ -214,6 +215,7 @@ class Record(Part):
     started: Time
     finished: Time | None
     config: Config
+    method_version: Count = 1
     environment: Environment
     data: Data | None
     scores: Scores | None

@@ -9,7 +9,16 @@ from typing import Any
 import pandas as pd
 from omegaconf import MISSING
 
-from meft_runner.config import DEPTH_NAMES, METHODS, TASKS, LanguageSettings, ReversibleSettings, WeightForm, kind_with
+from meft_runner.config import (
+    DEPTH_NAMES,
+    METHODS,
+    TASKS,
+    LanguageSettings,
+    ReversibleSettings,
+    WeightForm,
+    kind_with,
+    method_version,
+)
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
@@ -24,8 +33,9 @@ _EXACT = 2**53  # integers below it are floating-point numbers
 def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     """Returns the method's name with what sets it apart from its defaults: "meft1 (reversal=float)".
 
-    Frozen weights of another form than fp32 are part of how a model is trained: "lora (weights=nf4)". Settings that
-    are on an axis or in a column are left out with `without`.
+    Frozen weights of another form than fp32 are part of how a model is trained: "lora (weights=nf4)"; so is a version
+    of the method in which this program does not train: "ia3 (version 1)". Settings that are on an axis or in a column
+    are left out with `without`.
     """
     method = record.config.method.plain()
     name = method.pop("name")
@@ -38,6 +48,8 @@ def method_label(record: CompleteRecord, without: Collection[str] = ()) -> str:
     ]  # fmt: skip
     form = record.config.backbone.weights
     changed += [] if form == WeightForm.fp32.name else [f"weights={form}"]
+    version = record.method_version
+    changed += [] if version == method_version(record.config.method.plain()) else [f"version {version}"]
     return str(Label(name, tuple(map(one_line, changed))))
 
 

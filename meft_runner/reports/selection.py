@@ -116,7 +116,7 @@ def _settings_without_seed(record: CompleteRecord) -> str:
         left_out |= _PLACES_OF_ROWS
     if record.weights is not None and record.weights.sha256:
         left_out.add("backbone.path")
-    meant = result_settings(record.config.plain(), record.identity)
+    meant = result_settings(record.config.plain(), record.method_version)
     model = {name: stamp.sha256 for name, stamp in (record.files or {}).items() if name.startswith("backbone.path/")}
     kept = {key: value for key, value in (meant | model).items() if key not in left_out}
     return json.dumps(kept, sort_keys=True)

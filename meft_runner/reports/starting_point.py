@@ -51,7 +51,7 @@ class Tied(NamedTuple):
 
 def tied(record: CompleteRecord) -> Tied:
     """Returns how the streams of a run are tied, in whatever form that was typed and whatever its version left out."""
-    meant = result_settings(record.config.plain(), record.identity)
+    meant = result_settings(record.config.plain(), record.method_version)
     scales = [Fraction(meant[key]) for key in ("method.scale_1", "method.scale_2") if key in meant]
     if not scales:
         return Tied((), None, None)

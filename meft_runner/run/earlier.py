@@ -33,7 +33,27 @@ def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"from_record={settings.from_record}: its record has no settings of this program.") from error
     check(again)
+    _check_versions(again, record)
     return again
+
+
+def _check_versions(settings: Settings, record: Record) -> None:
+    """Makes sure that what a run's settings are trained by now is what it was trained by.
+
+    Raises:
+        UserError: it is not, so that no seed beside that run's would come of them.
+    """
+    task = None if record.data is None else record.data.version
+    versions = (
+        (f"method={settings.method.name}", record.method_version, settings.method.version),
+        (f"task={settings.task.name}", task, settings.task.version),
+    )
+    for what, then, now in versions:
+        if then is not None and then != now:
+            raise UserError(
+                f"from_record={settings.from_record}: made with version {then} of {what}, this program has version "
+                f"{now}. Train all seeds again by typing the settings."
+            )
 
 
 def check_rows(settings: Settings, data: Data) -> None:

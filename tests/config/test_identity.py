@@ -85,16 +85,17 @@ def test_earlier_runs_keep_their_identity(typed, name):
     for key in LATER_OF_MEFT if chosen.method.name.startswith("meft") else LATER:
         content["method"].pop(key, None)
     assert identity(from_plain(content)) == name
-    assert result_settings(content, name) == result_settings(plain(chosen), name)
+    assert result_settings(content, 1) == result_settings(plain(chosen), 1)
 
 
 @pytest.mark.parametrize(("typed", "name"), TRAINED_OTHERWISE.items())
 @pytest.mark.thin(1)
 def test_runs_that_train_otherwise_now_have_another_identity(typed, name):
     chosen = settings(*typed.split())
-    now, then = (result_settings(plain(chosen), made_as) for made_as in (identity(chosen), name))
     assert identity(chosen) != name
+    now, then = (result_settings(plain(chosen), version) for version in (2, 1))
     assert now == then | {"method.version": 2}
+    assert now != result_settings(plain(chosen), 3)
 
 
 def test_of_low_rank_updates_those_with_magnitudes_train_otherwise():

@@ -91,5 +91,6 @@ def started(hidden, output, *overrides, **parts):
 
 def write_run(chosen, status="complete", error=None):
     """Writes a record into the folder of a run."""
-    made = changed(record(), identity=identity(chosen), config=plain(chosen), status=status, error=error)
+    made = changed(record(), identity=identity(chosen), config=plain(chosen), status=status, error=error,
+                   method_version=chosen.method.version)  # fmt: skip
     write_record(made, run_directory(chosen))

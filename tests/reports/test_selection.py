@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meft_runner.records.schema import Data, Split
+from meft_runner.records.schema import CompleteRecord, Data, Split
 from meft_runner.reports.selection import chosen_runs, one_of_each, scored_runs, trained_twice
 from tests.helpers.records import changed, record, study
 
@@ -86,13 +86,18 @@ def test_weights_with_another_tokenizer_are_another_setting(name, same):
     assert (chosen(two) == two) is same
 
 
-TRAINED_OTHERWISE = "3f9af9b3c3"  # (IA)^3's first seed, when weight decay pulled at the factors
+def test_runs_that_were_trained_otherwise_are_another_method():
+    made = [record(0.9 if seed == 1 else 0.5, "method=ia3", f"seed={seed}") for seed in (1, 2, 3)]
+    made[0].method_version = 1
+    runs = chosen_runs(scored_runs(made))
+    assert runs["method"].tolist() == ["ia3 (version 1)", "ia3", "ia3"]
 
 
-def test_a_run_that_was_trained_otherwise_does_not_count_as_a_seed():
-    made = [record(0.5, "method=ia3", f"seed={seed}") for seed in (1, 2, 3)]
-    made[0].identity = TRAINED_OTHERWISE
-    assert chosen(made) == made[1:]
+def test_a_record_that_has_no_version_is_of_the_first_one():
+    made = record(0.5, "method=ia3")
+    content = made.plain()
+    assert content.pop("method_version") == 2
+    assert CompleteRecord.model_validate(content).method_version == 1
 
 
 def test_what_is_beside_the_result_does_not_split_settings_of_another_program():

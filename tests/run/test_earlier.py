@@ -56,6 +56,20 @@ def test_other_rows_than_those_of_the_run_to_repeat_are_refused(tmp_path):
         check_rows(again, others)
 
 
+@pytest.mark.parametrize(
+    ("typed", "parts", "message"),
+    [
+        ("method=ia3", {"method_version": 1}, r"version 1 of method=ia3, this program has version 2\."),
+        ("method=lora", {"data": {"synthetic": False, "version": 99}}, r"version 99 of task=rte, this program has"),
+    ],
+)
+def test_a_run_that_is_trained_otherwise_now_is_not_repeated(typed, parts, message, tmp_path):
+    earlier = settings(f"output_dir={tmp_path}", "task=rte", typed)
+    write_record(changed(record(0.5, typed), identity=identity(earlier), **parts), run_directory(earlier))
+    with pytest.raises(UserError, match=message):
+        repeated(settings(f"output_dir={tmp_path}", f"from_record={identity(earlier)}", "seed=2"), ["seed=2"])
+
+
 def test_settings_that_name_no_run_are_their_own():
     assert repeated(settings(), ["method=meft1"]) == settings()
 
