@@ -73,6 +73,6 @@ __all__ = [
     "PeftSettings", "Precision", "PredictSettings", "Reversal", "ReversibleSettings", "SearchSettings", "Settings",
     "ShareSettings", "SplitSettings", "SquadSettings", "Study", "Sweep", "TablesSettings", "TaskSettings",
     "TextSettings", "TooLong", "TrainingSettings", "TrialSettings", "VeraSettings", "WeightForm", "from_plain",
-    "identity", "kind_of", "kind_with", "meaning", "method_version", "plain", "register", "resolvers", "result_settings",
-    "with_values",
+    "identity", "kind_of", "kind_with", "meaning", "method_version", "plain", "register", "resolvers",
+    "result_settings", "with_values",
 ]  # fmt: skip

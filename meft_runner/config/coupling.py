@@ -1,5 +1,6 @@
 """Scale and mu of a coupling as they are written: 1/256 or 0.1, and a number or 1-scale."""
 
+import re
 import sys
 from fractions import Fraction
 from typing import Any
@@ -9,6 +10,7 @@ from meft_runner.errors import UserError
 KEEPS_MEAN = "1-scale"  # the mu with which a stream's next state is a weighted mean
 LEARNED = "learned"
 _LARGEST_MU = 100
+_SHORT = re.compile(r"[^e]{1,40}(e[+-]?\d{1,3})?", re.IGNORECASE)  # a number with more digits takes minutes
 Half = tuple[Fraction, float]  # scale and mu of what is added to a stream
 
 
@@ -24,7 +26,7 @@ def parse_half(key: str, scale_text: str, mu_text: str) -> Half:
         UserError: one of them is no number above 0.
     """
     scale, keeps_mean = parse_scale(key, scale_text), mu_text.replace(" ", "") == KEEPS_MEAN
-    mu = 1 - scale if keeps_mean else _number(mu_text)
+    mu = 1 - scale if keeps_mean else fraction_of(mu_text) or Fraction(0)
     if scale == 1 and (keeps_mean or mu > 0):
         return scale, 1.0
     if not 0 < mu <= _LARGEST_MU:
@@ -42,8 +44,8 @@ def parse_scale(key: str, text: str) -> Fraction:
     Raises:
         UserError: it is no number above 0.
     """
-    scale = _number(text)
-    if scale <= 0:
+    scale = fraction_of(text)
+    if scale is None or scale <= 0:
         raise UserError(f"{key}={text}: expected a number above 0, written as 1/10 or 0.1.")
     return scale
 
@@ -67,9 +69,12 @@ def _is_weight(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _number(text: str) -> Fraction:
-    """Returns a fraction or decimal number, 0 for what is none."""
+def fraction_of(value: Any) -> Fraction | None:
+    """Returns a number, written as a fraction or decimal one or not; None for what is none, or has too many digits."""
+    written = value.replace(" ", "") if isinstance(value, str) else value
+    if isinstance(written, str) and not _SHORT.fullmatch(written):
+        return None
     try:
-        return Fraction(text.replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        return Fraction(0)
+        return Fraction(written)
+    except (ValueError, TypeError, ArithmeticError):
+        return None

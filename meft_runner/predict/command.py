@@ -99,7 +99,8 @@ def answer(asked: PredictSettings, paths: Mapping[str, str]) -> Answers:
         processor = load_processor(settings, trained.source)
         rows, answering = _ask(asked, trained, processor)
         if asked.output is None and not answering.scored:
-            raise UserError("output: not given, and no row has a label to score. Add output=FILE for the answers.")
+            known = "; ".join(["no row has a label to score", *answering.notes])
+            raise UserError(f"output: not given, and {known}. Add output=FILE for the answers.")
         if asked.max_new_tokens is not None and not answering.prompts:
             raise UserError(f"max_new_tokens={asked.max_new_tokens}: no text is generated here. Leave it out.")
         note = None if asked.split is None else changed_rows(trained, asked.split, rows)

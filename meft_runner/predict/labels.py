@@ -7,7 +7,8 @@ from typing import Any
 
 from meft_runner.errors import UserError, listed
 
-_WHOLE = re.compile(r"-?[0-9]{1,18}")  # longer ones are no number of a class
+_WHOLE = re.compile(r"-?[0-9]+")
+_DIGITS = 18  # longer ones are no number of a class; thousands of digits Python does not read
 
 
 def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool = True) -> int | float | None:
@@ -31,7 +32,8 @@ def known_label(label: Any, classes: Sequence[str], where: str, numbered: bool =
         return None if numbered and grade == -1 else grade
     if str(label) in classes:
         return list(classes).index(str(label))
-    whole = type(label) is int or (isinstance(label, str) and _WHOLE.fullmatch(label) is not None)
+    written = isinstance(label, str) and len(label) <= _DIGITS and _WHOLE.fullmatch(label) is not None
+    whole = type(label) is int or written
     number = int(label) if whole else -2
     if number == -1:
         return None

@@ -61,13 +61,14 @@ def ask_language(
         if each.prompt is not None:
             check_room(each.prompt, tokenizer, row.where)
     labelled = [each.placed for each in asked if each.placed is not None]
-    part = prepared(task, form, tokenizer, labelled) if labelled else None
-    inputs, order = (None, np.empty(0, dtype=int)) if part is None else longest_first(Dataset.from_list(part.rows))
+    prompts = [each.prompt for each in asked if each.prompt is not None]
+    part = prepared(task, form, tokenizer, labelled)
+    inputs, order = longest_first(Dataset.from_list(part.rows)) if part.rows else (None, np.empty(0, dtype=int))
 
     def scores(found: Found) -> dict[str, float]:
         outputs: Any = tuple(np.array(found.outputs[name]) for name in _SCORES)
         prompted = [each for each in asked if each.prompt is not None]
-        kept = {id(placed) for placed in ([] if part is None else part.kept)}
+        kept = {id(placed) for placed in part.kept}
         pairs = [
             (text, each.expected) for text, each in zip(found.generated, prompted, strict=True)
             if each.expected is not None and id(each.placed) in kept
@@ -83,11 +84,10 @@ def ask_language(
             for each in asked
         ]
 
-    prompts = [each.prompt for each in asked if each.prompt is not None]
     ends = next((each.ends for each in asked if each.prompt is not None), ())
     collate = partial(collate_tokens, tokenizer, task.max_length)
-    scored, notes = (0, []) if part is None else (len(part.kept), notes_of(task, rows[0].source, part))
-    return Answering(inputs, collate, answers, scores, scored, prompts, ends, notes)
+    notes = notes_of(task, rows[0].source, part)
+    return Answering(inputs, collate, answers, scores, len(part.kept), prompts, ends, notes)
 
 
 def prompt_tokens(
@@ -155,9 +155,9 @@ def _role(message: object) -> object:
     return message.get("role") if isinstance(message, dict) else None
 
 
-def _rated(task: LanguageSettings, part: Prepared | None, order: np.ndarray, found: Found) -> dict[int, Row]:
+def _rated(task: LanguageSettings, part: Prepared, order: np.ndarray, found: Found) -> dict[int, Row]:
     """Returns how likely each text is, of a model of texts, by the id of its row."""
-    if part is None or isinstance(task, AnswerSettings):
+    if not part.rows or isinstance(task, AnswerSettings):
         return {}
     likelihoods, tokens = (in_their_order(order, found.outputs[name]) for name in _SCORES[:2])
     return {

@@ -41,6 +41,10 @@ def rows_of_file(path: Path, task: TaskSettings) -> list[Placed]:
         Placed(row if typed else _cells(row, kind_of(task), f"{where}, {position}"), f"{where}, {position}")
         for position, row in read_file(path, where)
     ]
+    return _some(rows, where)
+
+
+def _some(rows: list[Placed], where: str) -> list[Placed]:
     if not rows:
         raise UserError(f"{where}: has no rows. Give it at least one.")
     return rows
@@ -95,7 +99,7 @@ def rows_of_split(task: TaskSettings, split: str, form: Form | None) -> list[Pla
     setting, limit = ("train_file", task.max_train_rows) if of_training else ("eval_file", task.max_eval_rows)
     where = f"task.{setting}={getattr(task, setting)}"
     found = islice(read_file(Path(str(getattr(task, setting))), where), limit)
-    return [Placed(row, f"{where}, {position}") for position, row in found]
+    return _some([Placed(row, f"{where}, {position}") for position, row in found], where)
 
 
 def _check_split(split: str, known: Sequence[str]) -> None:

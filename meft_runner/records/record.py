@@ -112,7 +112,7 @@ def _without_copies(found: Sequence[tuple[Path, CompleteRecord]]) -> list[Comple
     for path, record in found:
         if path != kept[record.identity]:
             folder = kept[record.identity].parent.name
-            sys.stderr.write(f"skipped: {path}: a copy of run {record.identity} in {folder}.\n")
+            sys.stderr.write(f"skipped: {path}: another folder of run {record.identity}, as {folder} is.\n")
     return [record for path, record in found if path == kept[record.identity]]
 
 

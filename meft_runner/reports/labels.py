@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from meft_runner.config import (
     kind_with,
     method_version,
 )
+from meft_runner.config.coupling import fraction_of
 from meft_runner.config.fields import Notes, notes_of
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
@@ -176,9 +176,9 @@ def _weights_digest(record: CompleteRecord) -> str:
 def _in_one_form(method: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a method's settings, equal ones written alike: a scale of 0.1 is 1/10, a mu of 9/10 beside it 1-scale."""
     named = dict(method)
-    scales = {key: _fraction(method[key]) for key in ("scale_1", "scale_2") if key in method}
+    scales = {key: fraction_of(method[key]) for key in ("scale_1", "scale_2") if key in method}
     named |= {key: str(scale) for key, scale in scales.items() if scale is not None}
-    mu = _fraction(method.get("mu"))
+    mu = fraction_of(method.get("mu"))
     if mu is not None and abs(mu) < _EXACT:
         means = {None if scale is None else 1 - scale for scale in scales.values() if scale != 1}
         named["mu"] = KEEPS_MEAN if means == {mu} else f"{float(mu):.6g}"
@@ -188,13 +188,6 @@ def _in_one_form(method: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(merge, list) and all(isinstance(weight, int | float) and abs(weight) < _EXACT for weight in merge):
         named["merge"] = [float(weight) for weight in merge]
     return named
-
-
-def _fraction(value: Any) -> Fraction | None:
-    try:
-        return Fraction(value)
-    except (ValueError, TypeError, ArithmeticError):
-        return None
 
 
 def _has_effect(name: str, key: str, method: Mapping[str, Any]) -> bool:

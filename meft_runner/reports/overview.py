@@ -187,7 +187,7 @@ def make_overview(asked: TablesSettings) -> None:
     records = read_folder(Path(asked.output_dir))
     searches = read_searches(Path(asked.output_dir))
     for line in trained_twice(records):
-        print(f"skipped: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     tables = make_tables(records, searches)
     for name in _PRINTED:
         if name in tables:

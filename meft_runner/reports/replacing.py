@@ -33,8 +33,9 @@ def replacing(folder: Path, names: Sequence[str], overwrite: bool) -> Iterator[l
     others = [name for name in present if name not in noted or _digest(folder / name) != noted[name]]
     if others and not overwrite:
         raise UserError(
-            f"tables_dir={folder}: would replace {listed(others)} ({len(others)} in all), which no call of this "
-            "version has made, or which changed since. Choose another folder, or add overwrite=true to replace them."
+            f"tables_dir={folder}: would replace {listed(others)} ({len(others)} in all), which no finished "
+            "call of this version has made, or which changed since. Choose another folder, or add overwrite=true to "
+            "replace them."
         )
     made = [name for name in names if name not in others]
     try:

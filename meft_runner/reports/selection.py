@@ -14,6 +14,7 @@ from meft_runner.config import result_settings
 from meft_runner.records.record import folder_name
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import LANGUAGE_KINDS, backbone_labels, method_label, task_kind, task_labels
+from meft_runner.run.reuse import base_digests
 
 CELL = ["backbone", "method", "task"]  # of a score table
 _RUN = [*CELL, "settings", "seed"]
@@ -43,7 +44,7 @@ def trained_twice(records: Sequence[CompleteRecord]) -> list[str]:
         assert record.scores is not None
         if first.scores.best != record.scores.best:
             name, other = (folder_name(each.config, each.identity) for each in (record, first))
-            lines.append(f"{name}: of the settings and the seed of {other}, which counts, with another score.")
+            lines.append(f"{name}: counts in no score, as {other} has its settings and its seed, but another score.")
     return lines
 
 
@@ -108,8 +109,8 @@ def one_of_each(records: Sequence[CompleteRecord]) -> list[CompleteRecord]:
 def _settings_without_seed(record: CompleteRecord) -> str:
     """Returns all settings but the seed, and but the places of rows and weights whose digests are in the record.
 
-    Labels tell those digests apart; where the record has none, a path is all that does. The files of a model's folder
-    stand for it, as two of the same weights may have other tokenizers.
+    Labels tell those digests apart; where the record has none, a path is all that does. The other files of a model's
+    folder stand for it, as two of the same weights may have other tokenizers.
     """
     left_out = {"seed"}
     if record.data.splits and all(split.fingerprint for split in record.data.splits.values()):
@@ -117,6 +118,7 @@ def _settings_without_seed(record: CompleteRecord) -> str:
     if record.weights is not None and record.weights.sha256:
         left_out.add("backbone.path")
     meant = result_settings(record.config.plain(), record.method_version)
-    model = {name: stamp.sha256 for name, stamp in (record.files or {}).items() if name.startswith("backbone.path/")}
-    kept = {key: value for key, value in (meant | model).items() if key not in left_out}
+    files = base_digests(record)
+    left_out |= {"task.chat_template"} & {name.partition("/")[0] for name in files}
+    kept = {key: value for key, value in (meant | files).items() if key not in left_out}
     return json.dumps(kept, sort_keys=True)

@@ -39,6 +39,14 @@ def stamps_of_adapter(directory: Path) -> dict[str, File]:
     return {name: _stamp(path) for name, path in _adapter_files(directory)}
 
 
+def base_digests(record: Record) -> dict[str, str]:
+    """Returns the digests of a run's chat template and of the files of its model's folder, but for weights."""
+    stamps = record.files or {}
+    return {
+        name: each.sha256 for name, each in stamps.items() if name.startswith(_BASE) and not name.endswith(_WEIGHTS)
+    }
+
+
 def digest_of_inputs(settings: Settings) -> str | None:
     """Returns a digest of the local files that say how rows become tokens; None where there are none."""
     lines = [f"{digest(path)}  {name}\n" for name, path in _sources(settings) if _INPUT_FILES.match(name)]

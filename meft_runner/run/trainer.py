@@ -78,7 +78,7 @@ class MeftTrainer(Trainer):
     ) -> None:
         rows = {name: split.rows for name, split in splits.items()}
         self.times = StepTimes()
-        callbacks = [self.times, *kwargs.pop("callbacks")]  # first, so that no time of the others counts
+        callbacks = [self.times, *kwargs.pop("callbacks")]  # first: a step's time ends before the others begin
         super().__init__(eval_dataset=rows, callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)  # prints dictionaries; the run's console shows the same
         self.description = description

@@ -57,12 +57,14 @@ def load(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData
     """Reads, checks and tokenises a task's rows.
 
     Raises:
-        UserError: rows are missing, unreachable or not as the task needs them, too long where that is refused, or the
-            tokenizer has no chat template.
+        UserError: rows are missing, unreachable or not as the task needs them, too long where that is refused, leave
+            nothing to learn, or the tokenizer has no chat template.
     """
     form = form_of(task, tokenizer)
     found = find_rows(task, form.read)
     splits = {split: prepared(task, form, tokenizer, rows) for split, rows in found.splits.items()}
+    for split, part in splits.items():
+        _check_left(task, part, found.splits[split])
     train, development = splits[TRAIN], splits[EVALUATION]
     packed = pack(train.rows, task.max_length) if task.pack else None
     notes = [
@@ -108,7 +110,7 @@ def prepared(
     """Returns rows as model inputs, long ones cut, without those in which nothing is left to learn.
 
     Raises:
-        UserError: nothing is left of any of them, or one is too long where that is refused.
+        UserError: one is too long where that is refused.
     """
     inputs: list[Row] = []
     kept: list[Placed] = []
@@ -125,12 +127,15 @@ def prepared(
                 of_row.append({"input_ids": tokens.ids[:length], "labels": labels, "length": length})
         inputs += of_row
         kept += [each] if of_row else []
-    if not inputs:
+    return Prepared(inputs, kept, cut, len(rows) - len(kept))
+
+
+def _check_left(task: LanguageSettings, part: Prepared, rows: Sequence[Placed]) -> None:
+    if not part.rows:
         raise UserError(
             f"task.max_length={task.max_length}: nothing to learn is left of any of {len(rows)} rows, the first one at "
             f"{rows[0].where}. Raise it, or give longer texts."
         )
-    return Prepared(inputs, kept, cut, len(rows) - len(kept))
 
 
 def notes_of(task: LanguageSettings, split: str, part: Prepared) -> list[str]:
@@ -151,11 +156,11 @@ def _check_cut(task: LanguageSettings, tokenizer: PreTrainedTokenizerBase, where
     if task.too_long is TooLong.cut:
         return
     positions = tokenizer.model_max_length  # what the model reads, see load_tokenizer
-    fix = f"Raise task.max_length={task.max_length} to {length}"
-    if length > positions:
-        fix = f"The model reads at most {positions}. Shorten or remove that row"
-    what = f"{where}: has {length} tokens, too many with task.too_long=refuse"
-    raise UserError(f"{what}. {fix}, or set task.too_long=cut.")
+    more = f"task.max_length={length} or " if length <= positions else ""
+    raise UserError(
+        f"{where}: has {length} tokens, more than the {task.max_length} of task.max_length, with "
+        f"task.too_long=refuse. Shorten or remove that row, or train with {more}task.too_long=cut."
+    )
 
 
 def _ends(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -137,6 +137,21 @@ def test_prompts_are_continued_to_files_and_to_the_terminal(trained, predict, tm
     assert printed == expected[0] + "\n"
 
 
+def test_what_leaves_nothing_to_score_does_not_hold_up_what_is_continued(trained, predict, tmp_path):
+    run = trained("instruct", "meft1")
+    long = {"prompt": "why " * 30, "completion": "so"}
+    write_lines(tmp_path / "new.jsonl", [long, {"prompt": "2 + 2 ="}])
+    words = [f"run={run}", f"input={tmp_path}/new.jsonl", f"output={tmp_path}/a.jsonl"]
+    code, printed, error = predict(*words, "max_new_tokens=7")
+    assert (code, error) == (0, "")
+    assert "1 of 1 rows of" in printed
+    assert [*map(list, read_lines(tmp_path / "a.jsonl"))] == [["generated"]] * 2
+    write_lines(tmp_path / "new.jsonl", [long])
+    code, _, error = predict(*words[:2])
+    assert code == 2
+    assert "nothing to learn is left of them. Add output=FILE" in error
+
+
 def test_a_conversation_is_answered_as_its_last_message_asks(trained, predict, tmp_path):
     run = trained("chat", "lora")
     question = {"role": "user", "content": "Two and two?"}

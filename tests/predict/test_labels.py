@@ -36,6 +36,11 @@ def test_labels_that_are_known(label, classes, number):
     [
         (2, ["no", "yes"], "row 1: label 2 is none of the run's classes, expected no, yes, or their numbers 0 to 1"),
         (True, ["no", "yes"], "label True is none"),
+        (
+            0,
+            ["1795950112472794170", "a"],
+            "label 0 is none of the run's classes, expected 1795950112472794170, a",
+        ),
         (0, ["1", "2", "3"], r"label 0 is none of the run's classes, expected 1, 2, 3\. Mend it"),
         (1.0, ["no", "yes"], "label 1.0 is none"),
         ("9" * 5000, ["no", "yes"], "label '9+.* is none of the run's classes"),

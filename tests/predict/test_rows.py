@@ -3,7 +3,7 @@
 import pytest
 
 from meft_runner.errors import UserError
-from meft_runner.predict.rows import rows_of_file
+from meft_runner.predict.rows import rows_of_file, rows_of_split
 from tests.helpers.composed import settings
 
 CELLS = 'choices,answers,messages,label\n"{""a"": 1}","[""b""]","""yes""",1\n'
@@ -41,3 +41,10 @@ def test_a_cell_that_is_no_json_is_told_where_json_is_expected(tmp_path):
     (tmp_path / "new.csv").write_text("question,choices\na,hello\n")
     with pytest.raises(UserError, match=r"new.csv, line 2: column 'choices' is 'hello', expected JSON"):
         rows_of_file(tmp_path / "new.csv", task("arc_easy"))
+
+
+def test_a_file_of_development_rows_that_was_emptied_is_told(tmp_path):
+    (tmp_path / "e.jsonl").write_text("")
+    task = settings("task=text", f"task.train_file={tmp_path}/t.jsonl", f"task.eval_file={tmp_path}/e.jsonl").task
+    with pytest.raises(UserError, match=r"task\.eval_file=.*e\.jsonl: has no rows"):
+        rows_of_split(task, "evaluation", None)

@@ -155,7 +155,7 @@ def test_a_copy_of_a_run_is_told_and_left_out(tmp_path, capsys):
     for name in ("run", "run (copy)"):
         write_record(record, tmp_path / name)
     assert len(read_folder(tmp_path)) == 1
-    assert "run (copy)/record.json: a copy of run x" in capsys.readouterr().err
+    assert "run (copy)/record.json: another folder of run x" in capsys.readouterr().err
 
 
 def test_a_run_in_the_folder_of_its_name_counts_and_not_one_beside_it(tmp_path, capsys):
@@ -166,4 +166,4 @@ def test_a_run_in_the_folder_of_its_name_counts_and_not_one_beside_it(tmp_path, 
     (found,) = read_folder(tmp_path)
     assert found.scores.best == 0.75
     told = capsys.readouterr().err.splitlines()
-    assert [line.endswith(f"a copy of run {new.identity} in {name}.") for line in told] == [True] * 3
+    assert [line.endswith(f"another folder of run {new.identity}, as {name} is.") for line in told] == [True] * 3

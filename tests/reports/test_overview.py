@@ -97,8 +97,8 @@ def test_files_of_the_user_are_not_replaced_unasked(tmp_path):
     with pytest.raises(UserError) as raised:
         call(tmp_path, record(), tables_dir=str(folder), report=True)
     assert str(raised.value) == (
-        f"tables_dir={folder}: would replace memory.md, report.html (2 in all), which no call of this version has "
-        "made, or which changed since. Choose another folder, or add overwrite=true to replace them."
+        f"tables_dir={folder}: would replace memory.md, report.html (2 in all), which no finished call of this version "
+        "has made, or which changed since. Choose another folder, or add overwrite=true to replace them."
     )
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"memory.md": "mine", "report.html": "mine"}
     call(tmp_path, tables_dir=str(folder), report=True, overwrite=True)

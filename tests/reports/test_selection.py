@@ -65,7 +65,7 @@ def test_a_seed_that_was_trained_twice_to_another_score_is_told():
     two[1].scores.best = 0.9
     first, second = (f"minilm-rte-meft1-s1-{made.identity}" for made in two)
     assert trained_twice(two) == [
-        f"{second}: of the settings and the seed of {first}, which counts, with another score."
+        f"{second}: counts in no score, as {first} has its settings and its seed, but another score."
     ]
 
 
@@ -74,16 +74,24 @@ def test_rows_of_the_hub_and_a_copy_of_them_are_one_setting():
     assert chosen(two) == two
 
 
-FOLDER = {name: {"bytes": 1, "modified_ns": 1, "sha256": name} for name in ("backbone.path/a", "task.data_dir/b")}
+FILES = ("backbone.path/tokenizer.json", "backbone.path/pytorch_model.bin", "task.data_dir/b")
+FOLDER = {name: {"bytes": 1, "modified_ns": 1, "sha256": name} for name in FILES}
 
 
-@pytest.mark.parametrize(("name", "same"), [("backbone.path/a", False), ("task.data_dir/b", True)])
+@pytest.mark.parametrize(("name", "same"), [*zip(FILES, (False, True, True), strict=True)])
 def test_weights_with_another_tokenizer_are_another_setting(name, same):
     weights = {"source": "m", "sha256": "ff"}
     other = FOLDER | {name: FOLDER[name] | {"sha256": "else"}}
     two = [placed(seed, f"/{seed}", "backbone.path", weights=weights, files=files)
            for seed, files in ((1, FOLDER), (2, other))]  # fmt: skip
     assert (chosen(two) == two) is same
+
+
+def test_a_chat_template_is_one_wherever_its_file_is():
+    files = {"task.chat_template/t.jinja": {"bytes": 1, "modified_ns": 1, "sha256": "a"}}
+    words = ("backbone=opt", "task=chat")
+    two = [record(0.5, *words, f"task.chat_template=/{seed}/t.jinja", f"seed={seed}", files=files) for seed in (1, 2)]
+    assert chosen(two) == two
 
 
 def test_runs_that_were_trained_otherwise_are_another_method():

@@ -129,9 +129,9 @@ def test_long_rows_are_cut_and_counted_and_those_without_an_answer_left_out(load
 @pytest.mark.parametrize(
     ("chosen", "complaint"),
     [
-        ({"max_length": 12}, r"train_file.jsonl, line 2: has 15 tokens, too many with task.too_long=refuse. "
-         r"Raise task.max_length=12 to 15, or set task.too_long=cut\."),
-        ({"max_length": 20, "positions": 30}, r"line 3: has 35 tokens, .*The model reads at most 30\. Shorten or rem"),
+        ({"max_length": 12}, r"line 2: has 15 tokens, more than the 12 of task.max_length, with task.too_long=refuse\. "
+         r"Shorten or remove that row, or train with task.max_length=15 or task.too_long=cut\."),
+        ({"max_length": 20, "positions": 30}, r"line 3: has 35 tokens, .*, or train with task.too_long=cut\."),
     ],
 )  # fmt: skip
 def test_long_rows_are_refused_on_request(chosen, complaint, tmp_path):
