@@ -37,8 +37,8 @@ def test_a_complete_record_reads_back_as_one(tmp_path):
 
 def test_the_contract_of_a_new_record(record):
     assert list(record.plain()) == [
-        "schema_version", "identity", "status", "error", "started", "finished", "config", "environment", "data",
-        "scores", "parameters", "start", "memory", "timing", "reversal", "gradients", "weights",
+        "schema_version", "identity", "status", "error", "started", "finished", "config", "method_version",
+        "environment", "data", "scores", "parameters", "start", "memory", "timing", "reversal", "gradients", "weights",
     ]  # fmt: skip
     assert record.status == "running"
     finish(record, "failed", "why")
