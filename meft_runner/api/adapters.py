@@ -1,5 +1,6 @@
 """Adapters in folders: written whole, and put on a base model again."""
 
+import re
 import shutil
 import tempfile
 from os import PathLike
@@ -18,11 +19,11 @@ from meft_runner.api.served import backbone_of, kind_of
 from meft_runner.backbones import Family, inner_model
 from meft_runner.config import METHODS, MeftSettings, PeftSettings
 from meft_runner.config.methods import KEEPS_NOTHING
-from meft_runner.errors import UserError, first_line
+from meft_runner.errors import UserError, first_line, listed
 from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.base_model import description_of, difference
 from meft_runner.methods.layers import plain_layers
-from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained
+from meft_runner.methods.weights import COUPLING_NAME, WEIGHT_WRITING_ERRORS, fill, save_trained, unsaved
 from meft_runner.run.portable import CARD_NAME
 
 _NAMING = (PeftType.XLORA,)  # a method whose configuration names other adapters, which are fetched
@@ -46,7 +47,7 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
         folder: is made where it is missing.
 
     Raises:
-        ValueError: the model has no adapter, or the folder cannot be written.
+        ValueError: the model has no adapter, something trains that peft does not save, or the folder cannot be written.
     """
     if not isinstance(model, PeftModel) and not (isinstance(model, PreTrainedModel) and _has_meft(model)):
         raise UserError(
@@ -61,6 +62,11 @@ def save_adapter(model: nn.Module, folder: str | PathLike[str]) -> None:
     if not isinstance(model, PeftModel) and not _adapters_train(model):
         raise UserError(
             "model: its adapters do not require gradient, and what trains is saved. Save it before it is frozen."
+        )
+    if isinstance(model, PeftModel) and (left_out := unsaved(model)):
+        raise UserError(
+            f"model: {listed(left_out)} train and are not in peft's files. Name their modules in the peft "
+            "configuration (modules_to_save=[...]), or freeze them."
         )
     _write(model, folder_of(folder))
 
@@ -107,7 +113,7 @@ def _with_peft(base: PreTrainedModel, family: Family, found: AdapterFolder) -> n
         if config.is_prompt_learning or config.peft_type in _NAMING or getattr(config, "megatron_config", None):
             raise ValueError("peft may import or fetch what such a file names; PeftModel.from_pretrained does")
         model = get_peft_model(base, config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, re.error) as error:
         raise UserError(f"folder={found.path}: peft cannot put it on this model ({first_line(error)}).") from error
     assert isinstance(model, PeftModel)
     try:

@@ -85,7 +85,8 @@ def couple(model: PeftModel, inner: PreTrainedModel, family: Family, settings: P
         keep_input_dtype(model)
     attributes: Any = model
     attributes.save_pretrained = partial(_save_pretrained, model)
-    attributes.load_adapter = partial(_load_adapter, model)
+    attributes.load_adapter = partial(_with_plain_layers, model, "load_adapter")
+    attributes.add_adapter = partial(_with_plain_layers, model, "add_adapter")
     _finish(model, inner, Made(settings, base))
 
 
@@ -164,9 +165,10 @@ def _save_pretrained(model: PeftModel, save_directory: str, *args: Any, **kwargs
             write_whole(Path(save_directory, inside, COUPLING_NAME), content)
 
 
-def _load_adapter(model: PeftModel, *args: Any, **kwargs: Any) -> Any:
+def _with_plain_layers(model: PeftModel, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Calls a method of peft that goes by the names of modules."""
     with plain_layers(model):
-        return type(model).load_adapter(model, *args, **kwargs)
+        return getattr(type(model), method)(model, *args, **kwargs)
 
 
 def _depth(model: PreTrainedModel, family: Family) -> int:

@@ -17,6 +17,8 @@ from meft_runner.methods.layers import reversible_stacks
 
 _ATTENTION = ("sdpa", "eager", FUSED)  # that read a mask of every token; the last one is predicted alone
 _QUANTISED = ("bitsandbytes",)  # whose layers the tests hold against stored activations
+_TAKEN_APART = ("", "self_attn", "encoder_attn", "attention", "attention.self", "attention.output", "output")
+_KNOWN = ("transformers.models.", "peft.")  # which wraps parts that it trains whole
 _OF_ROWS = ("XLORA", "POLY")  # methods of peft whose layers need to know the row of each token
 
 
@@ -111,16 +113,25 @@ def _check_layers(model: PreTrainedModel, family: Family) -> None:
         if not len(layers):
             raise UserError(f"model: {name} has no layers.")
         for layer in layers:
-            if not type(layer).__module__.startswith("transformers.models.") or "forward" in vars(layer):
-                raise UserError(
-                    f"model: the layers of this {name} are {type(layer).__name__} with a forward pass of their own, "
-                    "which a reversal would not run. Give the model as transformers makes it, on one device."
-                )
-            if layer._forward_pre_hooks or layer._backward_hooks or any(map(_is_users, layer._forward_hooks.values())):
-                raise UserError(
-                    f"model: there are hooks on layers of this {name}, which a reversal would not call. Remove them, "
-                    "or register them on modules inside the layers."
-                )
+            _check_parts(layer, name)
+
+
+def _check_parts(layer: nn.Module, model: str) -> None:
+    """Makes sure that what is taken apart in a layer, and not called, would run nothing else if it were."""
+    parts = dict(layer.named_modules())
+    for part in (parts[path] for path in _TAKEN_APART if path in parts):
+        kind = type(part)
+        places = (kind.__module__, getattr(kind.forward, "__module__", ""))
+        if "forward" in vars(part) or not all(place.startswith(_KNOWN) for place in places):
+            raise UserError(
+                f"model: {kind.__name__} in the layers of this {model} has a forward pass of its own, which a reversal "
+                "would not run. Give the model as transformers makes it, on one device."
+            )
+        if part._forward_pre_hooks or part._backward_hooks or any(map(_is_users, part._forward_hooks.values())):
+            raise UserError(
+                f"model: there are hooks on {kind.__name__} in the layers of this {model}, which a reversal would not "
+                "call. Remove them, or register them on the projections and norms inside."
+            )
 
 
 def _is_users(hook: Any) -> bool:

@@ -17,11 +17,12 @@ _SIZES = (
     "hidden_act", "attention_bias", "mlp_bias",
 )  # fmt: skip
 _NUMBERS = 32  # that are noted of each parameter, over all layers
+_LARGEST = 1e300  # integers of any size may stand in a file
 _PRIME = 7919  # how far apart positions begin in one layer and the next
 # How far numbers may be apart, relative to their size, where they are as this type holds them. A base may have been
 # loaded, or adapters merged into it, in another type.
 _ROUNDED = ((torch.bfloat16, 2**-7), (torch.float16, 2**-10))
-_WRAPPERS: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+WRAPPERS: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 _CHANGED = torch.empty(0)  # in the place of a parameter that peft has changed in one of the layers
 _OWN_START = (True, False, None, "gaussian", "eva")  # how peft starts adapters where the base stays as it is
 
@@ -49,8 +50,12 @@ def is_description(found: Any) -> bool:
         and isinstance(found.get("class", ""), str)
         and isinstance(found.get("sizes"), dict)
         and isinstance(numbers := found.get("numbers", {}), dict)
-        and all(isinstance(each, list) and all(isinstance(x, int | float) for x in each) for each in numbers.values())
+        and all(isinstance(each, list) and all(map(_is_number, each)) for each in numbers.values())
     )
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not abs(x) > _LARGEST
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any], trained: Collection[str]) -> str | None:
@@ -90,7 +95,7 @@ def _of_the_base(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     changed: set[int] = set()
     under_peft = False
     for module in model.modules():
-        if isinstance(module, _WRAPPERS):
+        if isinstance(module, WRAPPERS):
             under_peft = True
             changed |= {id(parameter) for parameter in _changed(module, rewritten)}
     body, words = model.base_model, model.get_output_embeddings()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from meft_runner.backbones.family import TASK_HEADS
 from meft_runner.errors import UserError, first_line
+from meft_runner.methods.base_model import WRAPPERS
 from meft_runner.methods.layers import plain_layers, reversible_stacks
 
 COUPLING_NAME = "coupling.json"
@@ -91,6 +92,18 @@ def _named_as_saved(model: nn.Module) -> AbstractContextManager[None]:
 
 def _saved(model: nn.Module) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model) if isinstance(model, PeftModel) else _trained(model)
+
+
+def unsaved(model: PeftModel) -> list[str]:
+    """Returns the names of what trains in a peft model beside its method, and is none of what peft saves."""
+    with plain_layers(model):
+        saved = {weight.data_ptr() for weight in get_peft_model_state_dict(model).values()}
+        own = [module for module in model.modules() if isinstance(module, WRAPPERS)]
+        known = {id(parameter) for module in own for parameter in module.parameters()}
+        return [
+            name for name, parameter in model.named_parameters()
+            if parameter.requires_grad and id(parameter) not in known and parameter.data_ptr() not in saved
+        ]  # fmt: skip
 
 
 def _is_of_head(name: str) -> bool:

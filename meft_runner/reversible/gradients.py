@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,15 @@ def input_rows(inputs: BlockInputs, place: slice) -> tuple[BlockInputs, list[Inp
 
 @dataclass
 class Gradients:
-    """Sums of gradients, by the tensor that they belong to."""
+    """Sums of gradients, by the tensor that they belong to.
+
+    Attributes:
+        sums: by the tensor's id.
+        checking: whether evaluations are looked through for tensors that train and are none of their module's.
+    """
 
     sums: dict[int, Tensor] = field(default_factory=dict)
+    checking: bool = False
     _trained: dict[int, list[nn.Parameter]] = field(default_factory=dict)
 
     def take(self, graph: Graph, grads: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:
@@ -86,6 +92,9 @@ class Gradients:
 
         Returns:
             The gradients of x and of what was carried, None where there is none.
+
+        Raises:
+            RuntimeError: another tensor trains in it, which would get no gradient.
         """
         parameters = self._trained_by(graph.module)
         first = [leaf for leaf in (graph.x, *graph.carried) if leaf is not None and leaf.requires_grad]
@@ -95,6 +104,8 @@ class Gradients:
             for output, grad in zip(graph.outputs, grads, strict=True)
             if output.requires_grad and grad is not None
         ]
+        if self.checking:
+            _check_leaves([output for output, _ in given], wanted)
         found: list[Tensor | None] = [None] * len(wanted)
         if wanted and given:
             outputs, grads_of_outputs = zip(*given, strict=True)
@@ -130,6 +141,26 @@ class Gradients:
         if id(rows.whole) not in self.sums:
             self.sums[id(rows.whole)] = torch.zeros_like(rows.whole)
         rows_of(self.sums[id(rows.whole)], rows.place).add_(gradient)
+
+
+def _check_leaves(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
+    """Makes sure that nothing trains in an evaluation but what is known."""
+    leaves = {id(leaf) for leaf in known}
+    ahead: list[Any] = [output.grad_fn for output in outputs]
+    seen = {None}
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        ahead += [before for before, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)  # of a node that hands a leaf its gradient
+        if leaf is not None and id(leaf) not in leaves:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(leaf.shape)} trains in a reversible layer and is no parameter of it, as one "
+                "that a hook adds: a reversal gives it no gradient. Register it as a parameter of a module inside the "
+                "layer, or take reversal=stored."
+            )
 
 
 def _same_storage(one: Tensor, other: Tensor) -> bool:

@@ -173,7 +173,7 @@ class ReversePass:
         self.trace = trace
         self.dtype = dtype
         self.host = host
-        self.gradients = Gradients()
+        self.gradients = Gradients(checking=plan.monitor.checked_steps == 0)
         self._checksums: list[Tensor] = []
 
     def run(self, x1: Tensor, x2: Tensor, grads: Sequence[Tensor | None], wants_hidden: bool) -> Tensor | None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForTokenClassification
 
 import meft_runner
-from meft_runner.methods.layers import reversible_stacks
+from meft_runner.methods.layers import plain_layers, reversible_stacks
 from meft_runner.methods.weights import save_trained
 from meft_runner.records.record import write_record
 from tests.helpers.interface import batch_of, made, model_of, outputs, with_adapters
@@ -182,12 +182,37 @@ def test_a_base_model_is_as_it_was_when_peft_weights_do_not_fit(tmp_path):
     assert torch.equal(outputs(other.eval(), "bert"), outputs(model_of("bert").eval(), "bert"))
 
 
-@pytest.mark.parametrize("damage", ["5", "[" * 100_000])
+@pytest.mark.parametrize("damage", ["5", "[" * 100_000, '{"sizes": {}, "numbers": {"a": [' + "9" * 400 + "]}}"])
 def test_a_damaged_description_of_the_base(damage, tmp_path):
     meft_runner.save_adapter(made("bert", "lora"), tmp_path)
     (tmp_path / "coupling.json").write_text(f'{{"base": {damage}, "method": {{}}}}')
     with pytest.raises(ValueError, match=r"coupling\.json cannot be read|its base model is damaged"):
         meft_runner.load_adapter(model_of("bert"), tmp_path)
+
+
+def test_a_damaged_pattern_of_modules(tmp_path):
+    meft_runner.save_adapter(made("bert", "lora"), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": "(("}))
+    with pytest.raises(ValueError, match="peft cannot put it on this model"):
+        meft_runner.load_adapter(model_of("bert"), tmp_path)
+
+
+def test_what_trains_beside_a_method_of_peft_is_not_lost_on_saving(tmp_path):
+    model = made("bert", "lora")
+    model.get_base_model().classifier.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"classifier\.weight, .*classifier\.bias train and are not in peft's files"):
+        meft_runner.save_adapter(model, tmp_path)
+    model.get_base_model().classifier.requires_grad_(False)
+    meft_runner.save_adapter(model, tmp_path)
+
+
+def test_peft_puts_another_adapter_into_the_layers_that_are_named(tmp_path):
+    model = made("llama", "lora")
+    model.add_adapter("second", LoraConfig(target_modules=TARGETS, layers_to_transform=[1]))
+    with plain_layers(model):
+        found = {name.partition("layers.")[2][0] for name, _ in model.named_parameters() if ".second." in name}
+    assert found == {"1"}
 
 
 def test_a_decoder_keeps_keys_and_values_as_before_when_weights_do_not_fit(tmp_path):

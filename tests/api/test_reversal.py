@@ -95,9 +95,32 @@ def checkpointed():
     return model
 
 
+def attention_of(model):
+    return model.bert.encoder.layer[1].attention.self
+
+
 def hooked():
     model = tiny_model()
     model.bert.encoder.layer[1].register_forward_hook(print)
+    return model
+
+
+def hooked_inside():
+    model = tiny_model()
+    attention_of(model).register_forward_hook(print)
+    return model
+
+
+def patched():
+    model = tiny_model()
+    attention_of(model).forward = lambda *args, **kwargs: None
+    return model
+
+
+def of_another_class():
+    model = tiny_model()
+    kind = type(attention_of(model))
+    attention_of(model).__class__ = type("Other", (kind,), {"forward": lambda self, *args, **kwargs: None})
     return model
 
 
@@ -115,7 +138,10 @@ UNFIT = {
     "peft has put adapters inside": lambda: with_adapters(tiny_model(), "lora").get_base_model(),
     "not str. Load it by from_pretrained": lambda: "bert-base-uncased",
     "gradient checkpointing is on": checkpointed,
-    "hooks on layers": hooked,
+    "hooks on BertLayer in the layers": hooked,
+    "hooks on BertSelfAttention in the layers": hooked_inside,
+    "BertSelfAttention in the layers .* has a forward pass of its own": patched,
+    "Other in the layers .* has a forward pass of its own": of_another_class,
     "its attention is flash_attention_2, .* Load it with attn_implementation='sdpa'": of_another_kernel,
 }
 
@@ -124,6 +150,17 @@ UNFIT = {
 def test_a_model_that_cannot_be_reversed_is_refused(message):
     with pytest.raises(ValueError, match=message):
         meft_runner.make_reversible(UNFIT[message](), "meft1")
+
+
+@pytest.mark.parametrize("reversal", ["exact", "float"])
+def test_what_trains_in_a_hook_inside_a_layer_is_told(reversal):
+    """A reversal cannot know it, so that it would get no gradient."""
+    model = tiny_model(dropout=0.0)
+    vector = torch.nn.Parameter(torch.zeros(model.config.hidden_size))
+    model.bert.encoder.layer[0].intermediate.dense.register_forward_hook(lambda module, read, y: y + vector.sum())
+    model = meft_runner.make_reversible(model, "meft1", reversal=reversal).train()
+    with pytest.raises(RuntimeError, match=r"a tensor of shape \(\d+,\) trains in a reversible layer and is no"):
+        model(**batch_of("bert")).loss.backward()
 
 
 def test_methods_that_add_tokens_are_refused():
