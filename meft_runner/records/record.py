@@ -82,6 +82,21 @@ def read_record(directory: Path) -> Record | None:
         raise UserError(f"{error} Remove the folder {directory} to run it again, or restore the file.") from error
 
 
+def read_own_record(directory: Path) -> Record | None:
+    """Returns the record in a folder that has the name of its run, None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is that of another run, as in a folder that was copied or renamed.
+    """
+    record = read_record(directory)
+    if record is not None and not directory.name.endswith(f"-{record.identity}"):
+        raise UserError(
+            f"{directory}: holds the record of another run, {record.identity}. Give that folder its own name back, or "
+            "move it elsewhere."
+        )
+    return record
+
+
 def read_complete_records(directories: Iterable[Path]) -> list[CompleteRecord]:
     """Returns the records of complete runs among folders, in their order.
 

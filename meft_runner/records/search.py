@@ -10,7 +10,7 @@ from pydantic import Field
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.reading import content_and_text, explaining
-from meft_runner.records.record import read_record
+from meft_runner.records.record import read_own_record
 from meft_runner.records.schema import Record
 from meft_runner.records.types import Count, Part, Text
 
@@ -95,7 +95,7 @@ def read_searches(output_dir: Path) -> dict[str, tuple[Search, list[Record | Non
 
 def _record(trial: Trial, output_dir: Path) -> Record | None:
     try:
-        return None if trial.run is None else read_record(output_dir / trial.run)
+        return None if trial.run is None else read_own_record(output_dir / trial.run)
     except UserError as error:
         sys.stderr.write(f"skipped: {error}\n")
         return None

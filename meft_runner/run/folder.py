@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from meft_runner.config import Settings, identity
 from meft_runner.errors import UserError
-from meft_runner.records.record import folder_name, read_record
+from meft_runner.records.record import folder_name, read_own_record
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run.reuse import check_ended
 
@@ -32,14 +32,7 @@ def record_of(settings: Settings) -> Record | None:
     Raises:
         UserError: it cannot be read, or is that of another run, as in a folder that was copied or renamed.
     """
-    directory = run_directory(settings)
-    record = read_record(directory)
-    if record is not None and record.identity != identity(settings):
-        raise UserError(
-            f"{directory}: holds the record of another run, {record.identity}. Give that folder its own name back, or "
-            "move it elsewhere."
-        )
-    return record
+    return read_own_record(run_directory(settings))
 
 
 def why_not_to_run(settings: Settings, in_sweep: bool) -> str | None:

@@ -18,7 +18,7 @@ from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.space import Dimension, space_of, value_of
 from meft_runner.errors import UserError
-from meft_runner.records.record import folder_name, read_record
+from meft_runner.records.record import folder_name, read_own_record
 from meft_runner.records.schema import Record
 from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
 from meft_runner.run.folder import run_directory
@@ -129,10 +129,10 @@ class Study:
         """Returns the record of a trial's run, None where there is none.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or is that of another run.
         """
         folder = self.folder_of(number)
-        return None if folder is None else read_record(folder)
+        return None if folder is None else read_own_record(folder)
 
     def tried(self, number: int) -> Tried:
         """Returns a trial as it is now."""
@@ -150,18 +150,27 @@ class Study:
         return status not in _ENDED or (status == "pruned" and not self.asked.pruner)
 
     def check(self, first: int = 0) -> None:
-        """Makes sure that trials that have come to an end, from this number on, may stand beside those that come.
+        """Makes sure that trials, from this number on, may stand beside those that come.
 
         A trial that failed is of no account, and one that is open is trained on what is there now.
 
         Raises:
-            UserError: one was made from other rows or weights than are there now.
+            UserError: the run of one is not that of its settings, which searches of one folder may have otherwise
+                where a value has an effect beside some of those that are searched alone; or it has come to an end and
+                was made from other rows or weights than are there now.
         """
         for number, trial in list(enumerate(self.search.trials))[first:]:
             folder, record = self.folder_of(number), self.record_of(number)
-            if folder is None or record is None or record.status not in ("complete", "pruned") or self.is_open(number):
+            if folder is None or (record is not None and record.status == "failed"):
                 continue
-            check_ended(self.settings_of(trial), folder, record)
+            settings = self.settings_of(trial)
+            if run_directory(settings) != folder:
+                raise UserError(
+                    f"{self.directory}: its trial {number + 1} is of other settings than this search has. Set "
+                    "output_dir to another folder, or remove that one to search anew."
+                )
+            if record is not None and not self.is_open(number):
+                check_ended(settings, folder, record)
 
 
 def studies_of(overrides: Sequence[Override]) -> Iterator[Study]:

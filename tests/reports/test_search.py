@@ -19,11 +19,14 @@ def found(trials=4, space=None, **names):
         **{"backbone": "minilm", "task": "rte", "method": "meft1", "seed": 1, **names},
         space=space or SPACE,
         trials=[
-            Trial(settings={"training.learning_rate": rate, "method.scale_1": "1/10"}, run=f"run{number}")
+            Trial(settings={"training.learning_rate": rate, "method.scale_1": "1/10"}, run=f"run-{number}")
             for number, rate in enumerate(rates)
         ],
     )
-    records = [record(0.9 - number / 10, history=[(0.5, 0.4), (0.4, 0.5)]) for number in range(trials - 1)]
+    records = [
+        record(0.9 - number / 10, history=[(0.5, 0.4), (0.4, 0.5)], identity=str(number))
+        for number in range(trials - 1)
+    ]
     if trials > 2:
         records[2] = changed(records[2], status="pruned", error="too low")
     return search, [*records, None]
@@ -80,12 +83,21 @@ def test_searches_without_a_score_are_not_drawn():
     assert search_figure({}) is None
 
 
+def test_a_record_of_another_run_is_none_of_a_trial(tmp_path, capsys):
+    search, records = found()
+    for number in (0, 1):
+        write_record(records[0], tmp_path / f"run-{number}")
+    write_search(search, tmp_path / SEARCHES / "a-1")
+    assert read_searches(tmp_path)["a-1"][1] == [records[0], None, None, None]
+    assert f"skipped: {tmp_path / 'run-1'}: holds the record of another run, 0. " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", '{"schema_version": 1, "trials": [{"settings": 3}]}'])
 @pytest.mark.thin(2)
 def test_searches_of_a_folder(content, tmp_path, capsys):
     search, records = found()
     for number, one in enumerate(records[:3]):
-        write_record(one, tmp_path / f"run{number}")
+        write_record(one, tmp_path / f"run-{number}")
     write_search(search, tmp_path / SEARCHES / "minilm-rte-meft1-s1-abc")
     damaged = tmp_path / SEARCHES / "damaged" / "search.json"
     damaged.parent.mkdir()

@@ -306,6 +306,24 @@ def test_a_trial_that_another_process_leaves_unfinished_is_begun_once_more(runs,
     assert [chosen.hpo.trial.number for chosen in runs.seen][3:] == [2, 2, 3]
 
 
+def test_a_trial_is_held_against_the_run_that_its_settings_make(runs, search):
+    """The folders of both searches are one, as both mean the same at the scale that they begin with."""
+    lora = ("method=lora", "method.reversal=exact", "hpo.space.method.scale_1=[1/256,1/16]")
+    search(*lora, trials=5)
+    code, _, error = search(*lora, "method.mu=255/256", trials=5)
+    assert (code, len(runs.seen)) == (2, 5)
+    assert "is of other settings than this search has" in error
+
+
+def test_a_trial_whose_folder_holds_another_run_is_refused(runs, search):
+    search(trials=2)
+    first, second = map(run_directory, runs.seen)
+    (second / "record.json").replace(first / "record.json")
+    code, _, error = search(trials=3)
+    assert (code, len(runs.seen)) == (2, 2)
+    assert f"{first}: holds the record of another run, {runs.identities[1]}. " in error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("status", ["complete", "pruned"])
 def test_trials_of_other_rows_do_not_stand_beside_new_ones(status, runs, search, tmp_path):
