@@ -9,8 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 from meft_runner.config import BESIDE_THE_RESULT, Settings, from_plain
 from meft_runner.config.checks import check
 from meft_runner.errors import UserError
-from meft_runner.records.record import FILE_NAME, read_record
-from meft_runner.records.schema import Data, Record
+from meft_runner.records.record import FILE_NAME, read_own_record
+from meft_runner.records.schema import Data, Record, Weights
+from meft_runner.run.reuse import changed_base
 
 
 def repeated(settings: Settings, overrides: Sequence[str]) -> Settings:
@@ -75,20 +76,35 @@ def check_rows(settings: Settings, data: Data) -> None:
             )
 
 
+def check_backbone(settings: Settings, weights: Weights) -> None:
+    """Makes sure of the same for the backbone: its weights, its tokenizer and the chat template.
+
+    Raises:
+        UserError: they are others.
+    """
+    if settings.from_record is None:
+        return
+    earlier = _named(settings)
+    change, then = changed_base(settings, earlier), earlier.weights
+    if change is None and then is not None:
+        before, now = then.sha256 or then.revision, weights.sha256 or weights.revision
+        change = f"weights {before[:8]} then, {str(now)[:8]} now" if before and before != now else None
+    if change is not None:
+        raise UserError(
+            f"from_record={settings.from_record}: backbone={settings.backbone.name} is another than that of that run "
+            f"({change}). Put its files back, or leave out from_record."
+        )
+
+
 def _named(settings: Settings) -> Record:
     """Returns the record of the run that `from_record` names."""
     folder = Path(settings.output_dir)
     names = (path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}")))
     found = next((path for path in names if path.name.endswith(f"-{settings.from_record}")), None)
-    record = None if found is None else read_record(found)
-    if found is None or record is None:
+    record = None if found is None else read_own_record(found)
+    if record is None:
         raise UserError(
             f"from_record={settings.from_record}: no run in {folder} has this identity. Give the last part of the "
             "name of a run's folder."
-        )
-    if not found.name.endswith(f"-{record.identity}"):
-        raise UserError(
-            f"from_record={settings.from_record}: {found} holds the record of another run, {record.identity}. "
-            "Give that folder its own name back."
         )
     return record

@@ -25,7 +25,7 @@ from meft_runner.run.arguments import Plan, plan
 from meft_runner.run.beginning import begin_with
 from meft_runner.run.display import Screen
 from meft_runner.run.distances import first_outputs, relative_distance
-from meft_runner.run.earlier import check_rows
+from meft_runner.run.earlier import check_backbone, check_rows
 from meft_runner.run.measuring import first_batch
 from meft_runner.run.results import parameter_counts
 from meft_runner.run.reuse import digest_of_inputs, stamps_of_sources
@@ -71,6 +71,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
 
     loaded, family = load_backbone(settings, source, data.head, len(data.classes), device)
     record.weights = Weights.model_validate(weights_of(settings.backbone, source))
+    check_backbone(settings, record.weights)
     layers = sum(len(view.layers(loaded)) for view in family.views)
     batch = first_batch(data, planned.batch_size, device)
     as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]

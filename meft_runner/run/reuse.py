@@ -15,7 +15,7 @@ from typing import Any
 from meft_runner.config import Settings, TaskSettings
 from meft_runner.errors import UserError
 from meft_runner.files import digest
-from meft_runner.records.schema import CompleteRecord, File, Record
+from meft_runner.records.schema import File, Record
 
 ADAPTER = "adapter"  # the folder of trained weights, in that of the run
 WEIGHTS = "adapter_model.safetensors"  # peft's name for their file, which takes seconds to import
@@ -91,7 +91,7 @@ def damaged_weights(directory: Path, record: Record) -> str | None:
     return None
 
 
-def changed_base(settings: Settings, record: CompleteRecord) -> str | None:
+def changed_base(settings: Settings, record: Record) -> str | None:
     """Returns how the files of a backbone and of a chat template differ from those that a run was made from.
 
     None where they are the same, or where the run has noted none of them. Weights that are gone are of no account, as

@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import pytest
 
 from meft_runner.config import METHODS, from_plain, identity, plain
 from meft_runner.errors import UserError
 from meft_runner.records.record import new_record, write_record
-from meft_runner.records.schema import Data
-from meft_runner.run.earlier import check_rows, repeated
+from meft_runner.records.schema import Data, Weights
+from meft_runner.run.earlier import check_backbone, check_rows, repeated
 from meft_runner.run.folder import run_directory
-from tests.helpers.composed import settings
+from meft_runner.run.lifecycle import run
+from meft_runner.run.reuse import stamps_of_sources
+from tests.helpers.composed import settings, tiny
 from tests.helpers.records import changed, record, write_run
 
 TASKS = {"rte": "minilm", "demo": "minilm", "text": "minilm", "piqa": "opt", "squad": "minilm", "svhn": "vit"}
@@ -54,6 +58,26 @@ def test_other_rows_than_those_of_the_run_to_repeat_are_refused(tmp_path):
     others.splits["train"] = made.data.splits["train"]
     with pytest.raises(UserError, match=r"validation rows are others .* then, missing now"):
         check_rows(again, others)
+
+
+@pytest.mark.parametrize(
+    ("file", "then", "message"),
+    [
+        ("special_tokens_map.json", {}, r"backbone.path/special_tokens_map.json: sha256 .* then, .* now\)"),
+        ("README.md", {"sha256": "1" * 64}, r"weights 11111111 then, [0-9a-f]{8} now\)"),
+    ],
+)
+def test_another_backbone_than_that_of_the_run_to_repeat_is_refused(file, then, message, rte_folder, tmp_path):
+    """A relative path leads elsewhere from another folder, and a model may have been trained on."""
+    earlier = tiny(rte_folder, tmp_path, "method=lora")
+    (Path(earlier.backbone.path) / file).write_text("{}")
+    parts = {"config": plain(earlier), "files": stamps_of_sources(earlier), "weights": then, "data": None}
+    write_record(changed(record(), identity=identity(earlier), status="failed", **parts), run_directory(earlier))
+    (Path(earlier.backbone.path) / file).write_text("{ }")
+    again = settings(f"output_dir={tmp_path / 'runs'}", f"from_record={identity(earlier)}", "seed=7")
+    with pytest.raises(UserError, match=rf"from_record=.*: backbone=roberta is another .* \({message}"):
+        run(repeated(again, ["seed=7"]))
+    check_backbone(earlier, Weights())
 
 
 @pytest.mark.parametrize(
