@@ -16,6 +16,7 @@ from meft_runner.config import Settings, register
 from meft_runner.config.checks import check_environment, check_processes, parse
 from meft_runner.config.mistakes import explain, naming_paths
 from meft_runner.config.overrides import typed_keys
+from meft_runner.config.quoting import assignment
 from meft_runner.config.torchrun import process_count, rank
 from meft_runner.records.schema import CompleteRecord, Record
 from meft_runner.run import folder
@@ -137,8 +138,9 @@ def _print_end(record: CompleteRecord, directory: Path, in_sweep: bool) -> None:
 
     print_table(run_table(record), title=directory.name)
     if not in_sweep:
-        there = shlex.quote(f"output_dir={directory.parent}")
+        folder = str(directory.parent)
+        seeds = [assignment("from_record", record.identity), "seed=2,3", assignment("output_dir", folder)]
         what = "record and trained weights:" if record.scores else "record:"
         print(f"{what:<27} {directory}")
-        print(f"beside the other runs:      meft-tables {there}")
-        print(f"with other seeds:           meft-run -m from_record={record.identity} seed=2,3 {there}")
+        print(f"beside the other runs:      {shlex.join(['meft-tables', f'output_dir={folder}'])}")
+        print(f"with other seeds:           {shlex.join(['meft-run', '-m', *seeds])}")

@@ -1,11 +1,9 @@
 """What a command line asks for as a whole: its settings before anything is swept over, and whether it is a sweep."""
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -137,18 +135,6 @@ def for_the_sweeper(overrides: Sequence[Override]) -> list[str]:
         else str(override.input_line)
         for override in overrides
     ]
-
-
-def written(value: Any) -> str:
-    """Returns a value as Hydra reads it: text, number, true or false, null, or a list of such."""
-    if isinstance(value, str):
-        return quoted(value)
-    return f"[{','.join(map(written, value))}]" if isinstance(value, list) else json.dumps(value)
-
-
-def quoted(text: str) -> str:
-    """Returns a value that Hydra reads as this text: 12e3456789 is a name and no number."""
-    return "'" + text.replace("'", r"\'") + "'"
 
 
 def _is_of_a_group(override: Override) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from meft_runner.config.quoting import quoted
 from meft_runner.errors import UserError, writing
 from meft_runner.files import write_whole
 from meft_runner.records.record import read_record
 from meft_runner.records.schema import Record
-from meft_runner.sweeps.asked import quoted
 
 _FOLDERS = ".sweeps"  # below output_dir, one for each sweep while it is running
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from meft_runner.config.overrides import read_overrides
+from meft_runner.config.quoting import assignment, written
 from meft_runner.config.torchrun import process_count
 from meft_runner.errors import UserError
 from meft_runner.run.folder import claimed, wait_for
-from meft_runner.sweeps.asked import CommandLine, for_the_sweeper, written
+from meft_runner.sweeps.asked import CommandLine, for_the_sweeper
 from meft_runner.sweeps.outcomes import Outcome
 from meft_runner.sweeps.study import Study, studies_of
 from meft_runner.sweeps.tried import Tried, limits
@@ -196,13 +196,4 @@ def _total(study: Study) -> int:
 
 def _typed(study: Study, number: int) -> list[str]:
     """Returns the settings of a trial as they are typed."""
-    return [_assignment(key, value) for key, value in study.search.trials[number].settings.items()]
-
-
-def _assignment(key: str, value: Any) -> str:
-    """Returns a setting as it is typed, without quotes where they are not needed."""
-    try:
-        plain = read_overrides([f"{key}={value}"])[0].value() == value
-    except HydraException:
-        plain = False
-    return f"{key}={value if plain and isinstance(value, str) else written(value)}"
+    return [assignment(key, value) for key, value in study.search.trials[number].settings.items()]

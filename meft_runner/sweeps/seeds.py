@@ -5,10 +5,10 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
+from meft_runner.config.quoting import quoted
 from meft_runner.records.record import read_complete_records
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.run.folder import wait_for
-from meft_runner.sweeps.asked import quoted
 from meft_runner.sweeps.outcomes import Outcome, record_of
 
 _KEPT = ("logger", "retry_failed", "launcher")  # settings that launch and follow runs

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from meft_runner.records.record import write_record
 from meft_runner.run.command import guarded, report_error, run_one
 from meft_runner.run.folder import run_directory
 from meft_runner.run.output import LastingOutput
+from meft_runner.sweeps.asked import read_arguments
 from tests.helpers import records as made
 from tests.helpers.composed import settings
 
@@ -96,6 +98,20 @@ def test_a_complete_run_is_shown_at_once_with_what_may_be_typed_next(tmp_path, m
     assert f"meft-tables output_dir={tmp_path}" in printed
     run_one(chosen, in_sweep=True)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["runs", "a,b", "c (1)", "it's"])
+def test_what_may_be_typed_next_names_the_folder_as_it_is(name, tmp_path, capsys):
+    chosen = settings()
+    chosen.output_dir = str(tmp_path / name)
+    write_record(made.changed(made.record(), identity=identity(chosen)), run_directory(chosen))
+    run_one(chosen, in_sweep=False)
+    tables, seeds = (shlex.split(line.partition(":")[2]) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert tables == ["meft-tables", f"output_dir={chosen.output_dir}"]
+    assert seeds[:2] == ["meft-run", "-m"]
+    values = {each.key_or_group: each.value() for each in read_arguments(seeds[1:]).overrides}
+    assert getattr(values["output_dir"], "text", values["output_dir"]) == chosen.output_dir
+    assert "'" not in seeds[-1] or name != "runs"
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])

@@ -1,9 +1,7 @@
-import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from meft_runner.records.record import write_record
 from meft_runner.run.folder import run_directory
-from meft_runner.sweeps.asked import quoted
 from meft_runner.sweeps.outcomes import Outcome
 from meft_runner.sweeps.seeds import complete_records, seed_arguments
 from tests.helpers import records as made
@@ -33,8 +31,3 @@ def test_the_seeds_of_a_sweep_are_started_as_it_was(tmp_path):
 
 def test_a_sweep_without_a_complete_run_has_no_seeds(tmp_path):
     assert seed_arguments([Outcome("task=tre", None, "no such task", 2)], [1, 2], tmp_path, []) == []
-
-
-@pytest.mark.parametrize("name", ["12e3456789", "0123456789", "1036d2a3b7", "a folder, it's mine"])
-def test_names_are_read_as_names(name):
-    assert OverridesParser.create().parse_override(f"from_record={quoted(name)}").value() == name
