@@ -117,11 +117,12 @@ def _step(folder: Path) -> int | None:
     try:
         content = manifest(folder)
         step, files = content["step"], content["files"]
-        if files is not None and not (isinstance(content["made_from"], dict) and "best_step" in content):
-            raise ValueError("it lacks what whole checkpoints say of themselves")
-        dict(files or {})  # raises where it is none
+        if files is not None:
+            objects = (files, content["made_from"], content["made_from"].get("rows") or {})
+            if "best_step" not in content or not all(isinstance(each, dict) for each in objects):
+                raise ValueError("it lacks what whole checkpoints say of themselves")
         SoFar.model_validate(content.get("so_far") or {})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{folder}: its {MANIFEST} is damaged. Remove that folder; training goes on from another, or starts anew."
         ) from error

@@ -152,7 +152,9 @@ def test_the_manifest_says_what_a_checkpoint_was_made_from(tmp_path):
     "content",
     [
         {"step": 5}, {"step": 5, "files": 5}, {"step": 5, "files": {}}, {"step": 5, "files": [1], "best_step": 5},
-        {"step": 5, "files": {}, "best_step": 5, "made_from": 3}, [], None, "x", "[" * 100_000,
+        {"step": 5, "files": {}, "best_step": 5, "made_from": 3},
+        {"step": 5, "files": {}, "best_step": 5, "made_from": {"rows": "x"}},
+        {"step": 5, "files": [], "best_step": 5, "made_from": {}}, [], None, "x", "[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_manifest_of_another_form_is_damaged(content, tmp_path):
