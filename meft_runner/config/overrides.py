@@ -44,11 +44,13 @@ def read_overrides(texts: Iterable[str]) -> list[Override]:
     """Reads what was typed, key=value.
 
     Raises:
-        UserError: it is nested deeper than a parser can follow.
+        UserError: it is nested deeper than a parser can follow, or holds what is no text.
         HydraException: it is of another form.
     """
     texts = list(texts)
     for text in texts:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+            raise UserError(f"{text!a}: has a control character in it, or bytes that are no UTF-8. Leave them out.")
         if len(_BRACKET.findall(text)) > _MOST_BRACKETS:
             raise UserError(f"{text}: has more brackets than any setting needs. Quote a value that is a text.")
     return OverridesParser.create().parse_overrides(texts)
@@ -130,8 +132,6 @@ def check_form(override: Override) -> None:
         UserError: it is of another form, or would import something or read the environment.
     """
     text, key = str(override.input_line), override.key_or_group
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise UserError(f"{text}: has a control character in it, or bytes that are no UTF-8. Leave them out.")
     if _IMPORTING.search(text):
         raise UserError(f"{text}: no such setting. What is imported and called is conf/'s own affair.")
     if _ENVIRONMENT.search(text):

@@ -194,6 +194,10 @@ MISTAKES = [
     (f"{LONG}=1", "xxx"),
     ("seed=" + "{a:" * 400 + "1" + "}" * 400, "has more brackets than any setting needs"),
     ("task=text\x1b[31m", "\\x1b[31m"),
+    (
+        "output_dir=runs\udcff",
+        "'output_dir=runs\\udcff': has a control character in it, or bytes that are no UTF-8. Leave",
+    ),
     ("seeds=1 -m", "seeds: Invalid value"),
     ("-m seeds=[]", "seeds=[]: expected one or more seeds"),
     ("-m task=rte,mrpc,'rte'", "task=rte,mrpc,'rte': rte is given 2 times. Give each value once."),
