@@ -51,14 +51,15 @@ def run(settings: Settings) -> Record:
     """
     directory = run_directory(settings)
     with quiet(), _claimed_together(directory):
-        earlier = processes.by_main(lambda: _complete(settings, directory))
-        if earlier is not None:
+        earlier = processes.by_main(lambda: _earlier(settings, directory))
+        if isinstance(earlier, CompleteRecord):
             return earlier
+        was_pruned = earlier is not None and earlier.status == "pruned"
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         record = new_record(identity(settings), plain(settings), _device_name(device))
         interruption = Interruption()
         with (
-            _recording(record, directory),
+            _recording(record, directory, was_pruned),
             explained(settings, device),
             tracking(settings.logger, directory, record) as tracker,
             interruption.watching(),
@@ -152,14 +153,13 @@ def _study_gradients(settings: Settings, opened: Opened, device: torch.device, r
     record.reversal = reversal_figures(reversible_stacks(opened.model))
 
 
-def _complete(settings: Settings, directory: Path) -> CompleteRecord | None:
-    """Returns the record of a complete run, if it was made from what is there now."""
+def _earlier(settings: Settings, directory: Path) -> Record | None:
+    """Returns the record that an earlier call has left, that of a complete run if it is of what is there now."""
     earlier = record_of(settings)
     if earlier is None:
         check_unrecorded(directory)
-    if not isinstance(earlier, CompleteRecord):
-        return None
-    check_ended(settings, directory, earlier)
+    if isinstance(earlier, CompleteRecord):
+        check_ended(settings, directory, earlier)
     return earlier
 
 
@@ -180,14 +180,19 @@ def _claimed_together(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(record: Record, directory: Path) -> Iterator[None]:
-    """Keeps the record on disk true: running inside and where it was interrupted, ended afterwards."""
-    _write(record, directory)
+def _recording(record: Record, directory: Path, was_pruned: bool) -> Iterator[None]:
+    """Keeps the record on disk true: running inside and where it was interrupted, ended afterwards.
+
+    That of a run that was pruned has the scores that its search goes by, and stays until this one has been opened.
+    """
+    if not was_pruned:
+        _write(record, directory)
     try:
         yield
     except Exception as error:
         finish(record, "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-        _write(record, directory)
+        if record.memory is not None or not was_pruned:  # measured, and the record written, where it was opened
+            _write(record, directory)
         raise
     if record.status == "running":
         finish(record, "complete")

@@ -3,6 +3,7 @@
 import pytest
 
 from meft_runner.errors import UserError
+from meft_runner.records.record import read_record
 from meft_runner.run import lifecycle as experiment
 from meft_runner.run.finished import complete_record
 from meft_runner.run.folder import run_directory, why_not_to_run
@@ -28,6 +29,12 @@ def test_a_trial_below_the_limit_ends_after_that_epoch(rte_folder, tmp_path):
         complete_record(directory)
 
     alone = tiny(rte_folder, tmp_path, "training.epochs=3")
+    model = rte_folder.parent / "model"
+    model.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"backbone.path="):
+        experiment.run(alone)
+    assert read_record(directory) == record  # a run that was not opened leaves the search its trial
+    (tmp_path / "elsewhere").rename(model)
     assert run_directory(alone) == directory  # a trial's number and limits are no part of what a run is
     assert why_not_to_run(alone, in_sweep=True) is None
     assert experiment.run(alone).status == "complete"
