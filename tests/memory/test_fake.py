@@ -71,7 +71,7 @@ CASES += [("minilm", method) for method in (*INSIDE_LAYERS, "dora", "vera", "mef
     ("backbone", "method"),
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 def test_predicted_equals_tracked(backbone, method):
     assert_predicted(case(backbone, method))
 
@@ -106,8 +106,8 @@ def test_predicted_equals_tracked_in_rows_of_many_pieces(backbone, method):
     assert_predicted(replace(asked, method=replace(asked.method, chunks=16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora + checkpointing", "meft3"])
-@pytest.mark.thin(2)
 def test_predicted_equals_tracked_under_autocast(method):
     assert_predicted(case("roberta_base", method, precision=Precision.bf16))
 
@@ -218,8 +218,9 @@ def test_the_dominant_part_in_words():
     assert dominant(memory) == "activations, 40 % of the peak"
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["meft1", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("method", ["meft1", "full"])
 def test_predicted_equals_tracked_with_a_language_model_s_loss(method, precision):
     asked = case("opt_125m", method, batch=2, length=160, precision=precision, head=Head.lm)  # two chunks of the loss
     assert_predicted(asked)

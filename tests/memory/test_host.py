@@ -34,10 +34,11 @@ def row_of(backbone, *typed):
     return predict(Case(model, chosen.method, 8, 64, attention=Kernel.flash, head=Head.classification))
 
 
-@pytest.mark.parametrize(("backbone", "form", "precision", "size"), [
-    ("opt_125m", "bf16", "bf16", 2), pytest.param("opt_125m", "fp32", "fp32", 4, marks=pytest.mark.slow),
-    pytest.param("roberta_base", "fp32", "bf16", 4, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "form", "precision", "size"),
+    [("opt_125m", "bf16", "bf16", 2), ("opt_125m", "fp32", "fp32", 4), ("roberta_base", "fp32", "bf16", 4)],
+)
 def test_what_a_layer_is_computed_from_waits_on_the_host(backbone, form, precision, size):
     rows = by_kind(backbone, form, precision)
     assert rows["offload"]["host_bytes"] == LAYERS * 8 * 64 * HIDDEN * size

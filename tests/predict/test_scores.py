@@ -42,7 +42,7 @@ def file_of(chosen, kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "method"), CASES)
-@pytest.mark.thin(4)
+@pytest.mark.thin(6)
 def test_scores_of_development_rows_are_the_records(kind, method, tmp_path):
     chosen = run_settings(kind, method, tmp_path)
     record = run(chosen)

@@ -92,7 +92,7 @@ def read(content, folder, capsys):
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=6, suppress_health_check=QUIET)
 @given(content=damaged())
 @pytest.mark.filterwarnings("error")
 def test_a_record_that_was_changed_anywhere(content, tmp_path, capsys):

@@ -28,6 +28,7 @@ def everything():
     ]  # fmt: skip
 
 
+@pytest.mark.slow  # `test_files_of_a_folder` draws them too
 def test_records_of_everything_give_everything():
     assert list(make_tables(everything())) == list(TABLES)
     assert list(make_figures(everything())) == list(FIGURES)

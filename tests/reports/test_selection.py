@@ -145,7 +145,7 @@ def test_studies_have_no_score():
     assert list(scored_runs([])) == list(scored_runs([run(0.6, 0.1, 1)]))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.integers(1, 4), st.floats(0, 1)), min_size=1))
 def test_no_other_setting_has_more_seeds_or_as_many_and_a_better_mean(runs):
     by_setting = {}

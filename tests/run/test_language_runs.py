@@ -115,7 +115,10 @@ def test_two_batches_that_add_up_have_the_gradient_of_one(folder, tmp_path):
     ("more", "complaint"),
     [
         (["task.max_length=200"], "task.max_length=200: smollm2_135m reads at most 128 tokens"),
-        (["task.too_long=refuse", "task.max_length=12"], "has 18 tokens, too many with task.too_long=refuse"),
+        (
+            ["task.too_long=refuse", "task.max_length=12"],
+            "has 18 tokens, more than the 12 of task.max_length, with task.too_long",
+        ),
         (["task.train_file=no.jsonl"], "task.train_file=no.jsonl: no such file"),
     ],
 )

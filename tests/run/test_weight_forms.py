@@ -28,6 +28,7 @@ def weights(chosen):
     pytest.param("dora", "nf4", "bf16", marks=pytest.mark.slow),
     pytest.param("lora method.checkpointing=true", "int8", "fp32", marks=pytest.mark.slow),
 ])  # fmt: skip
+@pytest.mark.slow  # `test_interruption.py` has it of fp32
 def test_an_interrupted_run_ends_as_if_it_had_not_been(method, form, precision, rte_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(interruption.Interruption, "stopped", False)  # and put back afterwards
     overrides = [f"backbone.weights={form}", f"training.precision={precision}", *f"method={method}".split()]

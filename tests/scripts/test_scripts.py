@@ -15,8 +15,8 @@ def test_a_script_is_imported(script):
     assert "main" in runpy.run_path(str(script), run_name=script.stem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert", "llama"])
-@pytest.mark.thin(2)
 def test_a_small_benchmark_of_steps(model, monkeypatch, tmp_path):
     small = f"--model {model} --hidden 64 --layers 1 --tokens 16 --length 8 --rounds 1 --output {tmp_path}"
     methods = ["full", "lora", "lora + checkpointing", "lora + checkpointing (every_4)", "meft1 exact", "meft3 float"]
