@@ -97,7 +97,10 @@ def _saved(model: nn.Module) -> dict[str, Tensor]:
 def unsaved(model: PeftModel) -> list[str]:
     """Returns the names of what trains in a peft model beside its method, and is none of what peft saves."""
     with plain_layers(model):
-        saved = {weight.data_ptr() for weight in get_peft_model_state_dict(model).values()}
+        saved = {
+            weight.data_ptr()
+            for name in model.peft_config for weight in get_peft_model_state_dict(model, adapter_name=name).values()
+        }  # fmt: skip
         own = [module for module in model.modules() if isinstance(module, WRAPPERS)]
         known = {id(parameter) for module in own for parameter in module.parameters()}
         return [

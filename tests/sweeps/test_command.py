@@ -24,7 +24,8 @@ def trained(monkeypatch):
         if rate > 1:
             raise UserError("too fast")
         scores = template.scores.plain() | {"best": rate}
-        record = made.changed(template, identity=identity(chosen), config=plain(chosen), scores=scores)
+        record = made.changed(template, identity=identity(chosen), config=plain(chosen), scores=scores,
+                              method_version=chosen.method.version)  # fmt: skip
         write_record(record, run_directory(chosen))
         return record
 
