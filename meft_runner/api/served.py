@@ -17,8 +17,9 @@ from meft_runner.methods.layers import reversible_stacks
 
 _ATTENTION = ("sdpa", "eager", FUSED)  # that read a mask of every token; the last one is predicted alone
 _QUANTISED = ("bitsandbytes",)  # whose layers the tests hold against stored activations
+# Paths in a layer, "" for itself, of what the families' views run piece by piece: its own forward pass is not called.
 _TAKEN_APART = ("", "self_attn", "encoder_attn", "attention", "attention.self", "attention.output", "output")
-_KNOWN = ("transformers.models.", "peft.")  # which wraps parts that it trains whole
+_KNOWN = ("transformers.models.", "peft.")  # views stand for these; peft wraps parts that it trains whole
 _OF_ROWS = ("XLORA", "POLY")  # methods of peft whose layers need to know the row of each token
 
 

@@ -204,7 +204,7 @@ class Record(Part):
     """A run, in whatever state.
 
     Attributes:
-        method_version: of its method, in which it was trained; records of before versions have the first one.
+        method_version: of its method, in which it was trained; a record that does not say is of the first one.
         files: local files that it was made from by the settings that name them, and its trained weights.
     """
 
