@@ -17,6 +17,7 @@ from meft_runner.methods.base_model import WRAPPERS
 from meft_runner.methods.layers import plain_layers, reversible_stacks
 
 COUPLING_NAME = "coupling.json"
+_BASE_LAYER = "base_layer"  # peft's name for what its layers wrap, whose own weights it does not save
 WEIGHT_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch's writer says RuntimeError of a full disk
 
 
@@ -102,7 +103,10 @@ def unsaved(model: PeftModel) -> list[str]:
             for name in model.peft_config for weight in get_peft_model_state_dict(model, adapter_name=name).values()
         }  # fmt: skip
         own = [module for module in model.modules() if isinstance(module, WRAPPERS)]
-        known = {id(parameter) for module in own for parameter in module.parameters()}
+        known = {
+            id(parameter)
+            for module in own for name, parameter in module.named_parameters() if _BASE_LAYER not in name.split(".")
+        }  # fmt: skip
         return [
             name for name, parameter in model.named_parameters()
             if parameter.requires_grad and id(parameter) not in known and parameter.data_ptr() not in saved

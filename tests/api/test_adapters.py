@@ -207,6 +207,13 @@ def test_what_trains_beside_a_method_of_peft_is_not_lost_on_saving(tmp_path):
     meft_runner.save_adapter(model, tmp_path)
 
 
+def test_weights_under_an_adapter_that_train_besides_are_not_lost_on_saving(tmp_path):
+    model = made("bert", "lora")
+    model.get_submodule("base_model.model.bert.encoder.layer.0").replaced[1].attention.self.query.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"base_layer\.weight, .*base_layer\.bias train and are not in peft's files"):
+        meft_runner.save_adapter(model, tmp_path)
+
+
 def test_peft_puts_another_adapter_into_the_layers_that_are_named(tmp_path):
     model = made("llama", "lora")
     model.add_adapter("second", LoraConfig(target_modules=TARGETS, layers_to_transform=[1]))
