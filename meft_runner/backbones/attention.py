@@ -34,7 +34,8 @@ def attend(
     size = options.pop("head_dim", None) or attention.head_dim
     query, key, value = (each.unflatten(-1, (-1, size)).transpose(1, 2) for each in (query, key, value))
     key, value = with_kept(attention, key, value)
-    eager = import_module(type(attention).__module__).eager_attention_forward  # each file of transformers has its own
+    own = getattr(attention, "original_module", attention)  # inside peft's wrapper around what it trains whole
+    eager = import_module(type(own).__module__).eager_attention_forward  # each file of transformers has its own
     kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
     options = {"scaling": attention.scaling, "dropout": dropout if attention.training else 0.0} | options

@@ -44,6 +44,7 @@ OF_PEFT = [
     LNTuningConfig(target_modules=["input_layernorm"]),
     LoraConfig(target_modules=TARGETS, layers_to_transform=[1], rank_pattern={"v_proj": 3}),
     LoraConfig(target_modules=TARGETS, modules_to_save=["lm_head", "embed_tokens", "input_layernorm"]),
+    LoraConfig(target_modules=["up_proj"], modules_to_save=["self_attn"]),
     LoraConfig(target_modules="all-linear", trainable_token_indices=[3, 4]),
 ]
 
