@@ -4,6 +4,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -19,7 +20,7 @@ _ATTENTION = ("sdpa", "eager", FUSED)  # that read a mask of every token; the la
 _QUANTISED = ("bitsandbytes",)  # whose layers the tests hold against stored activations
 # Paths in a layer, "" for itself, of what the families' views run piece by piece: its own forward pass is not called.
 _TAKEN_APART = ("", "self_attn", "encoder_attn", "attention", "attention.self", "attention.output", "output")
-_KNOWN = ("transformers.models.", "peft.")  # views stand for these; peft wraps parts that it trains whole
+_KNOWN = "transformers.models."  # views stand for the forward passes of these files
 _OF_ROWS = ("XLORA", "POLY")  # methods of peft whose layers need to know the row of each token
 
 
@@ -123,12 +124,14 @@ def _check_parts(layer: nn.Module, model: str) -> None:
     for part in (parts[path] for path in _TAKEN_APART if path in parts):
         kind = type(part)
         places = (kind.__module__, getattr(kind.forward, "__module__", ""))
-        if "forward" in vars(part) or not all(place.startswith(_KNOWN) for place in places):
+        known = all(place.startswith(_KNOWN) for place in places) or isinstance(part, AuxiliaryTrainingWrapper)
+        if "forward" in vars(part) or not known:  # peft's wrapper around what it trains whole only hands calls on
             raise UserError(
                 f"model: {kind.__name__} in the layers of this {model} has a forward pass of its own, which a reversal "
                 "would not run. Give the model as transformers makes it, on one device."
             )
-        if part._forward_pre_hooks or part._backward_hooks or any(map(_is_users, part._forward_hooks.values())):
+        of_backward = part._backward_hooks or part._backward_pre_hooks
+        if part._forward_pre_hooks or of_backward or any(map(_is_users, part._forward_hooks.values())):
             raise UserError(
                 f"model: there are hooks on {kind.__name__} in the layers of this {model}, which a reversal would not "
                 "call. Remove them, or register them on the projections and norms inside."

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from peft import PeftModel, PrefixTuningConfig, ShadowConfig, get_peft_model
 from transformers import BertModel, GPT2Config, GPT2Model, OPTForCausalLM
 
 import meft_runner
@@ -105,6 +105,12 @@ def hooked():
     return model
 
 
+def hooked_for_backward():
+    model = tiny_model()
+    model.bert.encoder.layer[1].register_full_backward_pre_hook(lambda module, grads: grads)
+    return model
+
+
 def hooked_inside():
     model = tiny_model()
     attention_of(model).register_forward_hook(print)
@@ -139,6 +145,7 @@ UNFIT = {
     "not str. Load it by from_pretrained": lambda: "bert-base-uncased",
     "gradient checkpointing is on": checkpointed,
     "hooks on BertLayer in the layers": hooked,
+    "hooks on BertLayer in the layers .* would not call": hooked_for_backward,
     "hooks on BertSelfAttention in the layers": hooked_inside,
     "BertSelfAttention in the layers .* has a forward pass of its own": patched,
     "Other in the layers .* has a forward pass of its own": of_another_class,
@@ -161,6 +168,12 @@ def test_what_trains_in_a_hook_inside_a_layer_is_told(reversal):
     model = meft_runner.make_reversible(model, "meft1", reversal=reversal).train()
     with pytest.raises(RuntimeError, match=r"a tensor of shape \(\d+,\) trains in a reversible layer and is no"):
         model(**batch_of("bert")).loss.backward()
+
+
+def test_layers_that_peft_runs_in_its_own_way_are_refused():
+    model = get_peft_model(model_of("llama"), ShadowConfig(task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match=r"ShadowLayer in the layers of .* has a forward pass of its own"):
+        meft_runner.make_reversible(model)
 
 
 def test_methods_that_add_tokens_are_refused():
