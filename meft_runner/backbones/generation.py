@@ -69,9 +69,7 @@ def stream(
     with _greedy(inner, tokenizer, ends) as all_ends:
         ids = torch.tensor([list(prompt)], device=inner.device)
         shown = _Words(tokenizer, all_ends)
-        inner.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, streamer=shown
-        )  # fmt: skip
+        inner.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, streamer=shown)
 
 
 class _Words(TextStreamer):

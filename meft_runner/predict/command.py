@@ -146,9 +146,7 @@ def _generated(
         progress("writing", len(answering.prompts)) as advance,
         torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None),
     ):
-        return generate(
-            model, tokenizer, answering.prompts, new_tokens, ends=answering.ends, advance=advance
-        )  # fmt: skip
+        return generate(model, tokenizer, answering.prompts, new_tokens, ends=answering.ends, advance=advance)
 
 
 def _continue(asked: PredictSettings, paths: Mapping[str, str]) -> None:

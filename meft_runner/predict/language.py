@@ -161,8 +161,6 @@ def _rated(task: LanguageSettings, part: Prepared, order: np.ndarray, found: Fou
         return {}
     likelihoods, tokens = (in_their_order(order, found.outputs[name]) for name in _SCORES[:2])
     return {
-        id(placed): {
-            "log_likelihood": float(likelihood), "tokens": int(count), "loss": float(-likelihood / count)
-        }
+        id(placed): {"log_likelihood": float(likelihood), "tokens": int(count), "loss": float(-likelihood / count)}
         for placed, likelihood, count in zip(part.kept, likelihoods, tokens, strict=True)
-    }  # fmt: skip
+    }

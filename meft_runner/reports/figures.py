@@ -63,9 +63,7 @@ def plot_means(axes: Axes, table: pd.DataFrame, over: str, column: str, label: s
     """Draws the mean of a column over another, with a bar of one standard deviation where there are several values."""
     values = table.groupby(over)[column]
     mean, deviation = values.mean(), values.std().fillna(0)
-    axes.errorbar(
-        mean.index, mean, yerr=deviation if (deviation > 0).any() else None, capsize=2, label=label, **style
-    )  # fmt: skip
+    axes.errorbar(mean.index, mean, yerr=deviation if (deviation > 0).any() else None, capsize=2, label=label, **style)
 
 
 def plot_methods(axes: Axes, table: pd.DataFrame, over: str, column: str, styles: Mapping[str, dict[str, Any]]) -> None:

@@ -18,9 +18,7 @@ from meft_runner.run.reuse import base_digests
 
 CELL = ["backbone", "method", "task"]  # of a score table
 _RUN = [*CELL, "settings", "seed"]
-_PLACES_OF_ROWS = {
-    "task.data_dir", "task.train_file", "task.eval_file", "task.hub", "task.hub_config", "task.revision"
-}  # fmt: skip
+_PLACES_OF_ROWS = {"task.data_dir", "task.train_file", "task.eval_file", "task.hub", "task.hub_config", "task.revision"}
 
 
 def scored_runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:

@@ -125,7 +125,7 @@ def fingerprint(stream: Tensor) -> Tensor:
     integers = stream.contiguous().view(_INTEGERS[stream.element_size()]).flatten(0, -2)
     rows, columns = (
         torch.arange(1, 2 * size + 1, 2, dtype=torch.int32, device=stream.device) for size in integers.shape
-    )  # fmt: skip
+    )
     return ((integers * columns).sum(-1, dtype=torch.int32) * rows).sum(dtype=torch.int32)
 
 

@@ -87,9 +87,7 @@ def changed(shape: Shape, precision: str, method: str, change: str) -> list[Row]
     if "checkpointing=offload" in change and not on_gpu():
         return [{"note": "left out, needs a GPU"}]
     strict = ("method.strict=false",) if method in REVERSED else ()
-    before, after = (
-        one_pass(shape, precision, (*each, *strict), kernel=SDPBackend.MATH) for each in (usual, other)
-    )  # fmt: skip
+    before, after = (one_pass(shape, precision, (*each, *strict), kernel=SDPBackend.MATH) for each in (usual, other))
     needed, saved = (memory_of(shape, precision, each) for each in (usual, other))
     wrong = before.loss != after.loss or before.mismatches or after.mismatches
     row = {
