@@ -25,15 +25,20 @@ def writing(what: str, output_dir: Path, errors: tuple[type[Exception], ...] = (
     try:
         yield
     except errors as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(
-            f"output_dir={output_dir}: {what} cannot be written there ({reason}). Free space, or choose another folder."
+            f"output_dir={output_dir}: {what} cannot be written there ({reason_of(error)}). "
+            "Free space, or choose another folder."
         ) from error
 
 
 def first_line(error: BaseException) -> str:
     """Returns what an error says first, without a full stop; its type where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns why something failed: what the system says of a file, else what the error says first."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def in_brief(error: BaseException) -> str:

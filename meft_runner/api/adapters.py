@@ -19,7 +19,7 @@ from meft_runner.api.served import backbone_of, kind_of
 from meft_runner.backbones import Family, inner_model
 from meft_runner.config import METHODS, MeftSettings, PeftSettings
 from meft_runner.config.methods import KEEPS_NOTHING
-from meft_runner.errors import UserError, first_line, listed
+from meft_runner.errors import UserError, first_line, listed, reason_of
 from meft_runner.methods.adapter import Adapter
 from meft_runner.methods.base_model import description_of, difference
 from meft_runner.methods.layers import plain_layers
@@ -226,5 +226,5 @@ def _write(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         finally:
             shutil.rmtree(temporary)
     except WEIGHT_WRITING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+        reason = reason_of(error)
         raise UserError(f"folder={folder}: cannot be written ({reason}). Free space, or choose another.") from error

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from meft_runner.errors import UserError, first_line
+from meft_runner.errors import UserError, first_line, reason_of
 from meft_runner.methods.base_model import is_description
 from meft_runner.methods.weights import COUPLING_NAME
 from meft_runner.records.record import FILE_NAME, read_record
@@ -86,8 +86,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"folder={file.parent}: {file.name} cannot be read ({reason}).") from error
+        raise UserError(f"folder={file.parent}: {file.name} cannot be read ({reason_of(error)}).") from error
     if not isinstance(content, dict):
         raise UserError(f"folder={file.parent}: {file.name} is no description of an adapter.")
     return content

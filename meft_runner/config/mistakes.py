@@ -16,7 +16,7 @@ from meft_runner.config.methods import METHODS
 from meft_runner.config.overrides import check_name
 from meft_runner.config.run import Settings
 from meft_runner.config.tasks import TASKS
-from meft_runner.errors import UserError, first_line, nearest
+from meft_runner.errors import UserError, first_line, nearest, reason_of
 
 _SHOWN_HEAD, _SHOWN_TAIL = 260, 130  # characters of a long message: what was given stands first, the fix last
 _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # of ours, by Hydra's launcher
@@ -72,9 +72,8 @@ def _is_torch_memory_error(error: BaseException) -> bool:
 
 
 def _system_message(error: OSError) -> str:
-    reason = error.strerror or first_line(error)
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{reason}. A file or folder is in the way, missing, full or not readable."
+    return f"{where}{reason_of(error)}. A file or folder is in the way, missing, full or not readable."
 
 
 def _config_message(error: HydraException | OmegaConfBaseException) -> str:

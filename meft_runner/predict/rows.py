@@ -13,7 +13,7 @@ import pyarrow
 from pyarrow import parquet
 
 from meft_runner.config import DemoSettings, LanguageSettings, SplitSettings, TaskSettings, TextSettings, kind_of
-from meft_runner.errors import UserError, first_line
+from meft_runner.errors import UserError, first_line, reason_of
 from meft_runner.files import write_whole
 from meft_runner.tasks import demo
 from meft_runner.tasks.data import Row, row_limits
@@ -130,8 +130,7 @@ def write_answers(path: Path, answers: Sequence[Row]) -> None:
     try:
         write_whole(path, _WRITERS[path.suffix.lower()](answers))
     except _WRITING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"output={path}: cannot be written ({reason}). Choose another file.") from error
+        raise UserError(f"output={path}: cannot be written ({reason_of(error)}). Choose another file.") from error
 
 
 def _json_lines(answers: Sequence[Row]) -> str:

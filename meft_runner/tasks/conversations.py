@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from meft_runner.config import ChatSettings
 from meft_runner.config.language_tasks import PLAIN_TEMPLATE
-from meft_runner.errors import UserError, first_line, listed
+from meft_runner.errors import UserError, first_line, listed, reason_of
 from meft_runner.tasks.data import Row
 from meft_runner.tasks.language_forms import COLUMNS, Tokens, answer_text, placed, text_tokens
 from meft_runner.tasks.rows import check_columns, check_filled
@@ -164,9 +164,9 @@ def _template(task: ChatSettings, tokenizer: PreTrainedTokenizerBase) -> str:
         try:
             template = Path(task.chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or first_line(error)
             raise UserError(
-                f"task.chat_template={task.chat_template}: cannot be read ({reason}). Give a file of a Jinja template."
+                f"task.chat_template={task.chat_template}: cannot be read ({reason_of(error)}). "
+                "Give a file of a Jinja template."
             ) from error
         if not template.strip():
             raise UserError(f"task.chat_template={task.chat_template}: is empty. Give a file of a Jinja template.")

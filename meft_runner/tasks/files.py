@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from meft_runner.errors import UserError, first_line
+from meft_runner.errors import UserError, reason_of
 from meft_runner.tasks.data import Row
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of the files whose cells are all text
@@ -175,4 +175,4 @@ def _repeated(names: list[str]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or first_line(error))[:150]
+    return reason_of(error)[:150]
