@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 from meft_runner.config import ChoiceSettings
 from meft_runner.errors import UserError
 from meft_runner.predict.answering import Answering, Found
-from meft_runner.tasks.choice import by_question, choice_rows, collate_choices, score_choices
+from meft_runner.tasks.choice import by_question, choice_rows, score_choices
 from meft_runner.tasks.choice_forms import FORMS, Question
 from meft_runner.tasks.data import Row
 from meft_runner.tasks.language_rows import Placed
+from meft_runner.tasks.packing import collate_tokens
 
 
 def ask_choices(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Placed]) -> Answering:
@@ -41,7 +42,7 @@ def ask_choices(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase, rows: 
     def answers(found: Found) -> list[Row]:
         return [_answer(question, values) for question, values in zip(questions, ranked(found), strict=True)]
 
-    collate = partial(collate_choices, tokenizer, task.max_length)
+    collate = partial(collate_tokens, tokenizer, task.max_length)
     return Answering(encoded.remove_columns(["row", "length"]), collate, answers, scores, len(known))
 
 

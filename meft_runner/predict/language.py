@@ -13,10 +13,11 @@ from meft_runner.config import AnswerSettings, ChatSettings, ChoiceSettings, Ins
 from meft_runner.errors import UserError
 from meft_runner.predict.answering import Answering, Found, in_their_order, longest_first
 from meft_runner.tasks.data import Row
-from meft_runner.tasks.language import Prepared, collate_tokens, form_of, notes_of, prepared
+from meft_runner.tasks.language import Prepared, form_of, notes_of, prepared
 from meft_runner.tasks.language_forms import Form, filled, text_tokens
 from meft_runner.tasks.language_rows import Placed
 from meft_runner.tasks.language_scores import matches, token_scores
+from meft_runner.tasks.packing import collate_tokens
 
 USUAL_NEW_TOKENS = AnswerSettings.max_new_tokens  # where a run does not say how long what it generates may be
 _SCORES = ("log_likelihoods", "tokens", "correct")

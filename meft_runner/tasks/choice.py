@@ -7,19 +7,19 @@ answer's length in characters (`acc_norm`).
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.config import ChoiceSettings, Head
 from meft_runner.errors import UserError
 from meft_runner.tasks.choice_forms import FORMS, Question
-from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
+from meft_runner.tasks.data import EvalSplit, Row, TaskData, by_length
 from meft_runner.tasks.description import describe, with_cut
 from meft_runner.tasks.language_forms import text_tokens
+from meft_runner.tasks.packing import collate_tokens
 from meft_runner.tasks.rows import load_splits, place
 
 _LOSE = ": their prompts lose their beginning. Rows that are scored are not cut"
@@ -43,7 +43,7 @@ def load(task: ChoiceSettings, tokenizer: PreTrainedTokenizerBase) -> TaskData:
         train=train,
         evaluation=evaluation,
         metric="acc",
-        collate=partial(collate_choices, tokenizer, task.max_length),
+        collate=partial(collate_tokens, tokenizer, task.max_length),
         description=with_cut(
             description, dict.fromkeys(task.eval_splits, 0) | {task.train_split: cut}, task.max_length, _LOSE
         ),
@@ -156,14 +156,6 @@ def _score(questions: Sequence[Question], order: np.ndarray, prediction: EvalPre
 
 def _model_inputs(tokens: list[int], prompt: int) -> Row:
     return {"input_ids": tokens, "labels": [IGNORED] * prompt + tokens[prompt:], "length": len(tokens)}
-
-
-def collate_choices(
-    tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False
-) -> Batch:
-    """Makes a batch of prompts with answers."""
-    padding: dict[str, Any] = {"padding": "max_length", "max_length": max_length} if to_maximum else {}
-    return dict(DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED, **padding)(rows))
 
 
 def _check_length(tokens: int, tokenizer: PreTrainedTokenizerBase, where: str) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset
-from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.config import (
@@ -19,12 +19,12 @@ from meft_runner.config import (
 )
 from meft_runner.errors import UserError
 from meft_runner.tasks.conversations import Conversations
-from meft_runner.tasks.data import Batch, EvalSplit, Row, TaskData, by_length
+from meft_runner.tasks.data import EvalSplit, Row, TaskData, by_length
 from meft_runner.tasks.description import cut_note, describe
 from meft_runner.tasks.language_forms import AnswerForm, Completions, Form, Texts
 from meft_runner.tasks.language_rows import EVALUATION, TRAIN, Placed, find_rows
 from meft_runner.tasks.language_scores import METRIC, exact_match, token_scores
-from meft_runner.tasks.packing import collate_packed, pack
+from meft_runner.tasks.packing import collate_tokens, pack
 
 _ENDLESS = "nothing that is learnt ends with the tokenizer's end-of-sequence token, where generation stops by itself"
 
@@ -188,13 +188,3 @@ def _answering(
     ends = answers.ends(rows[0].row, rows[0].where)
     limit = task.max_new_tokens
     return partial(exact_match, tokenizer=tokenizer, questions=questions, max_new_tokens=limit, ends=ends)
-
-
-def collate_tokens(
-    tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False
-) -> Batch:
-    """Makes a batch of rows of tokens, packed or not."""
-    if "position_ids" in rows[0]:
-        return collate_packed(rows, int(tokenizer.pad_token_id), max_length if to_maximum else None)
-    padding: dict[str, Any] = {"padding": "max_length", "max_length": max_length} if to_maximum else {}
-    return dict(DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED, **padding)(rows))

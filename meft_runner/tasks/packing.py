@@ -7,8 +7,10 @@ its own, without labels.
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from meft_runner.backbones.answers import IGNORED
 from meft_runner.tasks.data import Batch, Row
@@ -34,6 +36,16 @@ def pack(rows: Sequence[Row], max_length: int) -> list[Row]:
         bins[number].append(row)
         insort(room, (free - row["length"], number))
     return [_joined(parts) for parts in bins]
+
+
+def collate_tokens(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[Row], to_maximum: bool = False
+) -> Batch:
+    """Makes a batch of rows of tokens, packed or not."""
+    if "position_ids" in rows[0]:
+        return collate_packed(rows, int(tokenizer.pad_token_id), max_length if to_maximum else None)
+    padding: dict[str, Any] = {"padding": "max_length", "max_length": max_length} if to_maximum else {}
+    return dict(DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED, **padding)(rows))
 
 
 def collate_packed(rows: Sequence[Row], padding: int, length: int | None = None) -> Batch:
