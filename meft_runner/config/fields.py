@@ -89,17 +89,26 @@ def notes_of(each: Field[Any]) -> Notes:
 def hindrance(settings: Any, notes: Notes) -> str | None:
     """Returns the setting that leaves the one with these notes without effect, as it could be typed; None if none."""
     for key, values in notes.only.items():
-        group, _, name = key.rpartition(".")
-        value = getattr(getattr(settings, group) if group else settings, name)
-        if (value.name if isinstance(value, Enum) else value) not in values:
+        value = value_of(settings, key)
+        if value not in values:
             return f"task={settings.task.name}" if key == "task.head" else f"{key}={as_typed(value)}"
     return None
 
 
+def value_of(settings: Any, key: str) -> Any:
+    """Returns the value of a setting, `seed` or `method.rank`, as records have it."""
+    group, _, name = key.rpartition(".")
+    return as_recorded(getattr(getattr(settings, group) if group else settings, name))
+
+
+def as_recorded(value: Any) -> Any:
+    """Returns a value as records have it: a choice by its name."""
+    return value.name if isinstance(value, Enum) else value
+
+
 def as_typed(value: Any) -> str:
     """Returns a value as it is typed."""
-    if isinstance(value, Enum):
-        return value.name
+    value = as_recorded(value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

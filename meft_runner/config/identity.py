@@ -5,13 +5,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from enum import Enum
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from meft_runner.config.coupling import LEARNED
-from meft_runner.config.fields import hindrance, settings_of
+from meft_runner.config.fields import as_recorded, hindrance, settings_of
 from meft_runner.config.methods import METHODS, MeftSettings
 from meft_runner.config.run import BESIDE_THE_RESULT, BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.sizes import parse_bytes
@@ -40,8 +39,8 @@ def meaning(settings: Settings) -> dict[str, Any]:
         value = _UNSET.get(key) if set_to is None else set_to
         if value is None or notes.beside or hindrance(settings, notes) is not None:
             continue
-        written = _written(value)
-        if notes.later and written == _written(notes.default):
+        written = as_recorded(value)
+        if notes.later and written == as_recorded(notes.default):
             continue
         content[key] = os.path.realpath(os.path.expanduser(written)) if notes.is_path(value) else written
     if "method.scale_1" in content:
@@ -54,10 +53,6 @@ def meaning(settings: Settings) -> dict[str, Any]:
     if settings.method.version > 1:
         content[_VERSION] = settings.method.version
     return content
-
-
-def _written(value: Any) -> Any:
-    return value.name if isinstance(value, Enum) else value
 
 
 def _coupling(method: Any) -> dict[str, Any]:

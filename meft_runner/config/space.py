@@ -3,13 +3,12 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
-from enum import Enum
 from typing import Any, get_args
 
 from omegaconf import DictConfig
 
 from meft_runner.config.checks import parse
-from meft_runner.config.fields import hindrance, notes_of
+from meft_runner.config.fields import hindrance, notes_of, value_of
 from meft_runner.config.run import Settings
 from meft_runner.config.search import SPACE, with_values
 from meft_runner.errors import UserError, nearest
@@ -108,13 +107,6 @@ def space_of(config: DictConfig, typed: Collection[str]) -> list[Dimension]:
     if not space:
         raise UserError(f"hpo: nothing is left to search. Leave a setting out, or add {SPACE}.KEY=[low,high,log].")
     return space
-
-
-def value_of(settings: Settings, key: str) -> Any:
-    """Returns the value of a setting of a group, as it is written."""
-    group, _, name = key.partition(".")
-    value = getattr(getattr(settings, group), name)
-    return value.name if isinstance(value, Enum) else value
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from meft_runner.config import SPACE, SearchSettings, Settings, meaning, with_values
 from meft_runner.config.checks import parse
 from meft_runner.config.directory import config_directory
+from meft_runner.config.fields import value_of
 from meft_runner.config.overrides import typed_keys
-from meft_runner.config.space import Dimension, space_of, value_of
+from meft_runner.config.space import Dimension, space_of
 from meft_runner.errors import UserError
 from meft_runner.records.record import folder_name, read_own_record
 from meft_runner.records.schema import Record
