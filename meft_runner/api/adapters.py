@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from meft_runner.api.arguments import restored
 from meft_runner.api.folders import AdapterFolder, folder_of, read_adapter
-from meft_runner.api.making import add_adapters, couple, description, noted, plain_settings, undone_on_error
+from meft_runner.api.making import add_adapters, couple, description, noted, undone_on_error
 from meft_runner.api.mistakes import with_value_errors
 from meft_runner.api.served import backbone_of, kind_of
 from meft_runner.backbones import Family, inner_model
-from meft_runner.config import METHODS, MeftSettings, PeftSettings
+from meft_runner.config import METHODS, MeftSettings, PeftSettings, plain
 from meft_runner.config.methods import KEEPS_NOTHING
 from meft_runner.errors import UserError, first_line, listed, reason_of
 from meft_runner.methods.adapter import Adapter
@@ -156,7 +156,7 @@ def _fill(model: nn.Module, found: AdapterFolder) -> None:
 def _check_same_method(model: nn.Module, found: AdapterFolder) -> None:
     """Makes sure that a model was prepared as the one was whose adapter is in a folder."""
     made = noted(inner_model(model))
-    then, now = found.method, {} if made is None else plain_settings(made.method)
+    then, now = found.method, {} if made is None else plain(made.method)
     kinds = [
         kind or str(settings.get("variant") or settings.get("name"))
         for kind, settings in ((found.kind, then), (kind_of(model) if isinstance(model, PeftModel) else None, now))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,7 +18,7 @@ from meft_runner.api.served import settings_of_backbone
 from meft_runner.backbones import Family, StackLayer, inner_model
 from meft_runner.backbones.stack_layer import LayerList
 from meft_runner.backbones.weights import settle
-from meft_runner.config import MeftSettings, MethodSettings, PeftSettings
+from meft_runner.config import MeftSettings, PeftSettings, plain
 from meft_runner.files import write_whole
 from meft_runner.methods.base_model import description_of
 from meft_runner.methods.delay import make_layers_reversible
@@ -58,15 +57,8 @@ def description(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     made = noted(inner)
     assert made is not None
     return {
-        "base_model_name_or_path": inner.config.name_or_path, "method": plain_settings(made.method), "base": made.base,
+        "base_model_name_or_path": inner.config.name_or_path, "method": plain(made.method), "base": made.base,
     }  # fmt: skip
-
-
-def plain_settings(method: MethodSettings) -> dict[str, Any]:
-    """Returns settings as dictionaries, lists, strings and numbers."""
-    content = OmegaConf.to_container(OmegaConf.structured(method), enum_to_str=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
 
 
 def couple(model: PeftModel, inner: PreTrainedModel, family: Family, settings: PeftSettings) -> None:

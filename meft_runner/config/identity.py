@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from meft_runner.config.coupling import LEARNED
 from meft_runner.config.fields import as_recorded, hindrance, settings_of
+from meft_runner.config.method_base import MethodSettings
 from meft_runner.config.methods import METHODS, MeftSettings
 from meft_runner.config.run import BESIDE_THE_RESULT, BackboneSettings, Settings, TrainingSettings
 from meft_runner.config.sizes import parse_bytes
@@ -87,8 +88,8 @@ def method_version(method: Mapping[str, Any]) -> int:
     return schema(**{key: value for key, value in method.items() if key in known}).version
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Returns the settings as they were given, as dictionaries, lists, strings and numbers."""
+def plain(settings: Settings | MethodSettings) -> dict[str, Any]:
+    """Returns settings as they were given, as dictionaries, lists, strings and numbers."""
     content = OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}

@@ -166,5 +166,5 @@ def adapter_description(settings: Settings) -> dict[str, Any]:
         "peft_type": settings.method.name.upper(),
         "base_model_name_or_path": settings.backbone.path or settings.backbone.hub,
         "inference_mode": True,
-        "method": plain(settings)["method"],
+        "method": plain(settings.method),
     }
