@@ -69,7 +69,7 @@ def couple(model: PeftModel, inner: PreTrainedModel, family: Family, settings: P
     """
     backbone, base = settings_of_backbone(inner), description_of(inner)
     check_kernels(settings, inner.device)
-    check_stored(_depth(inner, family), backbone, settings.stored_layers)
+    check_stored(family.depth(inner), backbone, settings.stored_layers)
     family.finish_model(inner)
     make_layers_reversible(model, inner, family, backbone, settings)
     store_layers(model, settings.stored_layers)
@@ -90,7 +90,7 @@ def add_adapters(model: PreTrainedModel, family: Family, settings: MeftSettings)
     """
     backbone, base = settings_of_backbone(model), description_of(model)
     check_kernels(settings, model.device)
-    check_stored(max(1, _depth(model, family) - settings.frozen_layers), backbone, settings.stored_layers)
+    check_stored(max(1, family.depth(model) - settings.frozen_layers), backbone, settings.stored_layers)
     prepare(model, family, backbone, settings)
     _train_heads(model)
     _finish(model, model, Made(settings, base))
@@ -161,10 +161,6 @@ def _with_plain_layers(model: PeftModel, method: str, *args: Any, **kwargs: Any)
     """Calls a method of peft that goes by the names of modules."""
     with plain_layers(model):
         return getattr(type(model), method)(model, *args, **kwargs)
-
-
-def _depth(model: PreTrainedModel, family: Family) -> int:
-    return sum(len(view.layers(model)) for view in family.views)
 
 
 def _train_heads(model: PreTrainedModel) -> None:

@@ -140,6 +140,10 @@ class Family:
     finish_tokenizer: Callable[[PreTrainedTokenizerBase, PreTrainedConfig], None] = lambda tokenizer, config: None
     finish_model: Callable[[PreTrainedModel], None] = lambda model: None
 
+    def depth(self, model: PreTrainedModel) -> int:
+        """Returns how many layers a model has, all stacks together."""
+        return sum(len(view.layers(model)) for view in self.views)
+
     def positions(self, config: PreTrainedConfig) -> int:
         """Returns how many tokens a model reads in a row; of images, how many it makes of each."""
         if Head.image in self.heads:

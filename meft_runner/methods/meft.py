@@ -22,7 +22,7 @@ def prepare_meft(
     Raises:
         UserError: more layers are to stay frozen than the model can spare, or it leaves out layers at random.
     """
-    depth = sum(len(view.layers(model)) for view in family.views)
+    depth = family.depth(model)
     if method.frozen_layers >= depth:
         raise UserError(
             f"method.frozen_layers={method.frozen_layers}: {backbone.name} has {depth} layers and at least one "

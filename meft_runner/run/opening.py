@@ -72,7 +72,7 @@ def open_run(settings: Settings, device: torch.device, record: Record, screen: S
     loaded, family = load_backbone(settings, source, data.head, len(data.classes), device)
     record.weights = Weights.model_validate(weights_of(settings.backbone, source))
     check_backbone(settings, record.weights)
-    layers = sum(len(view.layers(loaded)) for view in family.views)
+    layers = family.depth(loaded)
     batch = first_batch(data, planned.batch_size, device)
     as_trained = None if settings.backbone.weights is WeightForm.fp32 else AUTOCAST[settings.training.precision.name]
     pretrained = first_outputs(loaded, batch, as_trained)
