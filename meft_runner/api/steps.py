@@ -1,7 +1,7 @@
 """A training step of a model as it is, predicted on a copy of shapes alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,7 @@ def _predict(
     kernel: Kernel | None,
     accumulating: bool,
 ) -> StepMemory:
-    operations = kernels.gpu_operations() if kernel is Kernel.flash else nullcontext()
-    with kernels.whole_rows(), operations, torch.random.fork_rng(devices=[]), ShapeMode():
+    with kernels.machine(has_gpu=kernel is Kernel.flash), torch.random.fork_rng(devices=[]), ShapeMode():
         batch = values or {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         with copying():
             step = twin_step(model, batch, autocast)

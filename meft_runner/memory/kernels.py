@@ -9,7 +9,7 @@ makes them floating-point ones.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -142,7 +142,14 @@ _GPU_OPERATIONS = {"dropout": _dropout, "layer_norm": _layer_norm, "linear_cross
 
 
 @contextmanager
-def gpu_operations() -> Iterator[None]:
+def machine(has_gpu: bool) -> Iterator[None]:
+    """Makes operations inside need what those of a machine with or without a GPU do, on tensors of shapes alone."""
+    with _whole_rows(), _gpu_operations() if has_gpu else nullcontext():
+        yield
+
+
+@contextmanager
+def _gpu_operations() -> Iterator[None]:
     """Makes dropout, LayerNorm, the loss head and products in int8 need what a GPU's do.
 
     The functions themselves are replaced: a mode of torch is not in force in backward, where layers are computed again.
@@ -155,7 +162,7 @@ def gpu_operations() -> Iterator[None]:
 
 
 @contextmanager
-def whole_rows() -> Iterator[None]:
+def _whole_rows() -> Iterator[None]:
     """Tells transformers that no row holds several texts, which it would look for in positions that have no values.
 
     Integers of streams are divided in one operation, as a GPU does it: a CPU takes pieces of a size of their own, of

@@ -1,7 +1,7 @@
 """A case's row of the table: predicted from shapes alone, or measured on this machine with random weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -114,10 +114,9 @@ def _shapes_of(case: Case) -> Iterator[TrainingStep]:
     Raises:
         UserError: the head's shapes depend on values, as BART's do, which looks for the end of each text.
     """
-    operations = kernels.gpu_operations() if case.attention is Kernel.flash else nullcontext()
     made = fake_step(lambda: build(case), inputs_of(case), AUTOCAST[case.precision.name])
     try:
-        with kernels.whole_rows(), operations, made as step:
+        with kernels.machine(has_gpu=case.attention is Kernel.flash), made as step:
             yield step
     except NotImplementedError as error:
         if case.head is None:

@@ -1,7 +1,7 @@
 """How many top layers keep their activations within a run's memory budget, found before it trains."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -58,8 +58,7 @@ def _predicted(settings: Settings, model: nn.Module, data: TaskData, size: int) 
     """Makes the run's training step of fake tensors, with the kernels of its device."""
     on_gpu = next(model.parameters()).device.type == "cuda"
     batch = first_batch(data, size, torch.device("cpu"), padded=True)
-    operations = kernels.gpu_operations() if on_gpu else nullcontext()
-    with kernels.whole_rows(), operations, ShapeMode(), torch.random.fork_rng(devices=[]):
+    with kernels.machine(has_gpu=on_gpu), ShapeMode(), torch.random.fork_rng(devices=[]):
         step = twin_step(model, batch, AUTOCAST[settings.training.precision.name])
         if on_gpu and settings.backbone.attention is Attention.sdpa:
             kernels.take_fused_attention(step.model)
