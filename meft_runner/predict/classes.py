@@ -18,7 +18,7 @@ from meft_runner.tasks.data import Batch, Row, padding_collator
 from meft_runner.tasks.description import cut_note
 from meft_runner.tasks.language_rows import Placed
 from meft_runner.tasks.metrics import compute_metrics
-from meft_runner.tasks.rows import check_columns, check_text
+from meft_runner.tasks.rows import check_texts
 from meft_runner.tasks.text import metric_of
 
 Label = int | float | None
@@ -37,9 +37,7 @@ def ask_texts(
     """
     form = _form(task, classes)
     for each in rows:
-        check_columns(each.row, form.text_columns, each.where)
-        for column in form.text_columns:
-            check_text(each.row[column], column, each.where)
+        check_texts(each.row, form.text_columns, each.where)
     column = task.label_column if isinstance(task, TextSettings) else "label"
     numbered = not isinstance(task, TextSettings)
     labels = [known_label(each.row.get(column), form.classes, each.where, numbered) for each in rows]

@@ -11,7 +11,7 @@ from meft_runner.errors import UserError
 from meft_runner.predict.answering import Answering, Found, longest_first
 from meft_runner.tasks.data import Row, padding_collator
 from meft_runner.tasks.language_rows import Placed
-from meft_runner.tasks.rows import check_columns, check_text
+from meft_runner.tasks.rows import check_texts
 from meft_runner.tasks.squad import answers_are_in_place, are_answers, cut_windows
 from meft_runner.tasks.squad_answers import SquadMetric, choose_answers, n_best_answers
 
@@ -55,9 +55,7 @@ def ask_spans(task: SquadSettings, tokenizer: PreTrainedTokenizerBase, rows: Seq
 
 def _question(placed: Placed, number: int) -> Row:
     row, where = placed.row, placed.where
-    check_columns(row, ("question", "context"), where)
-    for column in ("question", "context"):
-        check_text(row[column], column, where)
+    check_texts(row, ("question", "context"), where)
     answers = row.get("answers")
     if answers is not None and not are_answers(answers):
         raise UserError(

@@ -13,7 +13,7 @@ from meft_runner.tasks.classification import Classification
 from meft_runner.tasks.data import AnswerFile, Row, TaskData
 from meft_runner.tasks.description import cut_note, describe_labelled
 from meft_runner.tasks.metrics import check_metrics
-from meft_runner.tasks.rows import check_columns, check_text, load_rows, load_splits, origin
+from meft_runner.tasks.rows import check_columns, check_texts, load_rows, load_splits, origin
 
 _LARGEST_GRADE = 1e6  # beyond any scale that sentences are graded on
 _GRADES = (0.0, 5.0)  # the scale of STS-B, which has no other grades on the leaderboard
@@ -46,15 +46,9 @@ def check_row(task: GlueSettings, row: Row, where: str) -> None:
     Raises:
         UserError: it has not.
     """
-    _check_texts(task, row, where)
+    check_texts(row, task.text_columns, where)
     check_columns(row, ["label"], where)
     _check_label(task.name, task.classes, row["label"], where)
-
-
-def _check_texts(task: GlueSettings, row: Row, where: str) -> None:
-    check_columns(row, task.text_columns, where)
-    for column in task.text_columns:
-        check_text(row[column], column, where)
 
 
 def _check_label(task: str, classes: list[str], label: Any, where: str) -> None:
@@ -92,7 +86,7 @@ def _test_rows(task: GlueSettings, split: str) -> list[Row]:
     """Returns all rows of a test set in their order, without labels: the hub has -1 there."""
     if split == "ax" and task.data_dir is None:  # on the hub, the diagnostics are a configuration of their own
         task, split = replace(task, hub_config="ax"), "test"
-    rows, _ = load_rows(task, split, None, partial(_check_texts, task))
+    rows, _ = load_rows(task, split, None, lambda row, where: check_texts(row, task.text_columns, where))
     return [{column: row[column] for column in task.text_columns} for row in rows]
 
 

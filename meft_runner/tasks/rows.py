@@ -164,6 +164,17 @@ def check_text(value: Any, column: str, where: str) -> None:
         raise UserError(f"{where}: column '{column}' is {value!r:.60}, expected text. Mend or remove that row.")
 
 
+def check_texts(row: Row, columns: Sequence[str], where: str) -> None:
+    """Makes sure that a row has columns, and text that can be encoded in each.
+
+    Raises:
+        UserError: it has not.
+    """
+    check_columns(row, columns, where)
+    for column in columns:
+        check_text(row[column], column, where)
+
+
 def check_filled(value: Any, column: str, where: str) -> None:
     """Makes sure that a value is text that can be encoded and has more than blanks.
 

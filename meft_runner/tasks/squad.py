@@ -16,7 +16,7 @@ from meft_runner.config import Head, SquadSettings
 from meft_runner.errors import UserError
 from meft_runner.tasks.data import AnswerFile, EvalSplit, Row, TaskData, by_length, padding_collator
 from meft_runner.tasks.description import describe
-from meft_runner.tasks.rows import check_columns, check_text, load_splits, origin
+from meft_runner.tasks.rows import check_columns, check_texts, load_splits, origin
 from meft_runner.tasks.squad_answers import SquadMetric, Window, choose_answers
 
 _log = logging.getLogger(__name__)
@@ -128,8 +128,7 @@ def _usable_rows(task: SquadSettings, split: str, rows: list[Row]) -> list[Row]:
 
 def _check_row(task: SquadSettings, row: Row, where: str) -> None:
     check_columns(row, ("id", "question", "context", "answers"), where)
-    for column in ("id", "question", "context"):
-        check_text(row[column], column, where)
+    check_texts(row, ("id", "question", "context"), where)
     answers = row["answers"]
     if not are_answers(answers):
         raise UserError(
