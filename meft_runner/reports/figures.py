@@ -54,7 +54,7 @@ def panel_grid(titles: Sequence[str], columns: int = _PANELS_A_ROW) -> tuple[Fig
     for axes in panels[len(titles) :]:
         axes.remove()
     for axes, title in zip(panels, titles, strict=False):
-        axes.set_title(_as_written(title), fontsize="medium")
+        axes.set_title(as_written(title), fontsize="medium")
         axes.grid(alpha=0.3)
     return figure, panels[: len(titles)]
 
@@ -88,7 +88,7 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
     labels = {str(label): line for line, label in found}
     names = sorted(labels, key=lambda label: (order.index(name) if (name := _method(label)) in order else 0, label))
     figure.legend(
-        [labels[name] for name in names], list(map(_as_written, names)), title=title, loc="outside lower center",
+        [labels[name] for name in names], list(map(as_written, names)), title=title, loc="outside lower center",
         ncols=min(3, len(figure.axes) + 1), fontsize="small", title_fontsize="small",
     )  # fmt: skip
 
@@ -138,6 +138,11 @@ def timeline_figure(timelines: dict[str, "Timeline"], title: str) -> Figure:
     return figure
 
 
+def as_written(text: str) -> str:
+    """Returns a text that is drawn as it is: $ would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes a figure as PNG and SVG and returns the files."""
     files = []
@@ -149,11 +154,6 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         files.append(folder / f"{name}.{form}")
         write_whole(files[-1], content.getvalue())
     return files
-
-
-def _as_written(text: str) -> str:
-    """Returns a text that is drawn as it is: $ would begin a formula."""
-    return text.replace("$", r"\$")
 
 
 def _method(label: str) -> str:

@@ -97,6 +97,11 @@ def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(_rank=rank).sort_values(["backbone", "_rank"]).drop(columns="_rank").reset_index(drop=True)
 
 
+def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Sorts rows by backbone, then by task, and those of a task as `in_method_order` does."""
+    return in_method_order(table).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+
+
 def _task_label(record: CompleteRecord) -> Label:
     task = record.config.task
     marks = ["synthetic"] if record.data.synthetic else []

@@ -11,6 +11,7 @@ from meft_runner.reports.labels import (
     LANGUAGE_KINDS,
     backbone_labels,
     in_method_order,
+    in_task_order,
     method_label,
     task_kind,
     task_labels,
@@ -55,10 +56,9 @@ def language_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
         if values.notna().any():
             factor = 100 if column.endswith("(%)") else 1
             columns[column] = score_texts(runs.assign(value=factor * values).groupby(CELL)["value"], digits)
-    table = in_method_order(pd.DataFrame(columns).reset_index())
+    table = pd.DataFrame(columns).reset_index()
     table["task"] = table["task"].str.rsplit(n=1).str[0]  # without the metric that chooses the epoch
-    ordered = table.sort_values(["backbone", "task"], kind="stable", ignore_index=True)
-    return ordered[["backbone", "task", "method", *columns]]
+    return in_task_order(table)[["backbone", "task", "method", *columns]]
 
 
 def score_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def hyperparameter_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
         **{"seeds": scores["size"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}
     ).reset_index()
     columns = ["backbone", "task", "method", *table.columns[len(CELL) :]]
-    return in_method_order(table)[columns].sort_values(["backbone", "task"], kind="stable", ignore_index=True)
+    return in_task_order(table)[columns]
 
 
 def loss_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:

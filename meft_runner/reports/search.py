@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from meft_runner.records.schema import Record
 from meft_runner.records.search import Search
 from meft_runner.reports.apart import one_line
-from meft_runner.reports.figures import legend_below, panel_grid
+from meft_runner.reports.figures import as_written, legend_below, panel_grid
 from meft_runner.run.console import DASH
 
 Searches = Mapping[str, tuple[Search, Sequence[Record | None]]]
@@ -122,7 +122,7 @@ def _draw_setting(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, spa
         texts = [_text(row["settings"].get(key)) for row in trials]
         _draw(axes, trials, [places.index(text) if text in places else None for text in texts])
         axes.set_xlim(-0.5, len(places) - 0.5)
-        axes.set_xticks(range(len(places)), [text.replace("$", r"\$") for text in places])
+        axes.set_xticks(range(len(places)), list(map(as_written, places)))
     axes.set(xlabel=_short(key), ylabel="score (%)")
 
 

@@ -13,7 +13,7 @@ from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import (
     LANGUAGE_KINDS,
     backbone_labels,
-    in_method_order,
+    in_task_order,
     method_label,
     task_kind,
     task_labels,
@@ -78,9 +78,7 @@ def starting_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     if not scores.empty:
         table["score (%)"] = scores
     table = table.sort_values(["size", "mu"], ascending=[False, True], na_position="first").reset_index()
-    table = in_method_order(table.assign(method=table["label"]))
-    table = table.sort_values(["backbone", "task"], kind="stable", ignore_index=True)
-    return without_equal(_shown(table))
+    return without_equal(_shown(in_task_order(table.assign(method=table["label"]))))
 
 
 def brief(table: pd.DataFrame) -> pd.DataFrame:
@@ -109,8 +107,7 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     distance = runs.groupby(CELL)["distance"].mean().map("{:.3g}".format, na_action="ignore")
     shown = [*([] if of_texts.all() else [shares]), *([losses] if of_texts.any() else [])]
     table = pd.concat([*shown, distance.rename("output distance")], axis=1)
-    ordered = in_method_order(table.reset_index()).sort_values(["backbone", "task"], kind="stable", ignore_index=True)
-    return ordered[["backbone", "task", "method", *table]]
+    return in_task_order(table.reset_index())[["backbone", "task", "method", *table]]
 
 
 def _losses(scores: pd.Series) -> pd.Series:
