@@ -1,9 +1,9 @@
-"""What attention layers of transformers have in common: projections, and the kernel that the model is set to."""
+"""What layers of transformers have in common: projections, the kernel that the model is set to, and adapters."""
 
 from importlib import import_module
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from meft_runner.backbones.kept_keys import with_kept
@@ -12,6 +12,11 @@ from meft_runner.backbones.kept_keys import with_kept
 def project(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns queries, keys and values of x, (B, S, heads * D) each, in the order in which layers draw from dropout."""
     return attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+
+
+def adapted(output: Tensor, adapter: nn.Module | None, read: Tensor) -> Tensor:
+    """Returns output + adapter(read), (B, S, H); the output itself where there is no adapter."""
+    return output if adapter is None else output + adapter(read)
 
 
 def attend(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.attention import adapted, attend, project
 from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
@@ -91,7 +91,7 @@ def decoder_inputs(
 def _dropped(layer: Any, output: Tensor, read: Tensor, adapter: nn.Module | None) -> Tensor:
     """Returns F.dropout(output) + adapter(read), (B, S, H)."""
     output = F.dropout(output, p=layer.dropout, training=layer.training)
-    return output if adapter is None else output + adapter(read)
+    return adapted(output, adapter, read)
 
 
 def finish_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

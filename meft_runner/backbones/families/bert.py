@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.attention import attend
+from meft_runner.backbones.attention import adapted, attend
 from meft_runner.backbones.family import ENCODER_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.reversible import BlockInputs
 
@@ -30,17 +30,13 @@ def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | N
     """LayerNorm(x + dropout(o) + adapter(o)), o = the output projection of the attention's result; (B, S, H)."""
     end = layer.attention.output
     projected = end.dense(context)
-    output = end.dropout(projected)
-    if adapter is not None:
-        output = output + adapter(projected)
+    output = adapted(end.dropout(projected), adapter, projected)
     return end.LayerNorm(output + x)
 
 
 def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """LayerNorm(x + dropout(MLP(x)) + adapter(x)); (B, S, H)."""
-    output = layer.output.dropout(layer.output.dense(layer.intermediate(x)))
-    if adapter is not None:
-        output = output + adapter(x)
+    output = adapted(layer.output.dropout(layer.output.dense(layer.intermediate(x))), adapter, x)
     return layer.output.LayerNorm(output + x)
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from meft_runner.backbones.answers import for_answers
-from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.attention import adapted, attend, project
 from meft_runner.backbones.family import PACKED, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.backbones.last_token import for_classification
 from meft_runner.backbones.pairs import separate_pairs
@@ -38,14 +38,14 @@ def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs:
 def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + o + adapter(o), o = the output projection of the attention's result; (B, S, H)."""
     output = layer.self_attn.o_proj(context)
-    return x + (output if adapter is None else output + adapter(output))
+    return x + adapted(output, adapter, output)
 
 
 def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + MLP(r) + adapter(r), r = RMSNorm(x); (B, S, H)."""
     read = layer.post_attention_layernorm(x)
     output = layer.mlp(read)
-    return x + (output if adapter is None else output + adapter(read))
+    return x + adapted(output, adapter, read)
 
 
 def block_inputs(

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, OPTForCausalLM
 
 from meft_runner.backbones.answers import for_answers
-from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.attention import adapted, attend, project
 from meft_runner.backbones.family import Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.config import Head
 from meft_runner.reversible import BlockInputs
@@ -30,9 +30,7 @@ def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs:
 def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + F.dropout(o) + adapter(o), o = the attention's output projection; LayerNorm before or after; (B, S, H)."""
     projected = layer.self_attn.out_proj(context)
-    output = F.dropout(projected, p=layer.dropout, training=layer.training)
-    if adapter is not None:
-        output = output + adapter(projected)
+    output = adapted(F.dropout(projected, p=layer.dropout, training=layer.training), adapter, projected)
     output = x + output
     return output if layer.do_layer_norm_before else layer.self_attn_layer_norm(output)
 
@@ -41,8 +39,7 @@ def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor
     """X + F.dropout(MLP(r)) + adapter(r), r = what the MLP reads; LayerNorm before or after; (B, S, H)."""
     read = layer.final_layer_norm(x) if layer.do_layer_norm_before else x
     output = F.dropout(layer.fc2(layer.activation_fn(layer.fc1(read))), p=layer.dropout, training=layer.training)
-    if adapter is not None:
-        output = output + adapter(read)
+    output = adapted(output, adapter, read)
     output = x + output
     return output if layer.do_layer_norm_before else layer.final_layer_norm(output)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from meft_runner.backbones.attention import attend, project
+from meft_runner.backbones.attention import adapted, attend, project
 from meft_runner.backbones.family import IMAGE_HEADS, Family, LayerView, refuse_inputs, tokenwise, whole_row
 from meft_runner.reversible import BlockInputs
 
@@ -26,18 +26,14 @@ def attend_to_row(layer: Any, query: Tensor, key: Tensor, value: Tensor, inputs:
 def attention_end(layer: Any, x: Tensor, context: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + dropout(o) + adapter(o), o = the attention's output projection; (B, S, H)."""
     projected = layer.attention.o_proj(context)
-    output = layer.dropout(projected)
-    if adapter is not None:
-        output = output + adapter(projected)
+    output = adapted(layer.dropout(projected), adapter, projected)
     return output + x
 
 
 def mlp_block(layer: Any, x: Tensor, adapter: nn.Module | None = None) -> Tensor:
     """X + dropout(MLP(r)) + adapter(r), r = LayerNorm(x); (B, S, H)."""
     read = layer.layernorm_after(x)
-    output = layer.dropout(layer.mlp(read))
-    if adapter is not None:
-        output = output + adapter(read)
+    output = adapted(layer.dropout(layer.mlp(read)), adapter, read)
     return output + x
 
 
