@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from meft_runner.config import METHODS, Norm, Settings, register, resolvers
 from meft_runner.config.checks import parse
@@ -18,6 +18,16 @@ from meft_runner.methods.variants import VARIANTS
 resolvers.register_variants({name: asdict(variant) for name, variant in VARIANTS.items()})
 
 
+def compose_config(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """Composes conf/ with what was typed, key=value; Hydra's own part comes under `hydra` where that is asked for.
+
+    Raises:
+        HydraException: a name or a setting is not known.
+    """
+    with initialize_config_dir(config_directory(), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+
+
 def composed(overrides: Sequence[str]) -> Settings:
     """Returns the checked settings of what would be typed after `meft-run`, key=value.
 
@@ -25,8 +35,7 @@ def composed(overrides: Sequence[str]) -> Settings:
         UserError: a value does not fit.
     """
     register()
-    with initialize_config_dir(config_directory(), version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+    return parse(compose_config(overrides))
 
 
 def method_defaults(method: str, norm: str | None) -> dict[str, Any]:

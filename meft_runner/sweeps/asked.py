@@ -5,16 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from meft_runner.config import SPACE
-from meft_runner.config.directory import config_directory
 from meft_runner.config.overrides import GROUPS, check_level, check_overrides, check_single, read_overrides
 from meft_runner.errors import UserError
+from meft_runner.run.composing import compose_config
 
 _OWN_CONFIG = ("config_path", "config_name", "config_dir", "experimental_rerun")
 _MOST_RUNS = 10_000
@@ -113,8 +112,7 @@ def whole(line: CommandLine) -> DictConfig:
         for override in line.overrides
         if not may_sweep or not (override.is_sweep_override() or _is_of_a_group(override))
     ]
-    with initialize_config_dir(config_directory(), version_base="1.3"):
-        config = compose("config", overrides=kept, return_hydra_config=True)
+    config = compose_config(kept, with_hydra=True)
     check_level(line.overrides, config)
     if line.multirun:
         with open_dict(config):

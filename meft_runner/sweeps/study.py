@@ -8,13 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from meft_runner.config import SPACE, SearchSettings, Settings, meaning, with_values
 from meft_runner.config.checks import parse
-from meft_runner.config.directory import config_directory
 from meft_runner.config.fields import value_of
 from meft_runner.config.overrides import typed_keys
 from meft_runner.config.space import Dimension, space_of
@@ -22,6 +20,7 @@ from meft_runner.errors import UserError
 from meft_runner.records.record import folder_name, read_own_record
 from meft_runner.records.schema import Record
 from meft_runner.records.search import SEARCHES, Search, Trial, read_search, write_search
+from meft_runner.run.composing import compose_config
 from meft_runner.run.folder import run_directory
 from meft_runner.run.origin import KEY, with_origin
 from meft_runner.run.reuse import check_ended
@@ -188,9 +187,7 @@ def studies_of(overrides: Sequence[Override]) -> Iterator[Study]:
         for one in overrides
     ]
     for combination in map(list, product(*values)):
-        with initialize_config_dir(config_directory(), version_base="1.3"):
-            config = compose("config", overrides=combination)
-        keys = typed_keys(combination)
+        config, keys = compose_config(combination), typed_keys(combination)
         settings = with_origin(parse(config, keys))
         if settings.study is not None:
             raise UserError(f"study={settings.study.name}: has no scores to search by. Leave it or hpo out.")
