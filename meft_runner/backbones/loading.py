@@ -88,7 +88,7 @@ def load_model(
             )
         )
     _check_complete(backbone, source, model, report)
-    _check_finite(backbone, source, model)
+    _check_values(backbone, source, model.named_parameters())
     if pads_with_a_word:
         model.get_input_embeddings().padding_idx = None  # that word's vector trains like any other
     settle(model)
@@ -216,16 +216,12 @@ def _belongs(model: PreTrainedModel, name: str) -> bool:
     return parts[0] in dict(model.base_model.named_children()) and not set(parts) & set(_UNUSED)
 
 
-def _check_finite(backbone: BackboneSettings, source: str, model: PreTrainedModel) -> None:
+def _check_values(backbone: BackboneSettings, source: str, weights: Iterable[tuple[str, Tensor]]) -> None:
     """Makes sure that all weights are numbers.
 
     Raises:
         UserError: some are not.
     """
-    _check_values(backbone, source, model.named_parameters())
-
-
-def _check_values(backbone: BackboneSettings, source: str, weights: Iterable[tuple[str, Tensor]]) -> None:
     for name, weight in weights:
         # A sum costs no memory; it can overflow where all are numbers, so that they are looked at one by one then.
         if not weight.sum().isfinite() and not weight.isfinite().all():
