@@ -37,11 +37,6 @@ class Plan:
     monitor: ReversalMonitor
     offload: bool = False
 
-    @property
-    def names(self) -> list[str]:
-        """The blocks' names, bottom first."""
-        return [block.name for block in self.blocks]
-
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that require gradient, each once."""
         return [parameter for parameter in nn.ModuleList(self.blocks).parameters() if parameter.requires_grad]
@@ -49,11 +44,6 @@ class Plan:
     def cut(self, batch: torch.Size) -> Chunks:
         """Returns how large a chunk of a (B, S, H) batch may be."""
         return self.cutting.of(batch, self.chunks)
-
-    @property
-    def functions(self) -> int:
-        """How many functions the blocks have, all together."""
-        return sum(function is not None for block in self.blocks for function in (block.f, block.g))
 
     def split(self, reversed_blocks: int) -> tuple[Self, Self]:
         """Returns the plans of the lowest blocks, to be reversed, and of those above, which keep ordinary graphs."""

@@ -104,7 +104,7 @@ def test_barts_keys_and_values_are_kept_for_each_layer():
 
 def test_reversible_layers_are_named_by_their_place():
     model = prepared(meft_settings(frozen_layers=1), model=repeated(2))
-    assert reversible_stacks(model)[0].plan.names == ["layer 1", "layer 2", "layer 3"]
+    assert [block.name for block in reversible_stacks(model)[0].blocks] == ["layer 1", "layer 2", "layer 3"]
     model = prepared(meft_settings(), "bart", model=repeated(2, "bart"))
     names = [f"{part} layer {index}" for part in ("encoder", "decoder") for index in range(4)]
-    assert [name for stack in reversible_stacks(model) for name in stack.plan.names] == names
+    assert [block.name for stack in reversible_stacks(model) for block in stack.blocks] == names

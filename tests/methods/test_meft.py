@@ -46,7 +46,7 @@ def test_frozen_layers_stay_plain_and_first(variant):
     model = prepared(meft_settings(variant, frozen_layers=2), layers=3)
     names = [type(layer).__name__ for layer in model.bert.encoder.layer]
     assert names == ["BertLayer", "BertLayer", "StackLayer"]
-    assert reversible_stacks(model)[0].plan.names == ["layer 2"]
+    assert [block.name for block in reversible_stacks(model)[0].blocks] == ["layer 2"]
     model(**batch()).loss.backward()
     check_gradients(model)
 
@@ -81,7 +81,8 @@ def test_unpadded_batches(attention):
 ])  # fmt: skip
 def test_frozen_layers_count_from_the_bottom_of_the_encoder(frozen, encoder, decoder):
     model = prepared(meft_settings(frozen_layers=frozen), "bart")
-    assert [stack.plan.names for stack in reversible_stacks(model)] == [names for names in (encoder, decoder) if names]
+    found = [[block.name for block in stack.blocks] for stack in reversible_stacks(model)]
+    assert found == [names for names in (encoder, decoder) if names]
     model(**batch("bart")).loss.backward()
     check_gradients(model)
 

@@ -90,7 +90,7 @@ def test_exact_reversal_is_compared_with_stored_activations(variant, kind, preci
 @pytest.mark.thin(3)
 def test_exact_gradients_are_the_stored_ones(kind, reversal, precision):
     errors, model = studied("meft3", reversal, precision, kind, chunks=3)
-    names = [name for stack in reversible_stacks(model) for name in stack.plan.names]
+    names = [block.name for stack in reversible_stacks(model) for block in stack.blocks]
     assert [entry["layer"] for entry in errors] == names
     assert all(entry["error"] <= BOUNDS[precision] for entry in errors)
     assert all(entry["cosine"] == pytest.approx(1.0, abs=1e-4) for entry in errors)
