@@ -1,9 +1,10 @@
 """The one kind of error that is the user's to mend, and how it is worded."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _SHOWN_NAMES = 8
 
@@ -50,6 +51,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a hint such as "did you mean 'bert'? " or an empty string where nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean '{matches[0]}'? " if matches else ""
+
+
+def one_of(known: Mapping[str, Any], key: str, value: Any) -> Any:
+    """Returns what a word stands for.
+
+    Raises:
+        UserError: it is none of those that are known.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
+    return known[value]
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,6 @@
 """What a training step will need, predicted before it is run: of a model as it is, or of one that a method prepares."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +18,7 @@ from meft_runner.backbones import inner_model
 from meft_runner.config import METHODS, Head, Kernel, MethodSettings, Precision, WeightForm
 from meft_runner.config.checks import weights_hindrance
 from meft_runner.config.sizes import written_bytes
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, nearest, one_of
 from meft_runner.memory import AUTOCAST
 from meft_runner.memory.twin import on_meta
 from meft_runner.memory_report.case import fitting_sizes
@@ -95,8 +94,8 @@ def predict_memory(
     Raises:
         ValueError: something does not fit; the message says what was expected.
     """
-    kernel = None if attention is None else _named(Kernel.__members__, "attention", attention)
-    chosen = _named(Precision.__members__, "precision", precision)
+    kernel = None if attention is None else one_of(Kernel.__members__, "attention", attention)
+    chosen = one_of(Precision.__members__, "precision", precision)
     if method is not None and (not isinstance(method, str) or method not in METHODS):
         known = ", ".join(METHODS)
         raise UserError(f"method={method}: no such method, {nearest(str(method), METHODS)}expected one of {known}.")
@@ -115,7 +114,7 @@ def _made(
     """Returns the model that was given, or one of the configuration that was given."""
     if not isinstance(model, PreTrainedConfig):
         return _given(model, head=head, weights=weights)
-    form = _named(WeightForm.__members__, "weights", weights or "fp32")
+    form = one_of(WeightForm.__members__, "weights", weights or "fp32")
     _check_weights(form, method, precision)
     return _of_config(model, head, form, precision, kernel or Kernel.materialised)
 
@@ -128,7 +127,7 @@ def _of_config(
     if head is None:
         wanted = Head.lm if Head.lm in family.heads else next(iter(family.heads))
     else:
-        wanted = _named({each.name: each for each in family.heads}, "head", head)
+        wanted = one_of({each.name: each for each in family.heads}, "head", head)
     auto = AutoModelForCausalLM if wanted is Head.lm else family.heads[wanted]
     own = copy.deepcopy(config)
     own.use_cache = False
@@ -185,14 +184,3 @@ def _prepared(model: nn.Module, method: str | None, settings: dict[str, Any]) ->
             backbone = settings_of_backbone(inner)
             return prepare(inner, family, backbone, run_settings(method, backbone.norm.name, settings))
         return make_reversible(copied, method, **settings)
-
-
-def _named(known: Mapping[str, Any], key: str, value: Any) -> Any:
-    """Returns what a word stands for.
-
-    Raises:
-        UserError: it is none of those that are known.
-    """
-    if not isinstance(value, str) or value not in known:
-        raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
-    return known[value]

@@ -11,7 +11,7 @@ from meft_runner.config.fields import COUNT, expanded, notes_of, setting
 from meft_runner.config.methods import METHODS, Checkpointing
 from meft_runner.config.run import Precision, WeightForm
 from meft_runner.config.tasks import Head
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, nearest, one_of
 
 Kernel = Enum("Kernel", ["materialised", "flash"])  # of attention, on the machine whose memory is asked about
 Format = Enum("Format", ["table", "json", "csv", "markdown"])
@@ -183,8 +183,5 @@ def _read(key: str, value: str, kind: Any) -> Any:
             raise UserError(f"{key}={value}: expected a whole number.")
         return int(value)
     if isinstance(kind, EnumMeta):
-        if value not in kind.__members__:
-            known = list(kind.__members__)
-            raise UserError(f"{key}={value}: {nearest(value, known)}expected {' or '.join(known)}.")
-        return kind[value]
+        return one_of(kind.__members__, key, value)
     return value

@@ -15,7 +15,7 @@ from meft_runner.config.checks import check_ranges
 from meft_runner.config.fields import as_typed
 from meft_runner.config.overrides import check_form, check_name
 from meft_runner.config.sizes import parse_bytes
-from meft_runner.errors import UserError, nearest
+from meft_runner.errors import UserError, nearest, one_of
 from meft_runner.memory_report.effects import check_answers, check_of_a_run
 
 _HINTS = get_type_hints(MemorySettings)
@@ -112,10 +112,7 @@ def _typed(override: Override, kind: Any, given: Any) -> Any:
     value = given.text if isinstance(given, QuotedString) else given
     key = override.key_or_group
     if isinstance(kind, EnumMeta):
-        known, value = list(kind.__members__), as_typed(value)
-        if value not in known:
-            raise UserError(f"{key}={value}: {nearest(str(value), known)}expected {' or '.join(known)}.")
-        return kind[value]
+        return one_of(kind.__members__, key, as_typed(value))
     if kind is str and type(value) in (int, float):  # a folder may be called 1
         value = override.get_value_element_as_str()
     if type(value) is not kind or "${" in str(value):
