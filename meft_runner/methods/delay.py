@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from meft_runner.backbones import Family, LayerView
 from meft_runner.config import BackboneSettings, PeftSettings
 from meft_runner.errors import UserError
-from meft_runner.methods.layers import WholeLayer, check_keeps_layers, stack_layers
+from meft_runner.methods.layers import WholeLayer, check_keeps_layers, stack_layers, stack_of
 from meft_runner.reversible import Coupling, ReversibleBlock, ReversibleStack
 
 
@@ -48,9 +48,6 @@ def make_layers_reversible(
         blocks = [
             ReversibleBlock(WholeLayer(view, layer), None, name) for layer, name in zip(layers, names, strict=True)
         ]
-        return ReversibleStack(
-            blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
-            offload=method.offload, kernels=method.kernels.name,
-        )  # fmt: skip
+        return stack_of(blocks, coupling, method)
 
     stack_layers(model, family, 0, stacked)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from meft_runner.backbones import Family, LayerView, StackLayer, UnsupportedInputError
-from meft_runner.config import BackboneSettings
+from meft_runner.config import BackboneSettings, MeftSettings, PeftSettings
 from meft_runner.errors import UserError
-from meft_runner.reversible import BlockInputs, ReversibleStack, Stage, TokenwiseModule
+from meft_runner.reversible import BlockInputs, Coupling, ReversibleBlock, ReversibleStack, Stage, TokenwiseModule
 
 
-class AttentionBlock(nn.Module):
-    """A layer's attention block, with an adapter after the output projection where one is given.
+class _Part(nn.Module):
+    """A part of a layer, with an adapter where one is given.
 
     Args:
         view: how the layer runs as stages.
@@ -28,6 +28,10 @@ class AttentionBlock(nn.Module):
         self.view = view
         self.layer = layer
         self.adapter = adapter
+
+
+class AttentionBlock(_Part):
+    """A layer's attention block, whose adapter stands after the output projection."""
 
     def stages(self) -> tuple[Stage, ...]:
         """Returns its stages; the last one returns the attention block's output, (B, S, H)."""
@@ -40,20 +44,8 @@ class AttentionBlock(nn.Module):
         return self.view.attention_end(self.layer, x, *carried, self.adapter)
 
 
-class MlpBlock(TokenwiseModule):
-    """A layer's MLP block, with an adapter beside it where one is given.
-
-    Args:
-        view: how the layer runs as stages.
-        layer: the pre-trained layer.
-        adapter: the adapter, or None.
-    """
-
-    def __init__(self, view: LayerView, layer: nn.Module, adapter: nn.Module | None = None) -> None:
-        super().__init__()
-        self.view = view
-        self.layer = layer
-        self.adapter = adapter
+class MlpBlock(_Part, TokenwiseModule):
+    """A layer's MLP block, whose adapter stands beside it."""
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the MLP block's output, of the shape of x."""
@@ -107,6 +99,19 @@ def check_keeps_layers(model: PreTrainedModel, family: Family, backbone: Backbon
             f"{method}: {backbone.name} has layers of {' and '.join(kinds)} (layer_types in its config.json), which "
             "read different masks, and a reversible stack has one. Take method=full, or lora without reversal."
         )
+
+
+def stack_of(
+    blocks: Sequence[ReversibleBlock],
+    coupling: Coupling,
+    method: MeftSettings | PeftSettings,
+    learn_merge: bool = False,
+) -> ReversibleStack:
+    """Returns a stack of blocks that is reversed as a method's settings say."""
+    return ReversibleStack(
+        blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
+        learn_merge=learn_merge, offload=method.offload, kernels=method.kernels.name,
+    )  # fmt: skip
 
 
 def stack_layers(

@@ -9,7 +9,7 @@ from meft_runner.backbones import Family, LayerView, task_head
 from meft_runner.config import BackboneSettings, MeftSettings
 from meft_runner.errors import UserError
 from meft_runner.methods.adapter import Adapter
-from meft_runner.methods.layers import AttentionBlock, MlpBlock, WholeLayer, check_keeps_layers, stack_layers
+from meft_runner.methods.layers import AttentionBlock, MlpBlock, WholeLayer, check_keeps_layers, stack_layers, stack_of
 from meft_runner.methods.variants import Branch, variant_of
 from meft_runner.reversible import Coupling, ReversibleBlock, ReversibleStack
 
@@ -35,10 +35,7 @@ def prepare_meft(
         blocks = [_block(model, family, view, method, *each) for each in zip(layers, names, strict=True)]
         coupling = _coupling(method)
         _leave_out_what_cannot_learn(blocks[-1], coupling, method)
-        return ReversibleStack(
-            blocks, coupling, method.reversal.name, method.grid_bits, method.chunks, method.strict,
-            learn_merge=method.merge_weights is None, offload=method.offload, kernels=method.kernels.name,
-        ).to(model.device)  # fmt: skip
+        return stack_of(blocks, coupling, method, learn_merge=method.merge_weights is None).to(model.device)
 
     stack_layers(model, family, method.frozen_layers, stacked)
     for name in task_head(model):
