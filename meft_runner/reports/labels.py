@@ -81,6 +81,11 @@ def task_kind(record: CompleteRecord) -> str | None:
         return None
 
 
+def is_of_texts(record: CompleteRecord) -> bool:
+    """Tells whether a run is of a language model that writes, whose score follows from its loss and is no share."""
+    return task_kind(record) in LANGUAGE_KINDS
+
+
 def layer_count(record: CompleteRecord) -> int | None:
     """Returns how many layers the model of a run has, all stacks together; None where its record does not say."""
     backbone = record.config.backbone
@@ -117,7 +122,7 @@ def _data(record: CompleteRecord) -> str:
     A loss is a mean over tokens, which are others where rows were cut shorter or written by another chat template.
     """
     rows = [split.fingerprint for split in record.data.splits.values()]
-    of_tokens = [_scored_tokens(record), _template(record)] if task_kind(record) in LANGUAGE_KINDS else []
+    of_tokens = [_scored_tokens(record), _template(record)] if is_of_texts(record) else []
     return digest([rows, record.data.version, record.data.labels, *of_tokens])
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import (
-    LANGUAGE_KINDS,
     backbone_labels,
     in_method_order,
     in_task_order,
+    is_of_texts,
     method_label,
     task_kind,
     task_labels,
@@ -32,7 +32,7 @@ _DIFFERENCES = {"average - full": "full", "average - lora": "lora"}
 
 def glue_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns the `score_table` of all tasks but those of choices and of texts."""
-    return score_table([record for record in records if task_kind(record) not in (_CHOICE, *LANGUAGE_KINDS)])
+    return score_table([record for record in records if task_kind(record) != _CHOICE and not is_of_texts(record)])
 
 
 def qa_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def language_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     The chosen setting's seeds, each at its best epoch: means and deviations of the loss a token in nats, perplexity,
     token accuracy, and exact matches of answers where they were asked for.
     """
-    runs = chosen_runs(scored_runs([record for record in records if task_kind(record) in LANGUAGE_KINDS]))
+    runs = chosen_runs(scored_runs([record for record in records if is_of_texts(record)]))
     if runs.empty:
         return pd.DataFrame()
     epochs = runs["record"].map(lambda record: record.scores.best_epoch)
@@ -90,7 +90,7 @@ def hyperparameter_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     chosen = chosen_runs(runs)
     training = pd.DataFrame([_training(record) for record in chosen["record"]], index=chosen.index)
     table = chosen.join(training).groupby(CELL)[list(training)].first()
-    of_texts = chosen["record"].map(task_kind).isin(LANGUAGE_KINDS)  # their scores are no shares: see language_table
+    of_texts = chosen["record"].map(is_of_texts)  # whose scores have a table of their own
     scores = _mean_and_deviation(chosen.assign(score=chosen["score"].mask(of_texts)))
     table = table.assign(
         **{"seeds": scores["size"], "score (%)": scores.apply(score_text, axis=1), "settings tried": tried}

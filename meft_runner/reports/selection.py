@@ -13,7 +13,7 @@ import pandas as pd
 from meft_runner.config import result_settings
 from meft_runner.records.record import folder_name
 from meft_runner.records.schema import CompleteRecord
-from meft_runner.reports.labels import LANGUAGE_KINDS, backbone_labels, method_label, task_kind, task_labels
+from meft_runner.reports.labels import backbone_labels, is_of_texts, method_label, task_labels
 from meft_runner.run.reuse import base_digests
 
 CELL = ["backbone", "method", "task"]  # of a score table
@@ -87,7 +87,7 @@ def averages(runs: pd.DataFrame) -> pd.DataFrame:
         Columns `backbone`, `method`, `score`; a row a seed where every task has a score of it, otherwise one row, the
         average of the tasks' means.
     """
-    left_out = [record.data.synthetic or task_kind(record) in LANGUAGE_KINDS for record in runs["record"]]
+    left_out = [record.data.synthetic or is_of_texts(record) for record in runs["record"]]
     real = runs[~runs["task"].isin(runs.loc[left_out, "task"])]
     rows = []
     for backbone, tasks in real.groupby("backbone"):

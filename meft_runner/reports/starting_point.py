@@ -11,11 +11,10 @@ from meft_runner.config import result_settings
 from meft_runner.config.methods import KEEPS_MEAN
 from meft_runner.records.schema import CompleteRecord
 from meft_runner.reports.labels import (
-    LANGUAGE_KINDS,
     backbone_labels,
     in_task_order,
+    is_of_texts,
     method_label,
-    task_kind,
     task_labels,
 )
 from meft_runner.reports.memory_tables import activations_mib, without_equal
@@ -99,7 +98,7 @@ def plain_table(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     parts = runs["record"].map(lambda record: record.plain_model)
     coupled = parts.map(lambda part: part.coupled_score).astype(float)
     plain = parts.map(lambda part: part.score).astype(float)
-    of_texts = runs["record"].map(lambda record: task_kind(record) in LANGUAGE_KINDS).astype(bool)
+    of_texts = runs["record"].map(is_of_texts).astype(bool)
     runs = runs.assign(distance=parts.map(lambda part: part.output_distance).astype(float))
     runs.loc[of_texts, "task"] = runs.loc[of_texts, "task"].str.rsplit(n=1).str[0]  # without the score's name
     shares = _both(runs, 100 * coupled.mask(of_texts), 100 * plain.mask(of_texts), " (%)", 1)
@@ -127,7 +126,7 @@ def _both(runs: pd.DataFrame, coupled: pd.Series, plain: pd.Series, unit: str, d
 def _runs(records: Sequence[CompleteRecord]) -> pd.DataFrame:
     """Returns a row for each run that measured where it starts, gradient studies left out."""
     chosen = chosen_runs(scored_runs(records))
-    shares = chosen["score"].mask(chosen["record"].map(lambda record: task_kind(record) in LANGUAGE_KINDS).astype(bool))
+    shares = chosen["score"].mask(chosen["record"].map(is_of_texts).astype(bool))
     scores = dict(zip((record.identity for record in chosen["record"]), shares, strict=True))
     rows = [
         {"backbone": backbone, "task": task, **_row(record), "score": scores.get(record.identity, math.nan),
