@@ -136,10 +136,10 @@ def _of_config(
 
 
 def _check_weights(form: WeightForm, method: str | None, precision: Precision) -> None:
-    """Makes sure that weights of a form can be trained with so.
+    """Makes sure that a method can train beside weights of a form in a precision.
 
     Raises:
-        UserError: they cannot.
+        UserError: it cannot.
     """
     kind = METHODS.get(method or "full", MethodSettings)
     hindered = weights_hindrance(form, kind(name=method or "full"), precision)

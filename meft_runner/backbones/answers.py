@@ -129,9 +129,7 @@ def _loss(head: nn.Linear, states: Tensor, targets: Tensor, labelled: Tensor) ->
         targets: (N,), the token that a state predicts, -100 where none is learned.
         labelled: (L,), the positions where one is.
     """
-    if 2 * len(labelled) <= len(
-        targets
-    ):  # a copy of them saves half the products at the least; of more it is for little
+    if 2 * len(labelled) <= len(targets):  # a copy of so few saves half of the products at the least
         states, targets = states.index_select(0, labelled), targets.index_select(0, labelled)
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype

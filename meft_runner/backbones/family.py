@@ -31,7 +31,6 @@ IMAGE_HEADS: Heads = {Head.image: AutoModelForImageClassification}
 # pooler inside the base model.
 TASK_HEADS = ("classifier", "classification_head", "pooler", "score", "qa_outputs")
 
-
 # Where packed texts begin, for kernels that read it in place of a mask. Where a family's masks keep such texts apart
 # (`packs`), it is of no account.
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")

@@ -113,7 +113,7 @@ def check_ranges(settings: Any) -> None:
 
 
 def weights_hindrance(form: WeightForm, method: MethodSettings, precision: Precision) -> str | None:
-    """Returns why weights of a form cannot be trained with so, in a sentence that names a way out; None if they can.
+    """Returns why a method cannot train beside weights of a form in a precision, and a way out; None if it can.
 
     Half-precision weights are computed with in their own precision, which autocast gives to the float32 that trains
     beside them. Quantised ones are computed with in any precision.

@@ -223,7 +223,6 @@ METHOD_KINDS: dict[str, type[MethodSettings]] = {
 
 _ADDING_TOKENS = re.compile(r"(soft|multitask)?(prompt|prefix)s?(tuning)?|ptuningv?|adaptionprompt|cpt|cartridge")
 
-
 # What can be typed as `method=`, and its settings: the files of conf/method in the order of their kinds.
 METHODS: dict[str, type[MethodSettings]] = {
     name: METHOD_KINDS[content["kind"]]

@@ -1,4 +1,4 @@
-"""Memory accounting of a training step: measured live on CPU, by the allocator on CUDA."""
+"""The memory of a training step: followed on a CPU, read off the allocator on CUDA, or predicted from shapes."""
 
 from meft_runner.memory.meters import CudaMeter, Meter, TrackedMeter
 from meft_runner.memory.probe import meter_for, probe

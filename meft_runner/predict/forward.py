@@ -27,7 +27,7 @@ def run_rows(
         answering: has the inputs, N.
         batch_size: inputs in one forward pass.
         autocast: its dtype, None for float32.
-        advance: is told of how many inputs there are outputs more.
+        advance: is told how many inputs each batch had.
 
     Returns:
         N arrays for each output that the model has, float32 where it is no count.

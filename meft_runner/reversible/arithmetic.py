@@ -1,4 +1,4 @@
-"""The exact arithmetic of one half in torch's operations; `fused.py` does the same in one kernel, bit for bit.
+"""The exact arithmetic of one half in torch's operations, bit for bit that of `fused_gpu.py` and `fused_cpu.py`.
 
 Forward: J = I div n + q(mu * increment), with q(t) = round(t * 2^bits), halves to even, and div rounding down.
 Backward: I = (J - q(mu * increment)) * n + I mod n.

@@ -31,8 +31,8 @@ class ReversibleStack(nn.Module):
         strict: whether a stream that comes back different stops the run.
         learn_merge: whether the merge weights train, from those of the coupling on.
         offload: whether what `exact` keeps for backward waits in the host's memory.
-        kernels: how the integers of exact streams are computed, one of `KERNELS`: `auto` (one Triton kernel a half on
-            a GPU, where Triton works), `plain` or `fused`. The bits are the same.
+        kernels: how the integers of exact streams are computed, one of `KERNELS`: `auto` (one kernel a half, Triton's
+            on a GPU and Numba's on a CPU, where they work), `plain` or `fused`. The bits are the same.
         stored_layers: how many blocks at the top keep ordinary graphs while those below are reversed; all where there
             are no more.
 
