@@ -77,7 +77,7 @@ def measure_step(
         meter.follow(held_tensors(model, optimizer))
         if rehearse:
             forward().backward()
-            _end_step(optimizer)
+            end_step(optimizer)
         else:
             make_optimizer_state(model, optimizer)
         between = meter.live_bytes()
@@ -89,7 +89,7 @@ def measure_step(
             loss, retained, offloaded = _left_by(forward, meter)
             loss.backward()
             del loss
-            _end_step(optimizer)
+            end_step(optimizer)
     parameters = tensor_bytes(weights_of(model))
     beside = watch.peak - between  # gradients and activations
     return StepMemory(
@@ -157,10 +157,11 @@ def make_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """Makes an optimizer's state by a step with zero gradients, which needs no forward pass."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    _end_step(optimizer)
+    end_step(optimizer)
 
 
-def _end_step(optimizer: torch.optim.Optimizer) -> None:
+def end_step(optimizer: torch.optim.Optimizer) -> None:
+    """Takes an optimizer's step and lets the gradients go."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from meft_runner.memory.fake import PredictedMeter
-from meft_runner.memory.step import held_tensors, make_optimizer_state
+from meft_runner.memory.step import end_step, held_tensors, make_optimizer_state
 
 
 @dataclass
@@ -50,6 +50,5 @@ def trace_step(model: nn.Module, optimizer: torch.optim.Optimizer, forward: Call
         loss.backward()
         del loss
         meter.timeline.optimizer = len(meter.timeline.live_bytes)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        end_step(optimizer)
     return meter.timeline

@@ -33,9 +33,9 @@ def encoder() -> Shape:
     return _small("roberta", **_encoder_sizes())
 
 
-def decoder(weights: str = "fp32", head: Head = Head.classification) -> Shape:
+def decoder(weights: str = "fp32") -> Shape:
     """Returns a small decoder of Llama's shape."""
-    return replace(_small("llama3_1b", **_decoder_sizes()), weights=weights, head=head)
+    return replace(_small("llama3_1b", **_decoder_sizes()), weights=weights, head=Head.classification)
 
 
 def families() -> list[Shape]:

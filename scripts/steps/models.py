@@ -12,6 +12,7 @@ from meft_runner.backbones.repeat import repeat_layers
 from meft_runner.config import Head, Precision, Settings, WeightForm
 from meft_runner.config.compatibility import services
 from meft_runner.memory import AUTOCAST, TrainingStep, training_step
+from meft_runner.memory.step import end_step
 from meft_runner.memory_report import prediction
 from meft_runner.memory_report.case import Case
 from meft_runner.methods.prepare import prepare
@@ -130,8 +131,7 @@ def batch_of(case: Case, padded: bool = False) -> dict[str, Tensor]:
 def run_step(step: TrainingStep) -> None:
     """Runs one step of training."""
     step.forward().backward()
-    step.optimizer.step()
-    step.optimizer.zero_grad(set_to_none=True)
+    end_step(step.optimizer)
 
 
 def release() -> None:
