@@ -1,7 +1,7 @@
 """One training step whose memory is asked for, and the configuration of its model."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,15 +167,14 @@ def _check_sizes(backbone: BackboneSettings) -> None:
             raise UserError(f"backbone.config.{name}={value}: expected {low} to {high}.")
 
 
-@contextmanager
-def sizes_of(backbone: BackboneSettings) -> Iterator[None]:
+def sizes_of(backbone: BackboneSettings) -> AbstractContextManager[None]:
     """Explains what transformers and torch raise inside where a model's sizes do not fit each other.
 
     Raises:
         UserError: they do not.
     """
-    with fitting_sizes("backbone.config" if backbone.path is None else f"backbone.path={backbone.path}", backbone.name):
-        yield
+    key = "backbone.config" if backbone.path is None else f"backbone.path={backbone.path}"
+    return fitting_sizes(key, backbone.name)
 
 
 @contextmanager
