@@ -47,7 +47,7 @@ def cache(hub, monkeypatch, tmp_path):
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
-        "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 60,  # a busy machine is no silent hub
         "HF_HUB_OFFLINE": False,
     }.items():
         monkeypatch.setattr(constants, name, value)

@@ -64,8 +64,10 @@ def told(group, **kwargs):
 @pytest.mark.parametrize("group", LOADS)
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.thin(6)
-def test_what_the_hub_does(hub, cache, name, group):
+def test_what_the_hub_does(hub, cache, name, group, monkeypatch):
     fault, expected = FAULTS[name]
+    if fault.seconds:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", fault.seconds / 2)
     hub.faults.append(Fault(**vars(fault)))
     assert re.search(expected, told(group))
 
